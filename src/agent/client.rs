@@ -1,0 +1,475 @@
+//! The CLI's end of an agent: calls with answers, log lines, stream frames, liveness.
+//!
+//! One thread per agent reads the link and hands out what arrives. Calls may come from any
+//! thread; each waits for its own answer while looking at the abort flag and at the link's end.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, tick, unbounded};
+
+use super::link::{Closed, Incoming, Link, Traffic};
+use super::protocol::{
+    Answer, Call, Fault, Frame, FrameError, Kind, PEER_SILENCE, PING_EVERY, Reply, Request,
+    encode_frame,
+};
+use crate::event::{Event, EventSink, Host, LogEvent};
+use crate::interrupt::{AbortFlag, Interrupted};
+use crate::prompt::{Choice, PromptError, Prompter, Question};
+
+/// Why a call has no reply.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AgentError {
+    /// Asked to stop while waiting.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The agent answered that it could not.
+    #[error("{hostname}: {fault}")]
+    Fault {
+        /// The machine.
+        hostname: String,
+        /// Its answer.
+        #[source]
+        fault: Fault,
+    },
+    /// The connection or the agent is gone.
+    #[error("lost the agent on {hostname}: {}", closed.reason)]
+    Lost {
+        /// The machine.
+        hostname: String,
+        /// Its role; losing the target's agent is a lost connection.
+        host: Host,
+        /// How it went.
+        closed: Closed,
+    },
+    /// The answer does not fit the question: a broken or hostile agent.
+    #[error("the agent on {hostname} answered nonsense: {detail}")]
+    Nonsense {
+        /// The machine.
+        hostname: String,
+        /// What was wrong.
+        detail: String,
+    },
+    /// A person declined a single command (`--confirm-each-command`).
+    #[error("{hostname}: declined: {what}")]
+    Declined {
+        /// The machine.
+        hostname: String,
+        /// What would have been done.
+        what: String,
+    },
+    /// The question for a single command could not be asked.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+}
+
+type Pending = HashMap<u64, Sender<Result<Reply, Fault>>>;
+
+#[derive(Debug)]
+struct Shared {
+    hostname: Mutex<String>,
+    host: Host,
+    outgoing: Mutex<Option<Sender<Vec<u8>>>>,
+    pending: Mutex<Pending>,
+    closed: Mutex<Option<Closed>>,
+    is_closed: AtomicBool,
+    next_id: AtomicU64,
+    latency_nanos: AtomicU64,
+    traffic: Traffic,
+    banner: String,
+}
+
+/// Asks a person before every request that changes something.
+#[derive(Clone)]
+pub struct ConfirmEach {
+    /// Who asks.
+    pub prompter: Arc<dyn Prompter>,
+}
+
+impl std::fmt::Debug for ConfirmEach {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ConfirmEach")
+    }
+}
+
+/// A handle to one agent; cheap to clone, usable from any thread.
+#[derive(Debug, Clone)]
+pub struct AgentClient {
+    shared: Arc<Shared>,
+    stream: Receiver<Vec<u8>>,
+    abort: AbortFlag,
+    confirm: Option<ConfirmEach>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl AgentClient {
+    /// Takes over `link`. `hostname` is what people call the machine until it says its own name.
+    #[must_use]
+    pub fn new(
+        link: Link,
+        host: Host,
+        hostname: &str,
+        events: EventSink,
+        abort: AbortFlag,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            hostname: Mutex::new(hostname.to_owned()),
+            host,
+            outgoing: Mutex::new(Some(link.outgoing)),
+            pending: Mutex::new(HashMap::new()),
+            closed: Mutex::new(None),
+            is_closed: AtomicBool::new(false),
+            next_id: AtomicU64::new(1),
+            latency_nanos: AtomicU64::new(0),
+            traffic: link.traffic,
+            banner: link.banner,
+        });
+        let (stream_tx, stream) = unbounded();
+        let dispatcher = Dispatcher {
+            shared: Arc::clone(&shared),
+            incoming: link.incoming,
+            stream: Some(stream_tx),
+            events,
+        };
+        std::thread::Builder::new()
+            .name(format!("agent-{host}"))
+            .spawn(move || dispatcher.run())
+            .expect("a thread can be started: the process has only a handful");
+        Self {
+            shared,
+            stream,
+            abort,
+            confirm: None,
+        }
+    }
+
+    /// The same agent, asking before every request that changes something.
+    #[must_use]
+    pub fn confirming(mut self, confirm: ConfirmEach) -> Self {
+        self.confirm = Some(confirm);
+        self
+    }
+
+    /// The same agent, for calls that must still be made after an abort (clean-up).
+    #[must_use]
+    pub fn unabortable(&self) -> Self {
+        Self {
+            abort: AbortFlag::new(),
+            ..self.clone()
+        }
+    }
+
+    /// Sets the name people see, once the machine has said it.
+    pub fn set_hostname(&self, hostname: &str) {
+        hostname.clone_into(&mut lock(&self.shared.hostname));
+    }
+
+    /// The name people see.
+    #[must_use]
+    pub fn hostname(&self) -> String {
+        lock(&self.shared.hostname).clone()
+    }
+
+    /// The plain-text line the agent began with.
+    #[must_use]
+    pub fn banner(&self) -> &str {
+        &self.shared.banner
+    }
+
+    /// Bytes on the wire.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.shared.traffic
+    }
+
+    /// The last measured round trip, if any.
+    #[must_use]
+    pub fn latency(&self) -> Option<Duration> {
+        match self.shared.latency_nanos.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// How the link ended, if it has.
+    #[must_use]
+    pub fn closed(&self) -> Option<Closed> {
+        lock(&self.shared.closed).clone()
+    }
+
+    /// Asks `request` and waits for the reply without a time limit (the agent's silence has one).
+    pub fn call(&self, request: Request) -> Result<Reply, AgentError> {
+        self.call_within(request, None)
+    }
+
+    /// Asks `request` and waits for the reply for at most `limit`.
+    pub fn call_within(
+        &self,
+        request: Request,
+        limit: Option<Duration>,
+    ) -> Result<Reply, AgentError> {
+        self.begin(request)?.wait(limit)
+    }
+
+    /// Asks `request` and returns at once; the answer is waited for later.
+    pub fn begin(&self, request: Request) -> Result<PendingCall, AgentError> {
+        self.abort.check()?;
+        if let (Some(confirm), Some(what)) = (&self.confirm, request.mutation()) {
+            self.confirm_one(confirm, &what)?;
+        }
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let (tx, rx) = bounded(1);
+        lock(&self.shared.pending).insert(id, tx);
+        let payload = serde_json::to_vec(&Call { id, request })
+            .expect("requests are plain data that JSON can hold");
+        if payload.len() + 1 > super::protocol::MAX_FRAME {
+            lock(&self.shared.pending).remove(&id);
+            return Err(self.nonsense("our own request is too large for a frame"));
+        }
+        self.send(Kind::Call, &payload)?;
+        Ok(PendingCall {
+            client: self.clone(),
+            id,
+            answer: rx,
+        })
+    }
+
+    fn confirm_one(&self, confirm: &ConfirmEach, what: &str) -> Result<(), AgentError> {
+        let hostname = self.hostname();
+        let question = Question {
+            detail: Vec::new(),
+            text: format!("On {hostname}: {what}?"),
+            choices: vec![
+                Choice {
+                    key: 'p',
+                    label: "proceed".into(),
+                    effect: "do it".into(),
+                },
+                Choice {
+                    key: 'a',
+                    label: "abort".into(),
+                    effect: "stop the sync here".into(),
+                },
+            ],
+            default: 1,
+            flag: None,
+        };
+        match confirm.prompter.choose(&question)? {
+            0 => Ok(()),
+            _ => Err(AgentError::Declined {
+                hostname,
+                what: what.to_owned(),
+            }),
+        }
+    }
+
+    /// Sends a stream frame.
+    pub fn send_stream(&self, payload: &[u8]) -> Result<(), AgentError> {
+        self.send(Kind::Stream, payload)
+    }
+
+    /// Payloads of stream frames from the agent; disconnected once the link has ended.
+    #[must_use]
+    pub fn stream(&self) -> &Receiver<Vec<u8>> {
+        &self.stream
+    }
+
+    /// Closes the agent's stdin, which ends it; waits up to `limit` for the link to end.
+    pub fn close(&self, limit: Duration) {
+        lock(&self.shared.outgoing).take();
+        let end = Instant::now() + limit;
+        while !self.shared.is_closed.load(Ordering::Acquire) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn send(&self, kind: Kind, payload: &[u8]) -> Result<(), AgentError> {
+        let mut bytes = Vec::with_capacity(payload.len() + 5);
+        encode_frame(kind, payload, &mut bytes);
+        let sent = match &*lock(&self.shared.outgoing) {
+            Some(outgoing) => outgoing.send(bytes).is_ok(),
+            None => false,
+        };
+        if sent { Ok(()) } else { Err(self.lost()) }
+    }
+
+    /// The error for a link that has ended.
+    #[must_use]
+    pub fn lost(&self) -> AgentError {
+        AgentError::Lost {
+            hostname: self.hostname(),
+            host: self.shared.host,
+            closed: self.closed().unwrap_or(Closed {
+                reason: "the connection was closed".to_owned(),
+                stderr: String::new(),
+                orderly: false,
+            }),
+        }
+    }
+
+    /// The error for an answer that does not fit.
+    #[must_use]
+    pub fn nonsense(&self, detail: impl Into<String>) -> AgentError {
+        AgentError::Nonsense {
+            hostname: self.hostname(),
+            detail: detail.into(),
+        }
+    }
+}
+
+/// A call whose answer has not been looked at yet.
+#[derive(Debug)]
+pub struct PendingCall {
+    client: AgentClient,
+    id: u64,
+    answer: Receiver<Result<Reply, Fault>>,
+}
+
+impl PendingCall {
+    /// The answer, if it is there.
+    #[must_use]
+    pub fn poll(&self) -> Option<Result<Reply, AgentError>> {
+        self.answer
+            .try_recv()
+            .ok()
+            .map(|answer| self.convert(answer))
+    }
+
+    /// The channel the answer arrives on, for `select!`.
+    #[must_use]
+    pub fn receiver(&self) -> &Receiver<Result<Reply, Fault>> {
+        &self.answer
+    }
+
+    /// Turns what arrived on [`receiver`](Self::receiver) into a result.
+    pub fn convert(&self, answer: Result<Reply, Fault>) -> Result<Reply, AgentError> {
+        answer.map_err(|fault| AgentError::Fault {
+            hostname: self.client.hostname(),
+            fault,
+        })
+    }
+
+    /// Waits for the answer, looking at the abort flag and the link.
+    pub fn wait(&self, limit: Option<Duration>) -> Result<Reply, AgentError> {
+        let end = limit.map(|l| Instant::now() + l);
+        loop {
+            match self.answer.recv_timeout(Duration::from_millis(50)) {
+                Ok(answer) => return self.convert(answer),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.client.lost()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.client.abort.check()?;
+            if end.is_some_and(|end| Instant::now() > end) {
+                return Err(AgentError::Fault {
+                    hostname: self.client.hostname(),
+                    fault: Fault {
+                        kind: super::protocol::FaultKind::Timeout,
+                        message: "no answer in time".to_owned(),
+                        hint: None,
+                    },
+                });
+            }
+        }
+    }
+}
+
+impl Drop for PendingCall {
+    fn drop(&mut self) {
+        lock(&self.client.shared.pending).remove(&self.id);
+    }
+}
+
+struct Dispatcher {
+    shared: Arc<Shared>,
+    incoming: Receiver<Incoming>,
+    stream: Option<Sender<Vec<u8>>>,
+    events: EventSink,
+}
+
+impl Dispatcher {
+    fn run(mut self) {
+        let closed = self.dispatch();
+        *lock(&self.shared.closed) = Some(closed);
+        lock(&self.shared.outgoing).take();
+        // Whoever waits for an answer or a frame sees its channel disconnected.
+        lock(&self.shared.pending).clear();
+        self.stream = None;
+        self.shared.is_closed.store(true, Ordering::Release);
+    }
+
+    fn dispatch(&mut self) -> Closed {
+        let ticker = tick(PING_EVERY);
+        let mut heard = Instant::now();
+        let mut pinged: Option<Instant> = None;
+        loop {
+            crossbeam_channel::select! {
+                recv(self.incoming) -> message => match message {
+                    Ok(Incoming::Frame(frame)) => {
+                        heard = Instant::now();
+                        if frame.kind == Kind::Pong && let Some(at) = pinged.take() {
+                            let nanos = u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                            self.shared.latency_nanos.store(nanos.max(1), Ordering::Relaxed);
+                        }
+                        if let Err(reason) = self.take(frame) {
+                            return broken(reason);
+                        }
+                    }
+                    Ok(Incoming::Closed(closed)) => return closed,
+                    Err(_) => return broken("the link's thread ended".to_owned()),
+                },
+                recv(ticker) -> _ => {
+                    if heard.elapsed() > PEER_SILENCE {
+                        return broken(format!("no answer for {} s", PEER_SILENCE.as_secs()));
+                    }
+                    let mut bytes = Vec::new();
+                    encode_frame(Kind::Ping, &[], &mut bytes);
+                    if pinged.is_none() {
+                        pinged = Some(Instant::now());
+                    }
+                    if let Some(outgoing) = &*lock(&self.shared.outgoing) {
+                        let _ = outgoing.send(bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<(), String> {
+        match frame.kind {
+            Kind::Answer => {
+                let answer: Answer = serde_json::from_slice(&frame.payload)
+                    .map_err(|e| format!("unreadable answer: {e}"))?;
+                if let Some(waiting) = lock(&self.shared.pending).remove(&answer.id) {
+                    let _ = waiting.send(answer.result);
+                }
+            }
+            Kind::Log => {
+                let mut event: LogEvent = serde_json::from_slice(&frame.payload)
+                    .map_err(|e| format!("unreadable log line: {e}"))?;
+                event.host = Some(self.shared.host);
+                self.events.emit(&Event::Log(event));
+            }
+            Kind::Stream => {
+                if let Some(stream) = &self.stream {
+                    let _ = stream.send(frame.payload);
+                }
+            }
+            Kind::Pong | Kind::Ping => {}
+            Kind::Call => return Err(FrameError::Kind(Kind::Call as u8).to_string()),
+        }
+        Ok(())
+    }
+}
+
+fn broken(reason: String) -> Closed {
+    Closed {
+        reason,
+        stderr: String::new(),
+        orderly: false,
+    }
+}

@@ -1,0 +1,346 @@
+//! The contract of a module: one unit of sync work.
+//!
+//! A module sees its configuration, the two machines, the session's facts, a log, a progress
+//! report and the abort flag; nothing of the terminal, the connection or other modules.
+//! To add one: write a file in `modules/` and add one line to `modules::registry`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::agent::client::{AgentClient, AgentError};
+use crate::config::Config;
+use crate::event::{Event, EventSink, Host, LogLevel, ProgressEvent, ProgressUpdate};
+use crate::interrupt::{AbortFlag, Interrupted};
+use crate::prompt::{PromptError, Prompter};
+use crate::snapshot::{SnapshotFacts, Subvolume};
+
+/// What kind of work a module is, which decides when it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModuleKind {
+    /// Part of the machinery: required, cannot be disabled, placed by the orchestrator.
+    System,
+    /// A person's choice, run in the order of the configuration.
+    Sync,
+    /// Runs beside the others on a thread of its own for the whole sync.
+    Background,
+}
+
+/// Something in the configuration that a module cannot work with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The module, or `None` for the configuration as a whole.
+    pub module: Option<String>,
+    /// Key path (`user_data.folders[0].path`).
+    pub path: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+/// A reason on one machine not to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValidationError {
+    /// The module that found it.
+    pub module: String,
+    /// The machine.
+    pub host: Host,
+    /// What is wrong.
+    pub message: String,
+    /// What a person can do about it.
+    pub hint: Option<String>,
+}
+
+/// A filesystem ran out of reserve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{hostname}: {free_space} free on {mount_point}, below the minimum of {threshold}")]
+pub struct DiskSpaceCritical {
+    /// Role of the machine.
+    pub host: Host,
+    /// Its host name.
+    pub hostname: String,
+    /// Where the filesystem is mounted.
+    pub mount_point: String,
+    /// What is free, for people.
+    pub free_space: String,
+    /// What was demanded, as configured.
+    pub threshold: String,
+}
+
+/// How a module fails.
+#[derive(Debug, thiserror::Error)]
+pub enum ModuleError {
+    /// Asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// An agent could not do it, or is gone.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// A gate or question was answered with no, or could not be asked.
+    #[error("{message}")]
+    Refused {
+        /// What was refused.
+        message: String,
+        /// The flag that would have answered.
+        flag: Option<String>,
+    },
+    /// A person aborted at a question, or it could not be asked.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// Too little space.
+    #[error(transparent)]
+    DiskSpace(#[from] DiskSpaceCritical),
+    /// What the module itself found wrong.
+    #[error("{message}")]
+    Failed {
+        /// Lower case, no full stop.
+        message: String,
+        /// What a person can do about it.
+        hint: Option<String>,
+    },
+}
+
+impl ModuleError {
+    /// A failure without a hint.
+    #[must_use]
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::Failed {
+            message: message.into(),
+            hint: None,
+        }
+    }
+}
+
+/// What kind of change an item of a plan is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Action {
+    /// Something that was not there.
+    Create = b'+',
+    /// New content or a new kind of thing.
+    Change = b'*',
+    /// Attributes only.
+    Attributes = b'.',
+    /// Gone afterwards.
+    Delete = b'-',
+}
+
+/// One change of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What happens.
+    pub action: Action,
+    /// To what: a path (any bytes), a package, a subvolume.
+    pub item: Vec<u8>,
+    /// Which aspects change, for people ("content, mode").
+    pub detail: String,
+    /// Bytes that will be written.
+    pub bytes: u64,
+}
+
+/// Totals of a plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlanSummary {
+    /// Items created.
+    pub created: u64,
+    /// Items with new content.
+    pub changed: u64,
+    /// Items with new attributes only.
+    pub attributes: u64,
+    /// Items deleted.
+    pub deleted: u64,
+    /// Items that exist on the target in the module's scope (for the mass-delete gate).
+    pub existing: u64,
+    /// Bytes that will be written, per target path whose filesystem receives them.
+    pub bytes: BTreeMap<String, u64>,
+}
+
+impl PlanSummary {
+    /// Whether nothing will change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.created == 0 && self.changed == 0 && self.attributes == 0 && self.deleted == 0
+    }
+
+    /// Bytes in all.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.bytes.values().sum()
+    }
+}
+
+/// A module's plan: totals, and every change on demand (there may be millions).
+pub trait Plan: Send {
+    /// Totals.
+    fn summary(&self) -> &PlanSummary;
+
+    /// Calls `visit` with every change, in the order they will be made; stops at its first error.
+    fn for_each(
+        &self,
+        visit: &mut dyn FnMut(&Change) -> Result<(), Interrupted>,
+    ) -> Result<(), ModuleError>;
+}
+
+/// A plan of few changes, kept as a list.
+#[derive(Debug, Clone, Default)]
+pub struct ListPlan {
+    /// Totals.
+    pub summary: PlanSummary,
+    /// The changes.
+    pub changes: Vec<Change>,
+}
+
+impl ListPlan {
+    /// A plan of these changes, with its totals.
+    #[must_use]
+    pub fn new(changes: Vec<Change>) -> Self {
+        let mut summary = PlanSummary::default();
+        for change in &changes {
+            match change.action {
+                Action::Create => summary.created += 1,
+                Action::Change => summary.changed += 1,
+                Action::Attributes => summary.attributes += 1,
+                Action::Delete => summary.deleted += 1,
+            }
+        }
+        Self { summary, changes }
+    }
+}
+
+impl Plan for ListPlan {
+    fn summary(&self) -> &PlanSummary {
+        &self.summary
+    }
+
+    fn for_each(
+        &self,
+        visit: &mut dyn FnMut(&Change) -> Result<(), Interrupted>,
+    ) -> Result<(), ModuleError> {
+        for change in &self.changes {
+            visit(change)?;
+        }
+        Ok(())
+    }
+}
+
+/// One machine as a module sees it.
+#[derive(Debug)]
+pub struct Machine {
+    /// Its role.
+    pub host: Host,
+    /// Its own host name, for people.
+    pub hostname: String,
+    /// Its agent: everything is asked of it, as root.
+    pub agent: AgentClient,
+}
+
+/// Facts of the session a module may need.
+#[derive(Debug, Clone)]
+pub struct SessionFacts {
+    /// 8 hex digits.
+    pub id: String,
+    /// Whether nothing may be changed.
+    pub dry_run: bool,
+    /// `--verify`: compare all content afterwards.
+    pub verify: bool,
+    /// Presync snapshots of the source (empty in a dry run, which reads the live tree).
+    pub source_presync: Vec<SnapshotFacts>,
+    /// Presync snapshots of the target.
+    pub target_presync: Vec<SnapshotFacts>,
+    /// Subvolumes of the source with their mount points, for finding the one that holds a path.
+    pub source_subvolumes: Vec<Subvolume>,
+    /// Subvolumes of the target.
+    pub target_subvolumes: Vec<Subvolume>,
+}
+
+/// Everything a module is given.
+pub struct ModuleContext<'a> {
+    /// The whole configuration; a module reads its own section.
+    pub config: &'a Config,
+    /// The machine the command was typed on.
+    pub source: &'a Machine,
+    /// The machine that is changed.
+    pub target: &'a Machine,
+    /// Session facts.
+    pub session: &'a SessionFacts,
+    /// Asks a person.
+    pub prompter: &'a dyn Prompter,
+    /// Where log lines and progress go.
+    pub events: &'a EventSink,
+    /// Looked at in every loop.
+    pub abort: &'a AbortFlag,
+    /// The module's own name, stamped on everything it says.
+    pub module: &'static str,
+}
+
+impl ModuleContext<'_> {
+    /// The machine in a role.
+    #[must_use]
+    pub fn machine(&self, host: Host) -> &Machine {
+        match host {
+            Host::Source => self.source,
+            Host::Target => self.target,
+        }
+    }
+
+    /// Logs a line about `host`.
+    pub fn log(&self, level: LogLevel, host: Host, message: impl Into<String>) {
+        self.log_with(level, host, message, Map::new());
+    }
+
+    /// Logs a line with structured detail.
+    pub fn log_with(
+        &self,
+        level: LogLevel,
+        host: Host,
+        message: impl Into<String>,
+        context: Map<String, Value>,
+    ) {
+        self.events
+            .log(level, self.module, Some(host), message, context);
+    }
+
+    /// Reports progress over all of the module's work.
+    pub fn emit_progress(&self, update: ProgressUpdate) {
+        self.events.emit(&Event::Progress(ProgressEvent {
+            timestamp: jiff::Timestamp::now(),
+            module: self.module.to_owned(),
+            update,
+        }));
+    }
+}
+
+/// One unit of sync work. The orchestrator calls, in this order: [`validate`](Module::validate),
+/// [`plan`](Module::plan), and unless it is a dry run [`execute`](Module::execute).
+pub trait Module: Send {
+    /// Unique, as in the configuration (`user_data`).
+    fn name(&self) -> &'static str;
+
+    /// When it runs.
+    fn kind(&self) -> ModuleKind;
+
+    /// Whether it cannot be disabled.
+    fn required(&self) -> bool {
+        self.kind() != ModuleKind::Sync
+    }
+
+    /// Checks the module's section beyond what the schema says, before any connection.
+    fn validate_config(&self, _config: &Config) -> Vec<ConfigError> {
+        Vec::new()
+    }
+
+    /// Every reason, on either machine, not to start; changes nothing.
+    fn validate(
+        &mut self,
+        context: &ModuleContext<'_>,
+    ) -> Result<Vec<ValidationError>, ModuleError>;
+
+    /// What [`execute`](Module::execute) will do, exactly; changes nothing outside `/run`.
+    fn plan(&mut self, context: &ModuleContext<'_>) -> Result<Box<dyn Plan>, ModuleError>;
+
+    /// Does what the plan says; returns a one-line summary.
+    fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError>;
+
+    /// Frees what `execute` held after it failed or was interrupted, within `timeout`.
+    fn abort(&mut self, _context: &ModuleContext<'_>, _timeout: Duration) {}
+}

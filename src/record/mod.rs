@@ -1,0 +1,92 @@
+//! What outlives a run: history, the incomplete marker, the lock's holder, log files.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Host, ModuleResult, Phase, SessionState};
+use crate::snapshot::SnapshotFacts;
+
+/// Who holds a machine's lock; stored in the lock file for the one who loses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockHolder {
+    /// Session id.
+    pub session: String,
+    /// `source` or `target`: the role this machine has in that session.
+    pub role: Host,
+    /// Host name of the machine the command was typed on.
+    pub from: String,
+    /// Process id of the agent that holds the lock, on this machine.
+    pub pid: u32,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// What a machine remembers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MachineState {
+    /// Past sessions, oldest first.
+    pub history: Vec<HistoryEntry>,
+    /// A run that began and did not end.
+    pub incomplete: Option<Incomplete>,
+}
+
+/// Written before the first change of a run, removed when it has ended well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incomplete {
+    /// Session id.
+    pub session: String,
+    /// The role of the machine this is written on.
+    pub role: Host,
+    /// Host name of the source.
+    pub source: String,
+    /// Host name of the target.
+    pub target: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// The phase it was in.
+    pub phase: Phase,
+    /// The module it was in, if any.
+    pub module: Option<String>,
+    /// The presync snapshots of this machine (names).
+    pub presync: Vec<String>,
+}
+
+/// One session in a machine's history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// Session id.
+    pub session: String,
+    /// This machine's role in it.
+    pub role: Host,
+    /// The source.
+    pub source: MachineName,
+    /// The target.
+    pub target: MachineName,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// How it ended.
+    pub state: SessionState,
+    /// pc-switcher's version.
+    pub version: String,
+    /// One result per module.
+    pub modules: Vec<ModuleResult>,
+    /// Snapshots of the source.
+    pub source_snapshots: Vec<SnapshotFacts>,
+    /// Snapshots of the target.
+    pub target_snapshots: Vec<SnapshotFacts>,
+    /// Digest of each synced folder's path and filter: folder path to digest, hex.
+    pub folders: BTreeMap<String, String>,
+}
+
+/// A machine by name and identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineName {
+    /// Its own host name.
+    pub hostname: String,
+    /// Its `/etc/machine-id`.
+    pub machine_id: String,
+}
