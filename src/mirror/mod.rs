@@ -1,1 +1,50 @@
-//! mirror
+//! How files move: scan both trees, plan on the side that deletes, send, apply.
+//!
+//! The source agent walks a snapshot and announces it (`scan`); the target agent follows with its
+//! own tree, compares and keeps the plan (`compare`, `plan`); when it is carried out the target
+//! asks for content (`apply`) and the source sends it (`serve`). The CLI relays (`relay`).
+
+pub mod apply;
+pub mod codec;
+pub mod compare;
+pub mod content;
+pub mod entry;
+pub mod filter;
+pub mod links;
+pub mod place;
+pub mod plan;
+pub mod relay;
+pub mod scan;
+pub mod serve;
+pub mod service;
+pub mod spool;
+pub mod staging;
+pub mod tree;
+pub mod wire;
+
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::interrupt::{AbortFlag, Interrupted};
+use codec::Malformed;
+
+/// The next stream frame from the CLI, looking at the abort flag while waiting.
+fn receive(incoming: &Receiver<Vec<u8>>, abort: &AbortFlag) -> Result<Vec<u8>, Interrupted> {
+    loop {
+        abort.check()?;
+        match incoming.recv_timeout(Duration::from_millis(50)) {
+            Ok(frame) => return Ok(frame),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err(Interrupted),
+        }
+    }
+}
+
+/// The messages of a frame that must come from the other agent.
+fn peer_payload(frame: &[u8]) -> Result<&[u8], Malformed> {
+    match frame.split_first() {
+        Some((&wire::FOR_PEER, payload)) => Ok(payload),
+        _ => Err(Malformed("not from the other agent")),
+    }
+}

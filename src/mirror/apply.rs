@@ -1,0 +1,660 @@
+//! Carrying out a plan on the target.
+//!
+//! Order, and why: new things are made in the staging directory with all attributes; a batch of them
+//! is made durable with one `syncfs(2)` and only then moved into place, so that after a power cut
+//! every path is its old or its new version; deletions follow when everything else is in place;
+//! directories get their times last, because changing their content moves them.
+//!
+//! One thread receives and writes, a second makes batches durable and places them.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::io::Errno;
+
+use super::codec::Malformed;
+use super::entry::{Aspects, Kind, Meta, split};
+use super::place::{self, Deleted, DirCache, PlaceError, Shared};
+use super::plan::{FolderPlan, Old, Op, Ops, Step};
+use super::scan::{Notes, ScanError};
+use super::staging::{self, LATE_FLAGS, Staging, StagingError};
+use super::tree::Tree;
+use super::wire::{Batch, ContentHash, FETCH_WINDOW, FrameCursor, Message};
+use crate::escape::{escape_bytes, escape_str};
+use crate::interrupt::{AbortFlag, Interrupted};
+
+/// A batch is placed when it holds this many things.
+const BATCH_ITEMS: usize = 8192;
+/// ... or this much content.
+const BATCH_BYTES: u64 = 256 << 20;
+/// Credit is given back in steps of this size.
+const CREDIT_STEP: u64 = 2 << 20;
+
+/// Why a plan was not carried out to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The source does not keep to the protocol.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// No staging directory.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// The plan cannot be read.
+    #[error("cannot read the plan: {0}")]
+    Plan(#[from] std::io::Error),
+    /// Nothing more can be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// Where, escaped.
+        path: String,
+        /// Why.
+        source: Errno,
+    },
+}
+
+impl From<ScanError> for ApplyError {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Interrupted(e) => Self::Interrupted(e),
+            ScanError::Malformed(e) => Self::Malformed(e),
+            ScanError::Spool(e) => Self::Plan(e),
+            other @ (ScanError::Root { .. } | ScanError::Rules(_)) => {
+                Self::Plan(std::io::Error::other(other.to_string()))
+            }
+        }
+    }
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Changes made.
+    pub items: u64,
+    /// Bytes of content written.
+    pub bytes: u64,
+    /// What a person should know.
+    pub notes: Notes,
+}
+
+/// Something finished, waiting to be made durable and placed.
+enum Item {
+    Place { staged: String, path: Vec<u8>, kind: Kind, old: Option<Old>, late_flags: u32 },
+    Link { leader: Vec<u8>, path: Vec<u8>, old: Option<Old> },
+}
+
+/// What both threads write to.
+#[derive(Default)]
+struct Outcome {
+    notes: Notes,
+    /// Leaders that could not be placed: their further names must not be linked to the old inode.
+    failed: HashSet<Vec<u8>>,
+    fatal: Option<(Vec<u8>, Errno)>,
+    placed: u64,
+}
+
+/// Carries out `plan` on the folder `tree`.
+pub fn apply(
+    tree: &Tree,
+    plan: &FolderPlan,
+    incoming: &Receiver<Vec<u8>>,
+    peer: Batch<'_>,
+    cli: Batch<'_>,
+    abort: &AbortFlag,
+) -> Result<Applied, ApplyError> {
+    if plan.is_empty() {
+        return finish_peer(peer).map(|()| Applied::default());
+    }
+    let root_before = tree.look_root().map_err(|source| write_error(b"", source))?;
+    let root_dir = tree.open_dir(b"").map_err(|source| write_error(b"", source))?;
+    let late = root_before.meta.flags & LATE_FLAGS;
+    if late != 0 {
+        let rest = root_before.meta.flags & !LATE_FLAGS;
+        staging::set_flags(root_dir.as_fd(), rest, u32::MAX).map_err(|e| write_error(b"", e))?;
+    }
+    let staging = Staging::open(tree)?;
+    let result = apply_staged(tree, plan, &staging, incoming, peer, cli, abort);
+    let removed = staging.remove(tree);
+    // Making and removing the staging directory moved the folder's own time.
+    let before = place::Before { path: Vec::new(), mtime: root_before.meta.mtime, flags: late };
+    let restored = place::restore(tree, &before);
+    let (mut applied, touched) = result?;
+    if let Err(error) = removed {
+        applied.notes.error("cannot remove the staging directory", &error.to_string());
+    }
+    if let Err(error) = restored {
+        applied.notes.error("cannot restore the folder's time", &error.to_string());
+    }
+    let mut reader = touched.reader()?;
+    while let Some(record) = reader.next_record()? {
+        let before = place::read_before(record)?;
+        if before.path.is_empty() {
+            continue;
+        }
+        if let Err(error) = place::restore(tree, &before) {
+            let path = escape_bytes(&before.path);
+            applied.notes.error("cannot restore the time of", &format!("{path}: {error}"));
+        }
+    }
+    finish_dirs(tree, plan, &mut applied, abort)?;
+    rustix::fs::syncfs(tree.root()).map_err(|e| write_error(b"", e))?;
+    Ok(applied)
+}
+
+fn write_error(path: &[u8], source: Errno) -> ApplyError {
+    ApplyError::Write { path: escape_bytes(path), source }
+}
+
+fn finish_peer(mut peer: Batch<'_>) -> Result<(), ApplyError> {
+    peer.push(&Message::Finished)?;
+    Ok(peer.flush()?)
+}
+
+fn apply_staged(
+    tree: &Tree,
+    plan: &FolderPlan,
+    staging: &Staging,
+    incoming: &Receiver<Vec<u8>>,
+    peer: Batch<'_>,
+    cli: Batch<'_>,
+    abort: &AbortFlag,
+) -> Result<(Applied, super::spool::Spool), ApplyError> {
+    let shared = Shared::new(tree, staging)?;
+    let outcome = Mutex::new(Outcome::default());
+    let mut applied = Applied::default();
+    let (tx, rx) = bounded::<Vec<Item>>(1);
+    std::thread::scope(|scope| {
+        let committer = std::thread::Builder::new()
+            .name("place".into())
+            .spawn_scoped(scope, || commit_batches(&shared, &rx, &outcome, abort))
+            .map_err(ApplyError::Plan)?;
+        let mut writer = Writer {
+            shared: &shared,
+            outcome: &outcome,
+            batches: Some(tx),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            incoming,
+            peer,
+            cli,
+            abort,
+            ahead: plan.changes()?,
+            ahead_ended: false,
+            requested: 0,
+            received: 0,
+            uncredited: 0,
+            cursor: FrameCursor::default(),
+            dirs: DirCache::default(),
+            applied: &mut applied,
+            reported: Instant::now(),
+        };
+        let result = writer.run(plan);
+        drop(writer);
+        // The channel is closed now; what was handed over is still placed unless we were aborted.
+        let joined = committer.join();
+        assert!(joined.is_ok(), "the placing thread does not panic");
+        result
+    })?;
+    {
+        let outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some((path, source)) = outcome.fatal {
+            return Err(write_error(&path, source));
+        }
+        applied.items += outcome.placed;
+        applied.notes.merge(outcome.notes);
+    }
+    abort.check()?;
+    delete_all(&shared, plan, &mut applied, abort)?;
+    let (touched, displaced) = shared.finish()?;
+    for (path, staged) in displaced {
+        clear_displaced(tree, staging, &path, &staged, &mut applied);
+    }
+    Ok((applied, touched))
+}
+
+/// Removes a directory that gave way. If something is in it that nobody planned to delete, it is
+/// kept beside what took its place.
+fn clear_displaced(
+    tree: &Tree,
+    staging: &Staging,
+    path: &[u8],
+    staged: &str,
+    applied: &mut Applied,
+) {
+    use rustix::fs::{AtFlags, RenameFlags};
+    match rustix::fs::unlinkat(staging.dir(), staged, AtFlags::REMOVEDIR) {
+        Ok(()) => {}
+        Err(_) => {
+            let kept = format!(".pc-switcher-kept-{}-{staged}", std::process::id());
+            let moved = rustix::fs::renameat_with(
+                staging.dir(),
+                staged,
+                tree.root(),
+                &kept[..],
+                RenameFlags::NOREPLACE,
+            );
+            let path = escape_bytes(path);
+            let text = match moved {
+                Ok(()) => format!("{path}: kept as {kept} at the top of the folder"),
+                Err(error) => format!("{path}: {error}"),
+            };
+            applied.notes.error("something new was in a directory that gave way", &text);
+        }
+    }
+}
+
+/// Makes batches durable and places them, until the channel closes or we are aborted.
+fn commit_batches(
+    shared: &Shared<'_>,
+    batches: &Receiver<Vec<Item>>,
+    outcome: &Mutex<Outcome>,
+    abort: &AbortFlag,
+) {
+    let mut dirs = DirCache::default();
+    for batch in batches {
+        if let Err(source) = rustix::fs::syncfs(shared.tree.root()) {
+            lock(outcome).fatal.get_or_insert((Vec::new(), source));
+            return;
+        }
+        for item in batch {
+            if abort.is_raised() {
+                return;
+            }
+            let (path, result) = match &item {
+                Item::Place { staged, path, kind, old, late_flags } => {
+                    let mut result =
+                        place::place(shared, &mut dirs, staged, *kind, path, old.as_ref());
+                    if result.is_ok() && *late_flags != 0 {
+                        result = place::set_late_flags(shared, &mut dirs, path, *late_flags);
+                    }
+                    (path, result)
+                }
+                Item::Link { leader, path, old } => {
+                    if lock(outcome).failed.contains(leader) {
+                        let text = format!("{}: its first name failed", escape_bytes(path));
+                        lock(outcome).notes.error("not linked", &text);
+                        continue;
+                    }
+                    (path, place::place_link(shared, &mut dirs, leader, path, old.as_ref()))
+                }
+            };
+            let mut outcome = lock(outcome);
+            match result {
+                Ok(()) => outcome.placed += 1,
+                Err(error) => {
+                    outcome.failed.insert(path.clone());
+                    let text = format!("{}: {error}", escape_bytes(path));
+                    outcome.notes.error("not changed", &text);
+                    if error.is_fatal() {
+                        let source = match error {
+                            PlaceError::Io(errno) => errno,
+                            _ => Errno::IO,
+                        };
+                        outcome.fatal.get_or_insert((path.clone(), source));
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The thread that asks, receives and writes.
+struct Writer<'a> {
+    shared: &'a Shared<'a>,
+    outcome: &'a Mutex<Outcome>,
+    batches: Option<Sender<Vec<Item>>>,
+    batch: Vec<Item>,
+    batch_bytes: u64,
+    incoming: &'a Receiver<Vec<u8>>,
+    peer: Batch<'a>,
+    cli: Batch<'a>,
+    abort: &'a AbortFlag,
+    /// Reads the plan ahead of what is being done, to ask for content in time.
+    ahead: Ops,
+    ahead_ended: bool,
+    requested: u64,
+    received: u64,
+    uncredited: u64,
+    cursor: FrameCursor,
+    dirs: DirCache,
+    applied: &'a mut Applied,
+    reported: Instant,
+}
+
+impl Writer<'_> {
+    fn run(&mut self, plan: &FolderPlan) -> Result<(), ApplyError> {
+        let mut ops = plan.changes()?;
+        self.ask()?;
+        while let Some(op) = ops.next_op()? {
+            self.abort.check()?;
+            if let Some((path, source)) = &lock(self.outcome).fatal {
+                return Err(write_error(path, *source));
+            }
+            self.step(&op)?;
+            self.report(&op.path)?;
+            if self.batch.len() >= BATCH_ITEMS || self.batch_bytes >= BATCH_BYTES {
+                self.hand_over()?;
+            }
+        }
+        self.hand_over()?;
+        self.batches = None;
+        self.peer.push(&Message::Finished)?;
+        Ok(self.peer.flush()?)
+    }
+
+    /// Asks for the content of files to come, as many as may be under way.
+    fn ask(&mut self) -> Result<(), ApplyError> {
+        let low = FETCH_WINDOW / 2;
+        if self.ahead_ended || self.requested - self.received > low {
+            return Ok(());
+        }
+        while self.requested - self.received < FETCH_WINDOW {
+            let Some(op) = self.ahead.next_op()? else {
+                self.ahead_ended = true;
+                break;
+            };
+            if op.step == Step::Fetch {
+                self.peer.push(&Message::Fetch { id: self.requested, path: &op.path })?;
+                self.requested += 1;
+            }
+        }
+        Ok(self.peer.flush()?)
+    }
+
+    fn hand_over(&mut self) -> Result<(), ApplyError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
+        let batches = self.batches.as_ref().expect("open until the end of the run");
+        loop {
+            self.abort.check()?;
+            match batches.send_timeout(batch, Duration::from_millis(50)) {
+                Ok(()) => return Ok(()),
+                Err(crossbeam_channel::SendTimeoutError::Timeout(back)) => batch = back,
+                Err(crossbeam_channel::SendTimeoutError::Disconnected(_)) => {
+                    return match &lock(self.outcome).fatal {
+                        Some((path, source)) => Err(write_error(path, *source)),
+                        None => Err(Interrupted.into()),
+                    };
+                }
+            }
+        }
+    }
+
+    fn report(&mut self, path: &[u8]) -> Result<(), ApplyError> {
+        if self.reported.elapsed() >= Duration::from_millis(100) {
+            self.reported = Instant::now();
+            let items = self.applied.items + self.received;
+            self.cli.push(&Message::Progress { items, bytes: self.applied.bytes, path })?;
+            self.cli.flush()?;
+        }
+        Ok(())
+    }
+
+    /// One entry could not be made; the others can.
+    fn failed(&mut self, path: &[u8], error: &dyn std::fmt::Display) {
+        let mut outcome = lock(self.outcome);
+        outcome.failed.insert(path.to_vec());
+        outcome.notes.error("not changed", &format!("{}: {error}", escape_bytes(path)));
+    }
+
+    fn check_fatal(path: &[u8], errno: Errno) -> Result<(), ApplyError> {
+        if PlaceError::Io(errno).is_fatal() { Err(write_error(path, errno)) } else { Ok(()) }
+    }
+
+    fn step(&mut self, op: &Op) -> Result<(), ApplyError> {
+        let made = match op.step {
+            Step::MakeDir => return self.make_dir(op),
+            // After everything else.
+            Step::DirAttributes | Step::Delete => return Ok(()),
+            Step::Link => {
+                let leader = op.meta.leader.clone().ok_or(Malformed("a link without its leader"))?;
+                let (path, old) = (op.path.clone(), op.old.clone());
+                self.batch.push(Item::Link { leader, path, old });
+                return Ok(());
+            }
+            Step::Fetch => self.fetch(op)?,
+            Step::Reattribute => self.reattribute(op).map_err(PlaceError::from),
+            Step::MakeNode => {
+                let staged = self.shared.staging.new_name();
+                let made = self.shared.staging.new_node(&staged, &op.meta);
+                made.map(|()| staged).map_err(PlaceError::from)
+            }
+        };
+        match made {
+            Ok(staged) => {
+                self.batch_bytes += op.bytes();
+                self.batch.push(Item::Place {
+                    staged,
+                    path: op.path.clone(),
+                    kind: op.meta.kind,
+                    old: op.old.clone(),
+                    late_flags: op.meta.flags & LATE_FLAGS,
+                });
+            }
+            Err(error) => {
+                if let PlaceError::Io(errno) = &error {
+                    Self::check_fatal(&op.path, *errno)?;
+                }
+                self.failed(&op.path, &error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Directories are placed at once: what goes into them needs them, and they hold no content.
+    fn make_dir(&mut self, op: &Op) -> Result<(), ApplyError> {
+        let staged = self.shared.staging.new_name();
+        let made = self
+            .shared
+            .staging
+            .new_dir(self.shared.tree, &staged, &op.meta)
+            .map_err(PlaceError::from)
+            .and_then(|_| {
+                let old = op.old.as_ref();
+                place::place(self.shared, &mut self.dirs, &staged, Kind::Dir, &op.path, old)
+            });
+        match made {
+            Ok(()) => self.applied.items += 1,
+            Err(error) => {
+                if let PlaceError::Io(errno) = &error {
+                    Self::check_fatal(&op.path, *errno)?;
+                }
+                self.failed(&op.path, &error);
+            }
+        }
+        Ok(())
+    }
+
+    /// A copy by reflink of what is there, with the new attributes.
+    fn reattribute(&mut self, op: &Op) -> Result<String, Errno> {
+        let (parent, name) = split(&op.path);
+        let dir = self.dirs.open(self.shared.tree, parent)?;
+        let from = self.shared.tree.open_file(dir.as_fd(), name)?;
+        let stat = rustix::fs::fstat(&from)?;
+        // Whether it is still what the plan saw is looked at when it is placed.
+        if stat.st_size.cast_unsigned() != op.meta.size {
+            return Err(Errno::STALE);
+        }
+        let staged = self.shared.staging.new_name();
+        let to = self.shared.staging.new_file(&staged, &op.meta)?;
+        staging::copy_content(from.as_fd(), to.as_fd(), op.meta.size)?;
+        staging::set_attributes(to.as_fd(), &op.meta)?;
+        staging::set_mtime(to.as_fd(), op.meta.mtime)?;
+        Ok(staged)
+    }
+
+    /// Receives a file from the source. The outer error ends everything, the inner only this file.
+    fn fetch(&mut self, op: &Op) -> Result<Result<String, PlaceError>, ApplyError> {
+        let staged = self.shared.staging.new_name();
+        let fd = self
+            .shared
+            .staging
+            .new_file(&staged, &op.meta)
+            .map_err(|errno| write_error(&op.path, errno))?;
+        let received = self.receive(fd.as_fd(), op);
+        self.received += 1;
+        self.ask()?;
+        if let Err(text) = received? {
+            return Ok(Err(PlaceError::Content(text)));
+        }
+        let finish = || {
+            if op.meta.size > 0 {
+                rustix::fs::ftruncate(&fd, op.meta.size)?;
+            }
+            staging::set_attributes(fd.as_fd(), &op.meta)?;
+            staging::set_mtime(fd.as_fd(), op.meta.mtime)
+        };
+        Ok(finish().map(|()| staged).map_err(PlaceError::from))
+    }
+
+    /// Writes what arrives for `op` until its end. The inner error is a reason for people.
+    fn receive(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        op: &Op,
+    ) -> Result<Result<(), String>, ApplyError> {
+        let mut hash = ContentHash::new();
+        let expected = self.received;
+        let mut cursor = std::mem::take(&mut self.cursor);
+        let result = loop {
+            let message = match cursor.next_message() {
+                Some(message) => message?,
+                None => {
+                    cursor = FrameCursor::new(super::receive(self.incoming, self.abort)?)?;
+                    continue;
+                }
+            };
+            match message {
+                Message::Data { id, offset, bytes } if id == expected => {
+                    if offset + bytes.len() as u64 > op.meta.size {
+                        return Err(Malformed("more content than the file has").into());
+                    }
+                    staging::write_all(fd, offset, bytes).map_err(|e| write_error(&op.path, e))?;
+                    hash.update(offset, bytes);
+                    self.applied.bytes += bytes.len() as u64;
+                    self.uncredited += bytes.len() as u64;
+                    if self.uncredited >= CREDIT_STEP {
+                        self.peer.push(&Message::Credit(std::mem::take(&mut self.uncredited)))?;
+                        self.peer.flush()?;
+                        self.report(&op.path)?;
+                    }
+                }
+                Message::End { id, size, hash: theirs } if id == expected => {
+                    let whole = size == op.meta.size && theirs == hash.finish(size);
+                    break if whole {
+                        Ok(())
+                    } else {
+                        Err("arrived damaged: its size or hash is wrong".to_owned())
+                    };
+                }
+                Message::Failed { id, error } if id == expected => {
+                    break Err(format!("the source could not read it: {}", escape_str(&error)));
+                }
+                _ => return Err(Malformed("out of place while files are sent").into()),
+            }
+        };
+        self.cursor = cursor;
+        Ok(result)
+    }
+}
+
+impl Notes {
+    /// Adds what `other` says.
+    fn merge(&mut self, other: Self) {
+        for (kind, count) in other.counts {
+            *self.counts.entry(kind).or_default() += count;
+        }
+        self.lines.extend(other.lines);
+        self.errors += other.errors;
+        self.warnings += other.warnings;
+    }
+}
+
+/// Deletions: last of all, what is in a directory before the directory.
+fn delete_all(
+    shared: &Shared<'_>,
+    plan: &FolderPlan,
+    applied: &mut Applied,
+    abort: &AbortFlag,
+) -> Result<(), ApplyError> {
+    let mut deletions = plan.deletions()?;
+    let mut dirs = DirCache::default();
+    while let Some(op) = deletions.next_op()? {
+        abort.check()?;
+        let old = op.old.as_ref().ok_or(Malformed("a deletion of nothing"))?;
+        match place::delete(shared, &mut dirs, &op.path, old) {
+            Ok(Deleted::Gone) => applied.items += 1,
+            Ok(Deleted::NotEmpty) => {
+                applied.notes.warn("kept, something new is in it", &escape_bytes(&op.path));
+            }
+            Err(error) => {
+                let text = format!("{}: {error}", escape_bytes(&op.path));
+                applied.notes.error("not deleted", &text);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Attributes of directories, and the times of new ones, when their content moves no more.
+fn finish_dirs(
+    tree: &Tree,
+    plan: &FolderPlan,
+    applied: &mut Applied,
+    abort: &AbortFlag,
+) -> Result<(), ApplyError> {
+    let mut ops = plan.changes()?;
+    while let Some(op) = ops.next_op()? {
+        abort.check()?;
+        let result = match op.step {
+            Step::MakeDir => finish_dir(tree, &op.path, &op.meta, None),
+            Step::DirAttributes => finish_dir(tree, &op.path, &op.meta, Some(op.aspects)),
+            _ => continue,
+        };
+        match result {
+            Ok(()) if op.step == Step::DirAttributes => applied.items += 1,
+            Ok(()) => {}
+            Err(error) => {
+                let text = format!("{}: {error}", escape_bytes(&op.path));
+                applied.notes.error("attributes not set", &text);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn finish_dir(tree: &Tree, path: &[u8], want: &Meta, aspects: Option<Aspects>) -> Result<(), Errno> {
+    let dir = tree.open_dir(path)?;
+    let have = tree.look_fd(dir.as_fd())?;
+    // An immutable directory takes no new time either.
+    if have.flags & LATE_FLAGS != 0 {
+        staging::set_flags(dir.as_fd(), have.flags & !LATE_FLAGS, u32::MAX)?;
+    }
+    if let Some(aspects) = aspects {
+        if aspects.any(Aspects::OWNER | Aspects::MODE | Aspects::XATTRS) {
+            staging::remove_xattrs(dir.as_fd(), &have, want)?;
+            staging::set_attributes(dir.as_fd(), want)?;
+        }
+        if aspects.any(Aspects::FLAGS) {
+            staging::set_flags(dir.as_fd(), want.flags & !LATE_FLAGS, u32::MAX)?;
+        }
+    }
+    staging::set_mtime(dir.as_fd(), want.mtime)?;
+    if want.flags & LATE_FLAGS != 0 {
+        staging::set_flags(dir.as_fd(), want.flags, u32::MAX)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,716 @@
+//! The target's half of a full scan: follow the source through our own tree, compare, and plan.
+//!
+//! The target alone decides what is deleted: only what it finds itself, below directories whose
+//! source listing was complete, never anything excluded, mounted or in a nested subvolume. What the
+//! source says is checked against the filter as well: it cannot write to an excluded path.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use rustix::io::Errno;
+
+use super::codec::{Malformed, Reader};
+use super::content::hash_file;
+use super::entry::{Aspects, Entry, FLAG_NOCOW, Kind, Meta, join, split};
+use super::filter::{Filter, FilterState, Verdict};
+use super::links::Leaders;
+use super::plan::{FolderPlan, Old, Op, Planner, Step};
+use super::scan::{ChunkEncoder, Notes, ScanError};
+use super::tree::{Found, Names, Tree};
+use super::wire::{Batch, Chunk, Message, Messages};
+use crate::escape::escape_bytes;
+use crate::interrupt::AbortFlag;
+
+/// A run with more of our own names than this is compared name by name instead of by digest.
+const DIGEST_ENTRIES: usize = 4096;
+/// Acknowledge after this many chunks even while more arrive.
+const ACK_EVERY: u64 = 64;
+
+/// Where a directory of the source stands on the target.
+#[derive(Clone)]
+enum Place {
+    /// It is there.
+    Here(Rc<OwnedFd>),
+    /// It is not, or something else is in its place that will be replaced.
+    Absent,
+    /// Something is in its place that must stay; nothing below is touched.
+    Blocked,
+}
+
+/// A directory being followed.
+struct Level {
+    path: Rc<[u8]>,
+    place: Place,
+    filter: FilterState,
+    names: Names,
+    next: usize,
+}
+
+/// An announced chunk that has not been acknowledged.
+struct Pending {
+    seq: u64,
+    path: Rc<[u8]>,
+    place: Place,
+    filter: FilterState,
+    upper: Option<Vec<u8>>,
+    complete: bool,
+    ours: Ours,
+    done: bool,
+}
+
+/// Our side of a chunk.
+#[derive(Default)]
+struct Ours {
+    /// What we have in scope, in name order.
+    entries: Vec<(Vec<u8>, Option<Found>)>,
+    /// Names we have that are excluded here.
+    protected: Vec<Vec<u8>>,
+}
+
+/// Follows the source's scan.
+pub struct TargetScan<'a> {
+    tree: &'a Tree,
+    incoming: &'a Receiver<Vec<u8>>,
+    peer: Batch<'a>,
+    cli: Batch<'a>,
+    abort: &'a AbortFlag,
+    content: bool,
+    leaders: Leaders,
+    stack: Vec<Level>,
+    pending: VecDeque<Pending>,
+    acked: Option<u64>,
+    planner: Planner,
+    reported: Instant,
+    /// What a person should know.
+    pub notes: Notes,
+    /// Entries seen on the target.
+    pub entries: u64,
+}
+
+impl<'a> TargetScan<'a> {
+    /// A scan of `tree`, the folder as it is on this machine.
+    pub fn new(
+        tree: &'a Tree,
+        incoming: &'a Receiver<Vec<u8>>,
+        peer: Batch<'a>,
+        cli: Batch<'a>,
+        abort: &'a AbortFlag,
+        content: bool,
+    ) -> Result<Self, ScanError> {
+        Ok(Self {
+            tree,
+            incoming,
+            peer,
+            cli,
+            abort,
+            content,
+            leaders: Leaders::default(),
+            stack: Vec::new(),
+            pending: VecDeque::new(),
+            acked: None,
+            planner: Planner::new()?,
+            reported: Instant::now(),
+            notes: Notes::default(),
+            entries: 0,
+        })
+    }
+
+    /// Compares everything the source announces and returns the plan.
+    pub fn run(mut self, filter: &Filter) -> Result<(FolderPlan, Notes, u64), ScanError> {
+        let mut ended = false;
+        while !ended || !self.pending.is_empty() {
+            let frame = if let Ok(frame) = self.incoming.try_recv() {
+                frame
+            } else {
+                self.acknowledge(true)?;
+                self.peer.flush()?;
+                super::receive(self.incoming, self.abort)?
+            };
+            for message in Messages::new(super::peer_payload(&frame)?) {
+                match message? {
+                    _ if ended && self.pending.is_empty() => {
+                        return Err(Malformed("goes on after the end of the scan").into());
+                    }
+                    Message::Root(meta) => self.root(&meta)?,
+                    Message::Chunk(chunk) if !ended => self.chunk(chunk, filter)?,
+                    Message::Listing { seq, entries } => self.listing(seq, entries)?,
+                    Message::ScanEnd => ended = true,
+                    _ => return Err(Malformed("out of place during a scan").into()),
+                }
+            }
+            self.acknowledge(false)?;
+            self.report()?;
+        }
+        self.acknowledge(true)?;
+        self.peer.flush()?;
+        self.planner.count_existing(self.entries);
+        Ok((self.planner.finish()?, self.notes, self.entries))
+    }
+
+    /// Tells the CLI now and then how far the scan is.
+    fn report(&mut self) -> Result<(), ScanError> {
+        if self.reported.elapsed() >= Duration::from_millis(200) {
+            self.reported = Instant::now();
+            let path = self.stack.last().map_or(&b""[..], |level| &level.path);
+            self.cli.push(&Message::Progress { items: self.entries, bytes: 0, path })?;
+            self.cli.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Acknowledges everything dealt with, from the oldest on.
+    fn acknowledge(&mut self, now: bool) -> Result<(), ScanError> {
+        let mut last = None;
+        while self.pending.front().is_some_and(|p| p.done) {
+            last = self.pending.pop_front().map(|p| p.seq);
+        }
+        if last.is_some() {
+            self.acked = last;
+        }
+        if let Some(seq) = self.acked
+            && (now || seq % ACK_EVERY == 0)
+        {
+            self.acked = None;
+            self.peer.push(&Message::Ack(seq))?;
+        }
+        Ok(())
+    }
+
+    fn root(&mut self, want: &Meta) -> Result<(), ScanError> {
+        let unreadable =
+            |source| ScanError::Root { path: "the folder on the target".to_owned(), source };
+        let have = self.tree.look_root().map_err(unreadable)?;
+        if want.kind != Kind::Dir {
+            return Err(Malformed("the folder is no directory").into());
+        }
+        self.entries += 1;
+        let aspects = Aspects::between(want, &have.meta);
+        if aspects != Aspects::default() {
+            self.add(Step::DirAttributes, aspects, Vec::new(), Some(&have), want)?;
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        step: Step,
+        aspects: Aspects,
+        path: Vec<u8>,
+        have: Option<&Found>,
+        want: &Meta,
+    ) -> Result<(), ScanError> {
+        let old = have.map(|found| Old {
+            kind: found.meta.kind,
+            ino: found.ino,
+            size: found.meta.size,
+            mtime: found.meta.mtime,
+        });
+        self.planner.add(&Op { step, aspects, path, old, meta: want.clone() })?;
+        Ok(())
+    }
+
+    fn chunk(&mut self, chunk: Chunk, filter: &Filter) -> Result<(), ScanError> {
+        if let Some((path, rules)) = &chunk.begins {
+            self.enter(path, rules.as_deref(), filter)?;
+        }
+        let level = self.stack.last_mut().ok_or(Malformed("a chunk without a directory"))?;
+        let (path, place, filter) =
+            (Rc::clone(&level.path), level.place.clone(), level.filter.clone());
+        let mut ours = Ours::default();
+        let mut equal = false;
+        if let Place::Here(fd) = &place {
+            let mut run = Vec::new();
+            while let Some(name) = level.names.get(level.next)
+                && chunk.upper.as_deref().is_none_or(|upper| name <= upper)
+            {
+                run.push(name.to_vec());
+                level.next += 1;
+            }
+            let by_digest = run.len() <= DIGEST_ENTRIES;
+            let fd = Rc::clone(fd);
+            let mut encoder = ChunkEncoder::default();
+            for name in run {
+                self.abort.check()?;
+                self.look_at(&fd, &path, name, &filter, by_digest, &mut ours)?;
+            }
+            if by_digest {
+                for (name, found) in &mut ours.entries {
+                    let found = found.as_mut().expect("looked at above");
+                    // Moved in and out, not copied.
+                    let meta = std::mem::replace(&mut found.meta, Meta::opaque());
+                    let entry = Entry { name: std::mem::take(name), meta };
+                    encoder.add(&entry, false);
+                    (*name, found.meta) = (entry.name, entry.meta);
+                }
+                equal = encoder.take().0 == chunk.digest;
+            }
+        }
+        if chunk.upper.is_none() && let Some(level) = self.stack.last_mut() {
+            level.names = Names::default();
+        }
+        let blocked = matches!(place, Place::Blocked);
+        if !equal && !blocked {
+            self.peer.push(&Message::Want(chunk.seq))?;
+        }
+        if equal {
+            ours = Ours::default();
+        }
+        self.pending.push_back(Pending {
+            seq: chunk.seq,
+            path,
+            place,
+            filter,
+            upper: chunk.upper,
+            complete: chunk.complete,
+            ours,
+            done: equal || blocked,
+        });
+        Ok(())
+    }
+
+    /// Goes to the directory the source has come to.
+    fn enter(
+        &mut self,
+        path: &[u8],
+        rules: Option<&[u8]>,
+        filter: &Filter,
+    ) -> Result<(), ScanError> {
+        let (place, state) = if path.is_empty() {
+            if !self.stack.is_empty() {
+                return Err(Malformed("the folder begins twice").into());
+            }
+            let fd = self.tree.open_dir(b"").map_err(|source| ScanError::Root {
+                path: "the folder on the target".to_owned(),
+                source,
+            })?;
+            (Place::Here(Rc::new(fd)), FilterState::root(filter))
+        } else {
+            let (parent, name) = split(path);
+            while self.stack.last().is_some_and(|level| *level.path != *parent) {
+                self.stack.pop();
+            }
+            let level = self.stack.last().ok_or(Malformed("a directory without its parent"))?;
+            if level.filter.verdict(name, true) == Verdict::Exclude {
+                return Err(Malformed("an excluded directory").into());
+            }
+            let below = level.filter.enter(name);
+            (self.child_place(name)?, below)
+        };
+        let state = match rules {
+            None => state,
+            Some(text) => state
+                .with_directory_rules(text, &escape_bytes(path))
+                .map_err(|_| Malformed("unusable rules of a directory"))?,
+        };
+        let names = match &place {
+            Place::Here(fd) => match Names::read(fd.as_fd()) {
+                Ok(names) => names,
+                Err(error) => {
+                    self.notes
+                        .error("cannot be read", &format!("{}: {error}", escape_bytes(path)));
+                    Names::default()
+                }
+            },
+            _ => Names::default(),
+        };
+        self.stack.push(Level { path: path.into(), place, filter: state, names, next: 0 });
+        Ok(())
+    }
+
+    /// What stands at `name` in the directory on top of the stack, where the source has a directory.
+    fn child_place(&mut self, name: &[u8]) -> Result<Place, ScanError> {
+        let level = self.stack.last().expect("the caller looked");
+        let fd = match &level.place {
+            Place::Here(fd) => Rc::clone(fd),
+            other => return Ok(other.clone()),
+        };
+        let path = join(&level.path, name);
+        Ok(match self.tree.open_child(fd.as_fd(), name) {
+            Ok(fd) => Place::Here(Rc::new(fd)),
+            Err(Errno::NOENT) => Place::Absent,
+            Err(Errno::XDEV) => {
+                self.notes.warn(
+                    "left alone on the target, a nested subvolume or a mount",
+                    &escape_bytes(&path),
+                );
+                Place::Blocked
+            }
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                if level.filter.verdict(name, false) == Verdict::Exclude {
+                    self.notes.warn("left alone on the target, excluded", &escape_bytes(&path));
+                    Place::Blocked
+                } else {
+                    Place::Absent
+                }
+            }
+            Err(error) => {
+                self.notes.error("cannot be read", &format!("{}: {error}", escape_bytes(&path)));
+                Place::Blocked
+            }
+        })
+    }
+
+    fn look_at(
+        &mut self,
+        dir: &OwnedFd,
+        path: &[u8],
+        name: Vec<u8>,
+        filter: &FilterState,
+        by_digest: bool,
+        ours: &mut Ours,
+    ) -> Result<(), ScanError> {
+        let as_dir = filter.verdict(&name, true);
+        let as_other = filter.verdict(&name, false);
+        if as_dir == Verdict::Exclude && as_other == Verdict::Exclude {
+            ours.protected.push(name);
+            return Ok(());
+        }
+        if as_dir != Verdict::Exclude && as_other != Verdict::Exclude && !by_digest {
+            self.entries += 1;
+            ours.entries.push((name, None));
+            return Ok(());
+        }
+        let Some(found) = self.look(dir, path, &name)? else { return Ok(()) };
+        let verdict = if matches!(found.meta.kind, Kind::Dir | Kind::Opaque) { as_dir } else { as_other };
+        if verdict == Verdict::Exclude {
+            ours.protected.push(name);
+        } else {
+            self.entries += 1;
+            ours.entries.push((name, Some(found)));
+        }
+        Ok(())
+    }
+
+    /// Everything about one of our entries; opaque if it cannot be read.
+    fn look(&mut self, dir: &OwnedFd, path: &[u8], name: &[u8]) -> Result<Option<Found>, ScanError> {
+        let unreadable = |notes: &mut Notes, error: Errno| {
+            notes.error("cannot be read", &format!("{}: {error}", escape_bytes(&join(path, name))));
+            Ok(Some(Found { meta: Meta::opaque(), ino: 0, nlink: 1 }))
+        };
+        let mut found = match self.tree.look(dir.as_fd(), name) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            Err(error) => return unreadable(&mut self.notes, error),
+        };
+        self.leaders.note(&mut found, || join(path, name));
+        if self.content && found.meta.kind == Kind::File {
+            match hash_file(self.tree, dir.as_fd(), name, self.abort) {
+                Ok(hash) => found.meta.content = Some(hash),
+                Err(Errno::INTR) => self.abort.check()?,
+                Err(error) => return unreadable(&mut self.notes, error),
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// Compares a chunk whose entries have arrived.
+    fn listing(&mut self, seq: u64, entries: &[u8]) -> Result<(), ScanError> {
+        let position = self
+            .pending
+            .binary_search_by_key(&seq, |p| p.seq)
+            .map_err(|_| Malformed("a listing nobody asked for"))?;
+        let pending = &mut self.pending[position];
+        if pending.done {
+            return Err(Malformed("a listing nobody asked for").into());
+        }
+        pending.done = true;
+        let ours = std::mem::take(&mut pending.ours);
+        let (path, place, filter, complete, upper) = (
+            Rc::clone(&pending.path),
+            pending.place.clone(),
+            pending.filter.clone(),
+            pending.complete,
+            pending.upper.take(),
+        );
+        let mut ours_iter = ours.entries.into_iter().peekable();
+        let mut reader = Reader::new(entries);
+        let mut previous: Option<Vec<u8>> = None;
+        while !reader.is_empty() {
+            self.abort.check()?;
+            let entry = Entry::decode(&mut reader)?;
+            let in_order = previous.as_ref().is_none_or(|p| *p < entry.name)
+                && upper.as_ref().is_none_or(|u| entry.name <= *u);
+            let is_dir = matches!(entry.meta.kind, Kind::Dir | Kind::Opaque);
+            if !in_order || filter.verdict(&entry.name, is_dir) == Verdict::Exclude {
+                return Err(Malformed("an entry that does not belong in its listing").into());
+            }
+            while let Some((name, have)) = ours_iter.next_if(|(name, _)| *name < entry.name) {
+                self.only_ours(&path, &place, &name, have, &filter, complete)?;
+            }
+            let have = match ours_iter.next_if(|(name, _)| *name == entry.name) {
+                Some((name, None)) => match &place {
+                    Place::Here(fd) => self.look(&Rc::clone(fd), &path, &name)?,
+                    _ => None,
+                },
+                Some((_, found)) => found,
+                None => None,
+            };
+            match have {
+                Some(have) => self.both(&path, &place, &entry, &have, &filter)?,
+                None if ours.protected.binary_search(&entry.name).is_ok() => self.notes.warn(
+                    "left alone on the target, excluded",
+                    &escape_bytes(&join(&path, &entry.name)),
+                ),
+                None => self.only_theirs(&path, &entry)?,
+            }
+            previous = Some(entry.name);
+        }
+        for (name, have) in ours_iter {
+            self.only_ours(&path, &place, &name, have, &filter, complete)?;
+        }
+        Ok(())
+    }
+
+    /// Makes `entry`, where nothing (or `have`, of another kind) stands.
+    fn make(
+        &mut self,
+        path: Vec<u8>,
+        entry: &Entry,
+        have: Option<&Found>,
+        aspects: Aspects,
+    ) -> Result<(), ScanError> {
+        let step = match entry.meta.kind {
+            Kind::Opaque => return Ok(()),
+            Kind::Dir => Step::MakeDir,
+            _ if entry.meta.leader.is_some() => Step::Link,
+            Kind::File => Step::Fetch,
+            _ => Step::MakeNode,
+        };
+        self.add(step, aspects, path, have, &entry.meta)
+    }
+
+    fn only_theirs(&mut self, path: &[u8], entry: &Entry) -> Result<(), ScanError> {
+        self.make(join(path, &entry.name), entry, None, Aspects::default())
+    }
+
+    fn both(
+        &mut self,
+        dir_path: &[u8],
+        place: &Place,
+        entry: &Entry,
+        have: &Found,
+        filter: &FilterState,
+    ) -> Result<(), ScanError> {
+        let want = &entry.meta;
+        if want.kind == Kind::Opaque {
+            return Ok(());
+        }
+        let path = join(dir_path, &entry.name);
+        if have.meta.kind == Kind::Opaque {
+            self.notes.warn(
+                "left alone on the target, a nested subvolume or a mount",
+                &escape_bytes(&path),
+            );
+            return Ok(());
+        }
+        let mut aspects = Aspects::between(want, &have.meta);
+        if let Some(leader) = &want.leader
+            && self.planner.is_new_leader(leader)
+        {
+            aspects.0 |= Aspects::LINK;
+        }
+        if aspects == Aspects::default() {
+            return Ok(());
+        }
+        if aspects.any(Aspects::KIND) {
+            if have.meta.kind == Kind::Dir {
+                if !self.can_be_emptied(dir_path, place, &entry.name, filter)? {
+                    self.notes.warn(
+                        "left alone on the target, holds something excluded",
+                        &escape_bytes(&path),
+                    );
+                    return Ok(());
+                }
+                // The directory itself gives way to what takes its place.
+                self.delete_below(dir_path, place, &entry.name, filter)?;
+            }
+            return self.make(path, entry, Some(have), aspects);
+        }
+        let step = match want.kind {
+            Kind::Dir => Step::DirAttributes,
+            _ if want.leader.is_some() => Step::Link,
+            Kind::File => {
+                let nocow = (want.flags ^ have.meta.flags) & FLAG_NOCOW != 0;
+                // A reflink copy must have the same checksum setting as its origin.
+                if aspects.any(Aspects::CONTENT) || nocow { Step::Fetch } else { Step::Reattribute }
+            }
+            _ => Step::MakeNode,
+        };
+        self.add(step, aspects, path, Some(have), want)
+    }
+
+    fn only_ours(
+        &mut self,
+        dir_path: &[u8],
+        place: &Place,
+        name: &[u8],
+        have: Option<Found>,
+        filter: &FilterState,
+        complete: bool,
+    ) -> Result<(), ScanError> {
+        if !complete {
+            self.notes.warn(
+                "kept on the target, its directory could not be read completely on the source",
+                &escape_bytes(&join(dir_path, name)),
+            );
+            return Ok(());
+        }
+        let have = match (have, place) {
+            (Some(have), _) => have,
+            (None, Place::Here(fd)) => match self.look(&Rc::clone(fd), dir_path, name)? {
+                Some(have) => have,
+                None => return Ok(()),
+            },
+            (None, _) => return Ok(()),
+        };
+        self.delete(dir_path, place, name, &have, filter)
+    }
+
+    /// Whether everything in a directory of ours is in scope, so that it can give way.
+    fn can_be_emptied(
+        &mut self,
+        dir_path: &[u8],
+        place: &Place,
+        name: &[u8],
+        filter: &FilterState,
+    ) -> Result<bool, ScanError> {
+        let mut all = true;
+        self.walk_ours(dir_path, place, name, filter, &mut |_, event| {
+            if matches!(event, Visit::Stays) {
+                all = false;
+            }
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Plans the deletion of one of our entries with everything in it that is in scope.
+    fn delete(
+        &mut self,
+        dir_path: &[u8],
+        place: &Place,
+        name: &[u8],
+        have: &Found,
+        filter: &FilterState,
+    ) -> Result<(), ScanError> {
+        let path = join(dir_path, name);
+        if have.meta.kind == Kind::Opaque {
+            self.notes.info(
+                "left alone on the target, a nested subvolume or a mount",
+                &escape_bytes(&path),
+            );
+            return Ok(());
+        }
+        if have.meta.kind == Kind::Dir && self.delete_below(dir_path, place, name, filter)? {
+            self.notes.info("kept on the target, holds something excluded", &escape_bytes(&path));
+            return Ok(());
+        }
+        self.add(Step::Delete, Aspects::default(), path, Some(have), &Meta::opaque())
+    }
+
+    /// Plans the deletion of everything in scope below a directory of ours; whether anything stays.
+    fn delete_below(
+        &mut self,
+        dir_path: &[u8],
+        place: &Place,
+        name: &[u8],
+        filter: &FilterState,
+    ) -> Result<bool, ScanError> {
+        let mut stays = false;
+        self.walk_ours(dir_path, place, name, filter, &mut |scan, event| {
+            match event {
+                Visit::Goes(path, found) => {
+                    scan.entries += 1;
+                    let aspects = Aspects::default();
+                    scan.add(Step::Delete, aspects, path, Some(found), &Meta::opaque())?;
+                }
+                Visit::Stays => stays = true,
+            }
+            Ok(())
+        })?;
+        Ok(stays)
+    }
+
+    /// Visits everything below our directory `name`, what is in a directory before the directory.
+    /// A directory in which something stays is itself passed over in silence.
+    fn walk_ours(
+        &mut self,
+        dir_path: &[u8],
+        place: &Place,
+        name: &[u8],
+        filter: &FilterState,
+        visit: &mut dyn FnMut(&mut Self, Visit<'_>) -> Result<(), ScanError>,
+    ) -> Result<(), ScanError> {
+        struct Frame {
+            path: Vec<u8>,
+            fd: OwnedFd,
+            filter: FilterState,
+            names: Names,
+            next: usize,
+            stays: bool,
+            found: Option<Found>,
+        }
+        let Place::Here(parent) = place else { return Ok(()) };
+        let open = |parent: &OwnedFd, path: Vec<u8>, name: &[u8], filter, found| {
+            let fd = self.tree.open_child(parent.as_fd(), name)?;
+            let names = Names::read(fd.as_fd())?;
+            Ok::<_, Errno>(Frame { path, fd, filter, names, next: 0, stays: false, found })
+        };
+        let first = match open(parent, join(dir_path, name), name, filter.enter(name), None) {
+            Ok(frame) => frame,
+            Err(error) => {
+                let path = escape_bytes(&join(dir_path, name));
+                self.notes.error("cannot be read", &format!("{path}: {error}"));
+                return visit(self, Visit::Stays);
+            }
+        };
+        let mut stack = vec![first];
+        while let Some(frame) = stack.last_mut() {
+            self.abort.check()?;
+            let Some(name) = frame.names.get(frame.next).map(<[u8]>::to_vec) else {
+                let frame = stack.pop().expect("looked at above");
+                if frame.stays {
+                    if let Some(parent) = stack.last_mut() {
+                        parent.stays = true;
+                    }
+                    visit(self, Visit::Stays)?;
+                } else if let Some(found) = &frame.found {
+                    visit(self, Visit::Goes(frame.path, found))?;
+                }
+                continue;
+            };
+            frame.next += 1;
+            let path = join(&frame.path, &name);
+            let found = match self.tree.look(frame.fd.as_fd(), &name) {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(_) => Found { meta: Meta::opaque(), ino: 0, nlink: 1 },
+            };
+            let is_dir = matches!(found.meta.kind, Kind::Dir | Kind::Opaque);
+            let excluded = frame.filter.verdict(&name, is_dir) == Verdict::Exclude;
+            if excluded || found.meta.kind == Kind::Opaque {
+                frame.stays = true;
+            } else if found.meta.kind == Kind::Dir {
+                let below = frame.filter.enter(&name);
+                match open(&frame.fd, path, &name, below, Some(found)) {
+                    Ok(next) => stack.push(next),
+                    Err(_) => frame.stays = true,
+                }
+            } else {
+                visit(self, Visit::Goes(path, &found))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is found below a directory that shall go.
+enum Visit<'f> {
+    /// In scope.
+    Goes(Vec<u8>, &'f Found),
+    /// Excluded, mounted, nested, or unreadable.
+    Stays,
+}

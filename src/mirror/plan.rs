@@ -1,0 +1,264 @@
+//! The plan of a folder: typed operations in the order they will be made, kept on the target.
+//!
+//! A dry run lists exactly these; a real run carries out exactly these.
+
+use std::collections::HashSet;
+use std::io;
+
+use super::codec::{Malformed, Reader, put_bytes, put_u64};
+use super::entry::{Aspects, Kind, Meta, PATH_LIMIT, Time, is_valid_path};
+use super::spool::{Spool, SpoolReader, SpoolWriter};
+use super::wire::{PlanTotals, put_time, read_time};
+use crate::module::Action;
+
+/// What stood at a path when the plan was made; it is only overwritten or deleted while it still
+/// is that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Old {
+    /// What kind of thing.
+    pub kind: Kind,
+    /// Its inode number.
+    pub ino: u64,
+    /// Its size, if it is a file.
+    pub size: u64,
+    /// When it was modified.
+    pub mtime: Time,
+}
+
+/// What is done to a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Step {
+    /// Make a directory.
+    MakeDir = 1,
+    /// Give an existing directory its attributes.
+    DirAttributes = 2,
+    /// Write a file with content from the source.
+    Fetch = 3,
+    /// Give a file new attributes, keeping its content: a reflink copy takes its place.
+    Reattribute = 4,
+    /// Make a symlink, FIFO, socket or device node.
+    MakeNode = 5,
+    /// Make a further name of the inode at `meta.leader`.
+    Link = 6,
+    /// Remove it (a directory is empty by then, or stays).
+    Delete = 7,
+}
+
+/// One operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Op {
+    /// What is done.
+    pub step: Step,
+    /// Which aspects change.
+    pub aspects: Aspects,
+    /// Where, below the folder.
+    pub path: Vec<u8>,
+    /// What stands there now, if anything.
+    pub old: Option<Old>,
+    /// What shall stand there (of no meaning for a deletion).
+    pub meta: Meta,
+}
+
+impl Op {
+    /// How a person would call it.
+    #[must_use]
+    pub fn action(&self) -> Action {
+        match (self.step, &self.old) {
+            (Step::Delete, _) => Action::Delete,
+            (_, None) => Action::Create,
+            (Step::DirAttributes | Step::Reattribute, _) => Action::Attributes,
+            _ if !self.aspects.any(Aspects::KIND | Aspects::CONTENT | Aspects::LINK) => {
+                Action::Attributes
+            }
+            _ => Action::Change,
+        }
+    }
+
+    /// Bytes on disk it will need.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        if self.step == Step::Fetch { self.meta.allocated.min(self.meta.size) } else { 0 }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(self.step as u8);
+        put_u64(out, u64::from(self.aspects.0));
+        put_bytes(out, &self.path);
+        match &self.old {
+            None => out.push(0),
+            Some(old) => {
+                out.push(old.kind as u8);
+                put_u64(out, old.ino);
+                put_u64(out, old.size);
+                put_time(out, old.mtime);
+            }
+        }
+        self.meta.encode(out, false);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let step = match reader.u8()? {
+            1 => Step::MakeDir,
+            2 => Step::DirAttributes,
+            3 => Step::Fetch,
+            4 => Step::Reattribute,
+            5 => Step::MakeNode,
+            6 => Step::Link,
+            7 => Step::Delete,
+            _ => return Err(Malformed("unknown step")),
+        };
+        let aspects = Aspects(reader.u64()? as u16);
+        let path = reader.bytes(PATH_LIMIT)?.to_vec();
+        if !is_valid_path(&path) {
+            return Err(Malformed("impossible path"));
+        }
+        let old = match reader.u8()? {
+            0 => None,
+            kind => Some(Old {
+                kind: Kind::from_byte(kind)?,
+                ino: reader.u64()?,
+                size: reader.u64()?,
+                mtime: read_time(reader)?,
+            }),
+        };
+        Ok(Self { step, aspects, path, old, meta: Meta::decode(reader)? })
+    }
+}
+
+/// Collects operations.
+pub struct Planner {
+    changes: SpoolWriter,
+    deletions: SpoolWriter,
+    totals: PlanTotals,
+    /// Leaders of hard-link groups that get a new inode: all further names must be linked anew.
+    new_leaders: HashSet<Vec<u8>>,
+    buffer: Vec<u8>,
+}
+
+impl Planner {
+    /// With nothing planned.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            changes: SpoolWriter::new()?,
+            deletions: SpoolWriter::new()?,
+            totals: PlanTotals::default(),
+            new_leaders: HashSet::new(),
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Counts an entry of the target that is in scope.
+    pub fn count_existing(&mut self, entries: u64) {
+        self.totals.existing += entries;
+    }
+
+    /// Whether the inode at `leader` will be a new one.
+    #[must_use]
+    pub fn is_new_leader(&self, leader: &[u8]) -> bool {
+        self.new_leaders.contains(leader)
+    }
+
+    /// Adds an operation.
+    pub fn add(&mut self, op: &Op) -> io::Result<()> {
+        match op.action() {
+            Action::Create => self.totals.created += 1,
+            Action::Change => self.totals.changed += 1,
+            Action::Attributes => self.totals.attributes += 1,
+            Action::Delete => self.totals.deleted += 1,
+        }
+        self.totals.bytes = self.totals.bytes.saturating_add(op.bytes());
+        if op.meta.multi && op.meta.leader.is_none() && op.step != Step::Delete {
+            self.new_leaders.insert(op.path.clone());
+        }
+        self.buffer.clear();
+        op.encode(&mut self.buffer);
+        if op.step == Step::Delete {
+            self.deletions.push(&self.buffer)
+        } else {
+            self.changes.push(&self.buffer)
+        }
+    }
+
+    /// The finished plan.
+    pub fn finish(self) -> io::Result<FolderPlan> {
+        Ok(FolderPlan {
+            changes: self.changes.finish()?,
+            deletions: self.deletions.finish()?,
+            totals: self.totals,
+        })
+    }
+}
+
+/// A folder's finished plan.
+#[derive(Debug, Clone)]
+pub struct FolderPlan {
+    changes: Spool,
+    deletions: Spool,
+    /// Totals.
+    pub totals: PlanTotals,
+}
+
+impl FolderPlan {
+    /// Everything but deletions: directories before what is in them, leaders before links.
+    pub fn changes(&self) -> io::Result<Ops> {
+        Ok(Ops(self.changes.reader()?))
+    }
+
+    /// Deletions: what is in a directory before the directory.
+    pub fn deletions(&self) -> io::Result<Ops> {
+        Ok(Ops(self.deletions.reader()?))
+    }
+
+    /// Whether nothing is to be done.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.deletions.is_empty()
+    }
+}
+
+/// Operations of a plan, in order.
+pub struct Ops(SpoolReader);
+
+impl Ops {
+    /// The next one.
+    pub fn next_op(&mut self) -> io::Result<Option<Op>> {
+        let Some(record) = self.0.next_record()? else { return Ok(None) };
+        Op::decode(&mut Reader::new(record)).map(Some).map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_gives_back_what_was_put_in_with_deletions_apart() {
+        let op = |step, path: &[u8], old| Op {
+            step,
+            aspects: Aspects(Aspects::CONTENT),
+            path: path.to_vec(),
+            old,
+            meta: Meta { kind: Kind::File, size: 10, allocated: 4096, multi: true, ..Meta::opaque() },
+        };
+        let old =
+            Old { kind: Kind::Dir, ino: 5, size: 0, mtime: Time { secs: -1, nanos: 2 } };
+        let create = op(Step::Fetch, b"a", None);
+        let delete = op(Step::Delete, b"b", Some(old.clone()));
+        let change = op(Step::Fetch, b"c", Some(old));
+        let mut planner = Planner::new().unwrap();
+        for op in [&create, &delete, &change] {
+            planner.add(op).unwrap();
+        }
+        assert!(planner.is_new_leader(b"a") && !planner.is_new_leader(b"b"));
+        let plan = planner.finish().unwrap();
+        let mut changes = plan.changes().unwrap();
+        assert_eq!(changes.next_op().unwrap(), Some(create));
+        assert_eq!(changes.next_op().unwrap(), Some(change));
+        assert_eq!(changes.next_op().unwrap(), None);
+        assert_eq!(plan.deletions().unwrap().next_op().unwrap(), Some(delete));
+        let expected =
+            PlanTotals { created: 1, changed: 1, deleted: 1, bytes: 20, ..Default::default() };
+        assert_eq!(plan.totals, expected);
+    }
+}

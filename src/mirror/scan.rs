@@ -1,0 +1,410 @@
+//! The source's half of a full scan: walk the tree, announce it chunk by chunk as digests, and send
+//! the listings the target wants.
+//!
+//! Directories come in depth-first order, names in byte order, so that the target can follow with
+//! its own tree. What is announced and not acknowledged is kept, and bounded: then the walk waits.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crossbeam_channel::Receiver;
+use rustix::io::Errno;
+
+use super::codec::Malformed;
+use super::content::hash_file;
+use super::entry::{Entry, Kind, Meta, join};
+use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
+use super::links::Leaders;
+use super::tree::{Names, Tree};
+use super::wire::{
+    Batch, Chunk, Digest, LISTING_MAX, Message, Messages, RULES_MAX, SCAN_WINDOW_BYTES,
+    SCAN_WINDOW_CHUNKS,
+};
+use crate::escape::escape_bytes;
+use crate::event::LogLevel;
+use crate::interrupt::{AbortFlag, Interrupted};
+
+/// Entries of one chunk at most.
+const CHUNK_ENTRIES: usize = 256;
+/// A chunk ends when its encoding reaches this size.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Why a scan could not be finished.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// Asked to stop, or the other side is gone.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The other side does not keep to the protocol.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The folder itself cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Root {
+        /// The folder.
+        path: String,
+        /// Why.
+        source: Errno,
+    },
+    /// A per-directory filter file is not usable.
+    #[error("{0}")]
+    Rules(String),
+    /// The plan cannot be kept.
+    #[error("cannot keep the plan: {0}")]
+    Spool(#[from] std::io::Error),
+}
+
+/// What a person is told about a scan, counted by kind, the first few logged by path.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// Kind of note to how often.
+    pub counts: BTreeMap<String, u64>,
+    /// The notes to log.
+    pub lines: Vec<(LogLevel, String)>,
+    /// How many were warnings.
+    pub warnings: u64,
+    /// How many were errors.
+    pub errors: u64,
+}
+
+/// Notes of one kind logged one by one; the rest is only counted.
+const NOTES_OF_A_KIND: u64 = 50;
+
+impl Notes {
+    /// Something that is as the person asked, but worth a line in the log.
+    pub fn info(&mut self, kind: &str, detail: &str) {
+        self.add(LogLevel::Full, kind, detail);
+    }
+
+    /// Something the person should look at; the rest is as it should be.
+    pub fn warn(&mut self, kind: &str, detail: &str) {
+        self.warnings += 1;
+        self.add(LogLevel::Warning, kind, detail);
+    }
+
+    /// Something that was not done.
+    pub fn error(&mut self, kind: &str, detail: &str) {
+        self.errors += 1;
+        self.add(LogLevel::Error, kind, detail);
+    }
+
+    fn add(&mut self, level: LogLevel, kind: &str, detail: &str) {
+        let count = self.counts.entry(kind.to_owned()).or_default();
+        *count += 1;
+        if *count <= NOTES_OF_A_KIND {
+            self.lines.push((level, format!("{kind}: {detail}")));
+        }
+    }
+}
+
+/// Encodes a chunk's entries: what is sent, and the digest both sides must agree on.
+#[derive(Debug, Default)]
+pub struct ChunkEncoder {
+    canonical: Vec<u8>,
+    listing: Vec<u8>,
+    entries: usize,
+}
+
+impl ChunkEncoder {
+    /// Adds an entry.
+    pub fn add(&mut self, entry: &Entry, with_listing: bool) {
+        entry.encode(&mut self.canonical, true);
+        if with_listing {
+            entry.encode(&mut self.listing, false);
+        }
+        self.entries += 1;
+    }
+
+    /// Whether the chunk should end here.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.entries >= CHUNK_ENTRIES || self.canonical.len() >= CHUNK_BYTES
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// The digest, and the listing; empty again afterwards.
+    pub fn take(&mut self) -> (Digest, Vec<u8>) {
+        let hash = blake3::hash(&self.canonical);
+        let digest = hash.as_bytes()[..16].try_into().expect("a hash has 32 bytes");
+        self.canonical.clear();
+        self.entries = 0;
+        (digest, std::mem::take(&mut self.listing))
+    }
+}
+
+/// Walks the source's tree.
+pub struct SourceScan<'a> {
+    tree: &'a Tree,
+    incoming: &'a Receiver<Vec<u8>>,
+    batch: Batch<'a>,
+    abort: &'a AbortFlag,
+    content: bool,
+    leaders: Leaders,
+    /// Announced and not acknowledged: number and listing, in order.
+    window: VecDeque<(u64, Vec<u8>)>,
+    window_bytes: usize,
+    next_seq: u64,
+    /// What a person should know.
+    pub notes: Notes,
+    /// Entries seen.
+    pub entries: u64,
+}
+
+/// A directory being walked: what is left of its subdirectories.
+struct Level {
+    path: Vec<u8>,
+    fd: OwnedFd,
+    filter: FilterState,
+    subdirs: Names,
+    next: usize,
+}
+
+impl<'a> SourceScan<'a> {
+    /// A scan of `tree`, speaking through `batch` and hearing through `incoming`.
+    #[must_use]
+    pub fn new(
+        tree: &'a Tree,
+        incoming: &'a Receiver<Vec<u8>>,
+        batch: Batch<'a>,
+        abort: &'a AbortFlag,
+        content: bool,
+    ) -> Self {
+        Self {
+            tree,
+            incoming,
+            batch,
+            abort,
+            content,
+            leaders: Leaders::default(),
+            window: VecDeque::new(),
+            window_bytes: 0,
+            next_seq: 0,
+            notes: Notes::default(),
+            entries: 0,
+        }
+    }
+
+    /// Walks everything, and stays until the target has dealt with all of it.
+    pub fn run(&mut self, filter: &Filter, root_path: &str) -> Result<(), ScanError> {
+        let unreadable = |source| ScanError::Root { path: root_path.to_owned(), source };
+        let root = self.tree.look_root().map_err(unreadable)?;
+        self.batch.push(&Message::Root(Box::new(root.meta)))?;
+        let fd = self.tree.open_dir(b"").map_err(unreadable)?;
+        let mut stack = vec![self.directory(Vec::new(), fd, FilterState::root(filter))?];
+        while let Some(level) = stack.last_mut() {
+            let Some(name) = level.subdirs.get(level.next) else {
+                stack.pop();
+                continue;
+            };
+            let path = join(&level.path, name);
+            let filter = level.filter.enter(name);
+            let opened = self.tree.open_child(level.fd.as_fd(), name);
+            level.next += 1;
+            match opened {
+                Ok(fd) => stack.push(self.directory(path, fd, filter)?),
+                Err(e) => self.unreadable_dir(&path, e)?,
+            }
+        }
+        self.batch.push(&Message::ScanEnd)?;
+        self.batch.flush()?;
+        while !self.window.is_empty() {
+            self.hear(true)?;
+        }
+        Ok(())
+    }
+
+    /// A directory that cannot be listed: announced as incomplete, so that nothing is deleted there.
+    fn unreadable_dir(&mut self, path: &[u8], error: Errno) -> Result<(), ScanError> {
+        self.notes.error("cannot be read", &format!("{}: {error}", escape_bytes(path)));
+        let (digest, listing) = ChunkEncoder::default().take();
+        self.announce(Some((path.to_vec(), None)), None, false, digest, listing)
+    }
+
+    /// Announces all entries of a directory and returns what is needed to go down.
+    fn directory(
+        &mut self,
+        path: Vec<u8>,
+        fd: OwnedFd,
+        mut filter: FilterState,
+    ) -> Result<Level, ScanError> {
+        let mut complete = true;
+        let names = match Names::read(fd.as_fd()) {
+            Ok(names) => names,
+            Err(error) => {
+                self.notes.error("cannot be read", &format!("{}: {error}", escape_bytes(&path)));
+                complete = false;
+                Names::default()
+            }
+        };
+        let rules = self.directory_rules(&fd, &path)?;
+        if let Some(text) = &rules {
+            let origin = escape_bytes(&join(&path, DIRECTORY_FILTER_NAME.as_bytes()));
+            filter = filter
+                .with_directory_rules(text, &origin)
+                .map_err(|errors| ScanError::Rules(errors.first().map_or(origin, ToString::to_string)))?;
+        }
+        let mut begins = Some((path.clone(), rules));
+        let mut subdirs = Names::default();
+        let mut chunk = ChunkEncoder::default();
+        for position in 0..names.len() {
+            self.abort.check()?;
+            let name = names.get(position).expect("within the length");
+            let Some(entry) = self.entry(&fd, &path, name, &filter, &mut complete) else { continue };
+            if entry.meta.kind == Kind::Dir {
+                subdirs.push(name);
+            }
+            chunk.add(&entry, true);
+            self.entries += 1;
+            if chunk.is_full() {
+                let (digest, listing) = chunk.take();
+                self.announce(begins.take(), Some(name.to_vec()), complete, digest, listing)?;
+            }
+        }
+        // Always a last one: it speaks for everything that is left, also for nothing.
+        let (digest, listing) = chunk.take();
+        self.announce(begins.take(), None, complete, digest, listing)?;
+        Ok(Level { path, fd, filter, subdirs, next: 0 })
+    }
+
+    fn entry(
+        &mut self,
+        dir: &OwnedFd,
+        path: &[u8],
+        name: &[u8],
+        filter: &FilterState,
+        complete: &mut bool,
+    ) -> Option<Entry> {
+        let mut failed = |notes: &mut Notes, error: Errno| {
+            *complete = false;
+            notes.error("cannot be read", &format!("{}: {error}", escape_bytes(&join(path, name))));
+            // Announced as opaque: the target leaves what it has there alone.
+            Some(Entry { name: name.to_vec(), meta: Meta::opaque() })
+        };
+        // A name excluded whatever it is need not be looked at.
+        let as_dir = filter.verdict(name, true);
+        let as_other = filter.verdict(name, false);
+        if as_dir == Verdict::Exclude && as_other == Verdict::Exclude {
+            return None;
+        }
+        let mut found = match self.tree.look(dir.as_fd(), name) {
+            Ok(found) => found?,
+            Err(error) => return failed(&mut self.notes, error),
+        };
+        let is_dir = matches!(found.meta.kind, Kind::Dir | Kind::Opaque);
+        let verdict = if is_dir { as_dir } else { as_other };
+        if verdict == Verdict::Exclude {
+            return None;
+        }
+        if found.meta.kind == Kind::Opaque {
+            self.notes.warn(
+                "not mirrored, a nested subvolume or a mount (a filter rule for it silences this)",
+                &escape_bytes(&join(path, name)),
+            );
+        }
+        self.leaders.note(&mut found, || join(path, name));
+        if self.content && found.meta.kind == Kind::File {
+            match hash_file(self.tree, dir.as_fd(), name, self.abort) {
+                Ok(hash) => found.meta.content = Some(hash),
+                Err(error) => return failed(&mut self.notes, error),
+            }
+        }
+        Some(Entry { name: name.to_vec(), meta: found.meta })
+    }
+
+    /// The directory's own filter file: a regular file, never through a link, of bounded size.
+    fn directory_rules(&self, dir: &OwnedFd, path: &[u8]) -> Result<Option<Vec<u8>>, ScanError> {
+        let name = DIRECTORY_FILTER_NAME.as_bytes();
+        let unusable = |why: String| {
+            Err(ScanError::Rules(format!("{}: {why}", escape_bytes(&join(path, name)))))
+        };
+        let fd = match self.tree.open_file(dir.as_fd(), name) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP | Errno::INVAL | Errno::NXIO | Errno::ISDIR) => {
+                return unusable("is not a regular file; per-directory filters must be".into());
+            }
+            Err(error) => return unusable(error.to_string()),
+        };
+        let mut text = Vec::new();
+        match std::fs::File::from(fd).take(RULES_MAX as u64 + 1).read_to_end(&mut text) {
+            Ok(length) if length > RULES_MAX => unusable(format!("is larger than {RULES_MAX} bytes")),
+            Ok(_) => Ok(Some(text)),
+            Err(error) => unusable(error.to_string()),
+        }
+    }
+
+    fn announce(
+        &mut self,
+        begins: Option<(Vec<u8>, Option<Vec<u8>>)>,
+        upper: Option<Vec<u8>>,
+        complete: bool,
+        digest: Digest,
+        listing: Vec<u8>,
+    ) -> Result<(), ScanError> {
+        let listing = if listing.len() > LISTING_MAX {
+            return Err(ScanError::Malformed(Malformed("attributes too large for one listing")));
+        } else {
+            listing
+        };
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.window_bytes += listing.len();
+        self.window.push_back((seq, listing));
+        self.batch.push(&Message::Chunk(Chunk { seq, begins, upper, complete, digest }))?;
+        self.hear(false)?;
+        while self.window_bytes > SCAN_WINDOW_BYTES || self.window.len() > SCAN_WINDOW_CHUNKS {
+            self.hear(true)?;
+        }
+        Ok(())
+    }
+
+    /// Deals with what the target says; with `wait`, at least one frame of it.
+    fn hear(&mut self, wait: bool) -> Result<(), ScanError> {
+        let mut wait = wait;
+        loop {
+            let frame = if wait {
+                self.batch.flush()?;
+                super::receive(self.incoming, self.abort)?
+            } else {
+                match self.incoming.try_recv() {
+                    Ok(frame) => frame,
+                    Err(_) => return Ok(()),
+                }
+            };
+            wait = false;
+            for message in Messages::new(super::peer_payload(&frame)?) {
+                match message? {
+                    Message::Want(seq) => self.send_listing(seq)?,
+                    Message::Ack(seq) => self.acknowledged(seq),
+                    _ => return Err(Malformed("out of place during a scan").into()),
+                }
+            }
+        }
+    }
+
+    fn send_listing(&mut self, seq: u64) -> Result<(), ScanError> {
+        let position = self
+            .window
+            .binary_search_by_key(&seq, |(seq, _)| *seq)
+            .map_err(|_| Malformed("wants a chunk that is not on offer"))?;
+        let entries = &self.window[position].1;
+        self.batch.push(&Message::Listing { seq, entries })?;
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, seq: u64) {
+        while let Some((first, listing)) = self.window.front() {
+            if *first > seq {
+                break;
+            }
+            self.window_bytes -= listing.len();
+            self.window.pop_front();
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The mirror as a service of the agent: requests in, work done, replies out.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::Errno;
+use serde_json::{Map, Value};
+
+use super::apply::{ApplyError, apply};
+use super::compare::TargetScan;
+use super::filter::Filter;
+use super::plan::FolderPlan;
+use super::scan::{Notes, ScanError, SourceScan};
+use super::serve::Server;
+use super::tree::Tree;
+use super::wire::{
+    Batch, FOR_CLI, FOR_PEER, Message, MirrorReply, MirrorRequest, SERVICE, ScanTree,
+};
+use crate::agent::protocol::{Fault, FaultKind};
+use crate::agent::service::{Service, ServiceContext};
+use crate::escape::escape_str;
+use crate::interrupt::Interrupted;
+
+/// Keeps the plans of this run's folders between planning and carrying out.
+#[derive(Debug, Default)]
+pub struct MirrorService {
+    plans: Mutex<HashMap<String, FolderPlan>>,
+}
+
+fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
+    Fault { kind, message: message.into(), hint: None }
+}
+
+fn io_fault(errno: Errno, message: String) -> Fault {
+    if matches!(errno, Errno::NOSPC | Errno::DQUOT) {
+        return Fault {
+            kind: FaultKind::NoSpace,
+            message,
+            hint: Some("free some space there and sync again".to_owned()),
+        };
+    }
+    fault(FaultKind::Io, message)
+}
+
+impl From<Interrupted> for Fault {
+    fn from(error: Interrupted) -> Self {
+        fault(FaultKind::Interrupted, error.to_string())
+    }
+}
+
+impl From<ScanError> for Fault {
+    fn from(error: ScanError) -> Self {
+        let message = error.to_string();
+        match error {
+            ScanError::Interrupted(e) => e.into(),
+            ScanError::Malformed(_) => fault(FaultKind::Invalid, message),
+            ScanError::Root { source, .. } => io_fault(source, message),
+            ScanError::Rules(_) => Fault {
+                kind: FaultKind::Invalid,
+                message,
+                hint: Some("correct or remove that filter file on the source".to_owned()),
+            },
+            ScanError::Spool(_) => fault(FaultKind::Io, message),
+        }
+    }
+}
+
+impl From<ApplyError> for Fault {
+    fn from(error: ApplyError) -> Self {
+        let message = error.to_string();
+        match error {
+            ApplyError::Interrupted(e) => e.into(),
+            ApplyError::Malformed(_) | ApplyError::Staging(_) => fault(FaultKind::Invalid, message),
+            ApplyError::Plan(_) => fault(FaultKind::Io, message),
+            ApplyError::Write { source, .. } => io_fault(source, message),
+        }
+    }
+}
+
+impl Service for MirrorService {
+    fn name(&self) -> &'static str {
+        SERVICE
+    }
+
+    fn call(&self, context: &ServiceContext, body: Value) -> Result<Value, Fault> {
+        let request: MirrorRequest = serde_json::from_value(body)
+            .map_err(|e| fault(FaultKind::Invalid, format!("unknown mirror request: {e}")))?;
+        let reply = match request {
+            MirrorRequest::ScanSource(scan) => scan_source(context, &scan)?,
+            MirrorRequest::ScanTarget(scan) => self.scan_target(context, &scan)?,
+            MirrorRequest::ListPlan { root } => self.list(context, &root)?,
+            MirrorRequest::Serve { root } => serve(context, &root)?,
+            MirrorRequest::Apply { root } => self.apply(context, &root)?,
+        };
+        Ok(serde_json::to_value(reply).expect("a reply is plain data"))
+    }
+}
+
+fn open_tree(root: &str, without_mounts: bool) -> Result<Tree, Fault> {
+    let path = Path::new(root);
+    let opened =
+        if without_mounts { Tree::open_without_mounts(path) } else { Tree::open(path) };
+    opened.map_err(|errno| {
+        let mut fault = io_fault(errno, format!("cannot open {}: {errno}", escape_str(root)));
+        if matches!(errno, Errno::LOOP | Errno::NOTDIR) {
+            fault.hint = Some("a folder must be a real directory, not a symbolic link".to_owned());
+        }
+        fault
+    })
+}
+
+fn parse_filter(scan: &ScanTree) -> Result<Filter, Fault> {
+    Filter::parse(scan.rules.as_bytes(), &scan.origin).map_err(|errors| {
+        let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        fault(FaultKind::Invalid, text.join("; "))
+    })
+}
+
+/// Logs the notes and puts their counts into the reply.
+fn report(context: &ServiceContext, notes: Notes, reply: &mut MirrorReply) {
+    for (level, line) in notes.lines {
+        context.events.log(level, "user_data", None, line, Map::new());
+    }
+    reply.notes = notes.counts;
+    reply.errors = notes.errors;
+    reply.warned = notes.warnings;
+}
+
+fn scan_source(context: &ServiceContext, scan: &ScanTree) -> Result<MirrorReply, Fault> {
+    let filter = parse_filter(scan)?;
+    let tree = open_tree(&scan.root, scan.without_mounts)?;
+    let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
+    let mut source =
+        SourceScan::new(&tree, &context.incoming, batch, &context.abort, scan.content);
+    source.run(&filter, &scan.root)?;
+    let mut reply = MirrorReply {
+        items: source.entries,
+        matched_rules: filter.matched(),
+        ..MirrorReply::default()
+    };
+    report(context, source.notes, &mut reply);
+    Ok(reply)
+}
+
+fn serve(context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
+    let tree = open_tree(root, false)?;
+    let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
+    let mut server = Server::new(&tree, &context.incoming, batch, &context.abort);
+    server.run()?;
+    Ok(MirrorReply { items: server.files, bytes: server.bytes, ..MirrorReply::default() })
+}
+
+impl MirrorService {
+    fn plan(&self, root: &str) -> Result<FolderPlan, Fault> {
+        let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        plans
+            .get(root)
+            .cloned()
+            .ok_or_else(|| fault(FaultKind::Invalid, format!("no plan for {}", escape_str(root))))
+    }
+
+    fn scan_target(&self, context: &ServiceContext, scan: &ScanTree) -> Result<MirrorReply, Fault> {
+        let filter = parse_filter(scan)?;
+        let tree = open_tree(&scan.root, scan.without_mounts)?;
+        let peer = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
+        let cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
+        let target = TargetScan::new(
+            &tree,
+            &context.incoming,
+            peer,
+            cli,
+            &context.abort,
+            scan.content,
+        )?;
+        let (plan, notes, entries) = target.run(&filter)?;
+        let mut reply = MirrorReply {
+            items: entries,
+            plan: Some(plan.totals.clone()),
+            matched_rules: filter.matched(),
+            ..MirrorReply::default()
+        };
+        report(context, notes, &mut reply);
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        plans.insert(scan.root.clone(), plan);
+        Ok(reply)
+    }
+
+    fn list(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
+        let plan = self.plan(root)?;
+        let mut cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
+        let mut items = 0;
+        let unreadable = |e: std::io::Error| fault(FaultKind::Io, format!("cannot read the plan: {e}"));
+        for mut ops in [plan.changes().map_err(unreadable)?, plan.deletions().map_err(unreadable)?] {
+            while let Some(op) = ops.next_op().map_err(unreadable)? {
+                items += 1;
+                cli.push(&Message::Change {
+                    action: op.action() as u8,
+                    aspects: op.aspects.0,
+                    bytes: op.bytes(),
+                    path: &op.path,
+                })?;
+            }
+        }
+        cli.flush()?;
+        Ok(MirrorReply { items, ..MirrorReply::default() })
+    }
+
+    fn apply(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
+        let plan = self.plan(root)?;
+        let tree = open_tree(root, false)?;
+        let peer = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
+        let cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
+        let applied = apply(&tree, &plan, &context.incoming, peer, cli, &context.abort)?;
+        let mut reply = MirrorReply {
+            items: applied.items,
+            bytes: applied.bytes,
+            ..MirrorReply::default()
+        };
+        report(context, applied.notes, &mut reply);
+        Ok(reply)
+    }
+}

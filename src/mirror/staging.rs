@@ -1,0 +1,244 @@
+//! Making new things where nobody else can reach them, whole, before they are moved into place.
+//!
+//! The staging directory is owned by root, mode 0700, at the top of the folder and thus on the
+//! same subvolume; what is made in it inherits nothing (ACLs, flags) from where it will go.
+//! A directory left by a run that died is emptied first.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{
+    AtFlags, FileType, IFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags,
+};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+
+use super::content::for_each_run;
+use super::entry::{FLAG_APPEND, FLAG_IMMUTABLE, Kind, Meta, Time};
+use super::filter::STAGING_NAME;
+use super::tree::{Names, Tree, proc_path};
+use super::wire::DATA_MAX;
+
+/// Flags that would get in our own way; set when everything else is done.
+pub const LATE_FLAGS: u32 = FLAG_IMMUTABLE | FLAG_APPEND;
+
+/// Why there is no staging directory.
+#[derive(Debug, thiserror::Error)]
+pub enum StagingError {
+    /// Something that is not ours has the name.
+    #[error("{STAGING_NAME} at the top of the folder is not a directory of root: remove or rename it")]
+    Foreign,
+    /// A system call failed.
+    #[error("cannot make the staging directory: {0}")]
+    Io(#[from] Errno),
+}
+
+/// The staging directory, open.
+#[derive(Debug)]
+pub struct Staging {
+    fd: OwnedFd,
+    next: AtomicU64,
+}
+
+impl Staging {
+    /// Makes (or takes over and empties) the staging directory of the folder `tree`.
+    pub fn open(tree: &Tree) -> Result<Self, StagingError> {
+        match rustix::fs::mkdirat(tree.root(), STAGING_NAME, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let fd = tree.open_child(tree.root(), STAGING_NAME.as_bytes()).map_err(|e| match e {
+            Errno::NOTDIR | Errno::LOOP | Errno::XDEV => StagingError::Foreign,
+            other => StagingError::Io(other),
+        })?;
+        let stat = rustix::fs::fstat(&fd)?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(StagingError::Foreign);
+        }
+        rustix::fs::fchmod(&fd, Mode::RWXU)?;
+        // Whatever the folder hands down must not reach what is made here.
+        for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
+            match rustix::fs::fremovexattr(&fd, acl) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match rustix::fs::ioctl_setflags(&fd, IFlags::empty()) {
+            Ok(()) | Err(Errno::NOTTY | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        empty_dir(tree, &fd)?;
+        Ok(Self { fd, next: AtomicU64::new(1) })
+    }
+
+    /// Removes the staging directory with everything in it.
+    pub fn remove(&self, tree: &Tree) -> Result<(), Errno> {
+        empty_dir(tree, &self.fd)?;
+        rustix::fs::unlinkat(tree.root(), STAGING_NAME, AtFlags::REMOVEDIR)
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// A name that is not in use.
+    #[must_use]
+    pub fn new_name(&self) -> String {
+        self.next.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+
+    /// An empty regular file, with the flags that must be there before any content.
+    pub fn new_file(&self, name: &str, meta: &Meta) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::openat(self.dir(), name, flags, Mode::RUSR | Mode::WUSR)?;
+        set_flags(fd.as_fd(), meta.flags & !LATE_FLAGS, 0)?;
+        Ok(fd)
+    }
+
+    /// A directory with all its attributes but the time and the late flags.
+    pub fn new_dir(&self, tree: &Tree, name: &str, meta: &Meta) -> Result<OwnedFd, Errno> {
+        rustix::fs::mkdirat(self.dir(), name, Mode::RWXU)?;
+        let fd = tree.open_child(self.dir(), name.as_bytes())?;
+        set_flags(fd.as_fd(), meta.flags & !LATE_FLAGS, 0)?;
+        set_attributes(fd.as_fd(), meta)?;
+        Ok(fd)
+    }
+
+    /// A symlink, FIFO, socket or device node with all its attributes.
+    pub fn new_node(&self, name: &str, meta: &Meta) -> Result<(), Errno> {
+        let file_type = match meta.kind {
+            Kind::Fifo => FileType::Fifo,
+            Kind::Socket => FileType::Socket,
+            Kind::Char => FileType::CharacterDevice,
+            Kind::Block => FileType::BlockDevice,
+            Kind::Symlink => FileType::Symlink,
+            Kind::File | Kind::Dir | Kind::Opaque => return Err(Errno::INVAL),
+        };
+        let mode = Mode::from_raw_mode(meta.mode);
+        if meta.kind == Kind::Symlink {
+            rustix::fs::symlinkat(&meta.symlink[..], self.dir(), name)?;
+        } else {
+            rustix::fs::mknodat(self.dir(), name, file_type, mode, meta.rdev)?;
+        }
+        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+        rustix::fs::chownat(self.dir(), name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        if meta.kind != Kind::Symlink {
+            // Not a symlink, and nobody else can put one here.
+            rustix::fs::chmodat(self.dir(), name, mode, AtFlags::empty())?;
+        }
+        let path = proc_path(self.dir(), name.as_bytes());
+        for (key, value) in &meta.xattrs {
+            rustix::fs::lsetxattr(&path, &key[..], value, XattrFlags::empty())?;
+        }
+        let times = times(meta.mtime);
+        rustix::fs::utimensat(self.dir(), name, &times, AtFlags::SYMLINK_NOFOLLOW)
+    }
+}
+
+fn times(mtime: Time) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() },
+    }
+}
+
+/// Sets the modification time and leaves the access time alone.
+pub fn set_mtime(fd: BorrowedFd<'_>, mtime: Time) -> Result<(), Errno> {
+    rustix::fs::futimens(fd, &times(mtime))
+}
+
+/// Sets inode flags if they are not `have` already; leaves those we do not carry as they are.
+pub fn set_flags(fd: BorrowedFd<'_>, want: u32, have: u32) -> Result<(), Errno> {
+    if want == have {
+        return Ok(());
+    }
+    let now = rustix::fs::ioctl_getflags(fd)?.bits();
+    let new = (now & !super::entry::FLAGS) | want;
+    rustix::fs::ioctl_setflags(fd, IFlags::from_bits_retain(new))
+}
+
+/// Owner, mode and extended attributes, in the order in which none undoes another: changing the
+/// owner clears setuid and capabilities, changing the mode changes an ACL's mask.
+pub fn set_attributes(fd: BorrowedFd<'_>, meta: &Meta) -> Result<(), Errno> {
+    rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))?;
+    for (name, value) in &meta.xattrs {
+        rustix::fs::fsetxattr(fd, &name[..], value, XattrFlags::empty())?;
+    }
+    Ok(())
+}
+
+/// Removes the extended attributes that `want` does not have.
+pub fn remove_xattrs(fd: BorrowedFd<'_>, have: &Meta, want: &Meta) -> Result<(), Errno> {
+    for (name, _) in &have.xattrs {
+        if want.xattrs.binary_search_by(|(n, _)| n.cmp(name)).is_err() {
+            match rustix::fs::fremovexattr(fd, &name[..]) {
+                Ok(()) | Err(Errno::NODATA) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives `to` (empty) the content of `from`: by reflink, or where that is not possible by copying.
+pub fn copy_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<(), Errno> {
+    match rustix::fs::ioctl_ficlone(to, from) {
+        Ok(()) => return Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::XDEV | Errno::TXTBSY | Errno::NOTTY) => {}
+        Err(error) => return Err(error),
+    }
+    let mut buffer = vec![0; DATA_MAX];
+    for_each_run(from, size, &mut buffer, |offset, bytes| write_all(to, offset, bytes))?;
+    rustix::fs::ftruncate(to, size)
+}
+
+/// Writes all of `bytes` at `offset`.
+pub fn write_all(to: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(to, bytes, offset))?;
+        offset += written as u64;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+/// Removes everything in a directory that only root can write to.
+fn empty_dir(tree: &Tree, dir: &OwnedFd) -> Result<(), Errno> {
+    let mut stack = vec![(tree.open_child(dir.as_fd(), b".")?, Names::read(dir.as_fd())?, 0usize)];
+    let mut trail: Vec<Vec<u8>> = Vec::new();
+    while let Some((fd, names, next)) = stack.last_mut() {
+        let Some(name) = names.get(*next).map(<[u8]>::to_vec) else {
+            stack.pop();
+            if let (Some((parent, ..)), Some(name)) = (stack.last(), trail.pop()) {
+                rustix::fs::unlinkat(parent, &name[..], AtFlags::REMOVEDIR)?;
+            }
+            continue;
+        };
+        *next += 1;
+        match rustix::fs::unlinkat(&*fd, &name[..], AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => continue,
+            Err(Errno::ISDIR) => {}
+            Err(Errno::PERM) => {
+                // Immutable or append-only.
+                if let Ok(file) = tree.open_file(fd.as_fd(), &name) {
+                    set_flags(file.as_fd(), 0, u32::MAX)?;
+                    rustix::fs::unlinkat(&*fd, &name[..], AtFlags::empty())?;
+                    continue;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        let child = tree.open_child(fd.as_fd(), &name)?;
+        set_flags(child.as_fd(), 0, u32::MAX).or_else(|e| match e {
+            Errno::NOTTY | Errno::OPNOTSUPP => Ok(()),
+            other => Err(other),
+        })?;
+        let names = Names::read(child.as_fd())?;
+        trail.push(name);
+        stack.push((child, names, 0));
+    }
+    Ok(())
+}

@@ -1,0 +1,404 @@
+//! Reading a tree: confined opening, sorted names, and an entry with all its attributes.
+//!
+//! Everything is relative to a held directory descriptor and never follows a symbolic link.
+//! Nothing here writes.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, Dev, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxAttributes, StatxFlags,
+};
+use rustix::io::Errno;
+
+use super::entry::{FLAGS, Kind, Meta, PATH_LIMIT, Time, XATTRS_MAX, Xattr};
+
+/// How paths below a root are resolved: never outside, never through a link or another mount.
+pub const CONFINED: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
+/// The inode number of a btrfs subvolume's own root directory (`BTRFS_FIRST_FREE_OBJECTID`).
+const SUBVOLUME_ROOT_INO: u64 = 256;
+/// What a nested subvolume looks like in a snapshot (`BTRFS_EMPTY_SUBVOL_DIR_OBJECTID`).
+const EMPTY_SUBVOLUME_INO: u64 = 2;
+
+/// Longest path handed to one openat2 call; deeper ones are walked in pieces.
+const PIECE: usize = 4000;
+
+/// A held directory that everything else is relative to.
+#[derive(Debug)]
+pub struct Tree {
+    root: OwnedFd,
+    /// Device number every entry must have: a nested subvolume has another.
+    dev: Dev,
+}
+
+/// What a person's tree holds under one name, with what tells it from a later thing of that name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its attributes.
+    pub meta: Meta,
+    /// Its inode number on this machine.
+    pub ino: u64,
+    /// How many names the inode has.
+    pub nlink: u64,
+}
+
+fn dev_of(stat: &Statx) -> Dev {
+    rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)
+}
+
+/// Device, inode and type through a descriptor.
+fn statx_fd(fd: BorrowedFd<'_>) -> Result<Statx, Errno> {
+    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+}
+
+impl Tree {
+    /// Opens the directory at absolute path `root` without following any symbolic link.
+    pub fn open(root: &Path) -> Result<Self, Errno> {
+        let fd = rustix::fs::openat2(
+            rustix::fs::CWD,
+            root,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        )?;
+        Self::from_fd(fd)
+    }
+
+    /// Opens `root` as its own filesystem shows it: what is mounted below it is not seen, as in a
+    /// snapshot. Needs `CAP_SYS_ADMIN` (`open_tree(2)` with `OPEN_TREE_CLONE`).
+    pub fn open_without_mounts(root: &Path) -> Result<Self, Errno> {
+        use rustix::mount::{OpenTreeFlags, open_tree};
+        let plain = Self::open(root)?;
+        let clone = open_tree(
+            &plain.root,
+            "",
+            OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH,
+        )?;
+        let fd = rustix::fs::openat(
+            &clone,
+            ".",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        Self::from_fd(fd)
+    }
+
+    fn from_fd(root: OwnedFd) -> Result<Self, Errno> {
+        let dev = dev_of(&statx_fd(root.as_fd())?);
+        Ok(Self { root, dev })
+    }
+
+    /// The root itself.
+    #[must_use]
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Opens the directory at `path` below the root (empty: the root).
+    /// [`Errno::XDEV`] for a mount or a nested subvolume.
+    pub fn open_dir(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        if path.is_empty() {
+            return self.open_child(self.root.as_fd(), b".");
+        }
+        if path.len() > PATH_LIMIT {
+            return Err(Errno::NAMETOOLONG);
+        }
+        let mut held: Option<OwnedFd> = None;
+        let mut rest = path;
+        loop {
+            let (piece, remaining) = if rest.len() <= PIECE {
+                (rest, &b""[..])
+            } else {
+                // Names are at most 255 bytes, so there is a slash within any piece.
+                let cut = rest[..PIECE].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
+                (&rest[..cut], &rest[cut + 1..])
+            };
+            let at = held.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
+            let next = self.open_child(at, piece)?;
+            if remaining.is_empty() {
+                return Ok(next);
+            }
+            held = Some(next);
+            rest = remaining;
+        }
+    }
+
+    /// Opens the directory `name` (or a short relative path) in `parent`.
+    pub fn open_child(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = |extra| rustix::fs::openat2(parent, name, flags | extra, Mode::empty(), CONFINED);
+        // Only the owner or CAP_FOWNER may ask for NOATIME.
+        let fd = match open(OFlags::NOATIME) {
+            Err(Errno::PERM) => open(OFlags::empty())?,
+            other => other?,
+        };
+        if dev_of(&statx_fd(fd.as_fd())?) != self.dev {
+            return Err(Errno::XDEV);
+        }
+        Ok(fd)
+    }
+
+    /// Opens the regular file at `path` for reading. [`Errno::INVAL`] if it is something else.
+    pub fn open_file(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+        let fd = open_node(dir, name)?;
+        let stat = statx_fd(fd.as_fd())?;
+        if FileType::from_raw_mode(u32::from(stat.stx_mode)) != FileType::RegularFile
+            || dev_of(&stat) != self.dev
+        {
+            return Err(Errno::INVAL);
+        }
+        Ok(fd)
+    }
+
+    /// Everything about the entry `name` of `dir`, or `None` if there is no such entry.
+    ///
+    /// A mount point, a nested subvolume and a directory on another device are [`Kind::Opaque`].
+    pub fn look(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Found>, Errno> {
+        let mut tries = 0;
+        loop {
+            let stat = match rustix::fs::statx(
+                dir,
+                name,
+                AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
+                StatxFlags::BASIC_STATS,
+            ) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+                Err(e) => return Err(e),
+            };
+            match self.found(dir, name, &stat) {
+                // Given to something else between two looks: look again.
+                Err(Errno::STALE | Errno::NOENT | Errno::LOOP | Errno::NXIO) if tries < 5 => tries += 1,
+                other => return other.map(Some),
+            }
+        }
+    }
+
+    /// The attributes of something that is open.
+    pub fn look_fd(&self, fd: BorrowedFd<'_>) -> Result<Meta, Errno> {
+        let mut meta = meta_of(&statx_fd(fd)?);
+        read_through_fd(fd, &mut meta)?;
+        Ok(meta)
+    }
+
+    /// The root directory's own attributes.
+    pub fn look_root(&self) -> Result<Found, Errno> {
+        let stat = statx_fd(self.root.as_fd())?;
+        let mut meta = meta_of(&stat);
+        read_through_fd(self.root.as_fd(), &mut meta)?;
+        Ok(Found { meta, ino: stat.stx_ino, nlink: u64::from(stat.stx_nlink) })
+    }
+
+    fn found(&self, dir: BorrowedFd<'_>, name: &[u8], stat: &Statx) -> Result<Found, Errno> {
+        let mut meta = meta_of(stat);
+        let mounted = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+        let nested = meta.kind == Kind::Dir
+            && matches!(stat.stx_ino, SUBVOLUME_ROOT_INO | EMPTY_SUBVOLUME_INO);
+        if mounted || nested || dev_of(stat) != self.dev {
+            meta = Meta::opaque();
+        }
+        match meta.kind {
+            Kind::File | Kind::Dir => {
+                let fd = open_node(dir, name)?;
+                // The name may have been given to something else since the stat.
+                let now = statx_fd(fd.as_fd())?;
+                if now.stx_ino != stat.stx_ino || dev_of(&now) != self.dev {
+                    return Err(Errno::STALE);
+                }
+                read_through_fd(fd.as_fd(), &mut meta)?;
+            }
+            Kind::Opaque => {}
+            _ => {
+                if meta.kind == Kind::Symlink {
+                    meta.symlink = rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes();
+                }
+                meta.xattrs = xattrs_at(dir, name)?;
+            }
+        }
+        Ok(Found { meta, ino: stat.stx_ino, nlink: u64::from(stat.stx_nlink) })
+    }
+}
+
+/// Opens a regular file or directory without following a link, blocking on a FIFO, or moving atime.
+fn open_node(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match rustix::fs::openat(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => rustix::fs::openat(dir, name, flags, Mode::empty()),
+        other => other,
+    }
+}
+
+/// What a `st_mode` says a thing is.
+#[must_use]
+pub fn kind_of(mode: u32) -> Kind {
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Dir,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::CharacterDevice => Kind::Char,
+        FileType::BlockDevice => Kind::Block,
+        FileType::Unknown => Kind::Opaque,
+    }
+}
+
+fn meta_of(stat: &Statx) -> Meta {
+    let mode = u32::from(stat.stx_mode);
+    let kind = kind_of(mode);
+    Meta {
+        kind,
+        mode: mode & 0o7777,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        size: if kind == Kind::File { stat.stx_size } else { 0 },
+        mtime: Time { secs: stat.stx_mtime.tv_sec, nanos: stat.stx_mtime.tv_nsec },
+        rdev: if kind.is_device() {
+            rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor)
+        } else {
+            0
+        },
+        multi: kind != Kind::Dir && stat.stx_nlink > 1,
+        allocated: if kind == Kind::File { stat.stx_blocks.saturating_mul(512) } else { 0 },
+        ..Meta::opaque()
+    }
+}
+
+fn read_through_fd(fd: BorrowedFd<'_>, meta: &mut Meta) -> Result<(), Errno> {
+    meta.flags = match rustix::fs::ioctl_getflags(fd) {
+        Ok(flags) => flags.bits() & FLAGS,
+        // A filesystem without inode flags has none set.
+        Err(Errno::NOTTY | Errno::OPNOTSUPP) => 0,
+        Err(e) => return Err(e),
+    };
+    meta.xattrs = read_xattrs(
+        |buffer| rustix::fs::flistxattr(fd, buffer),
+        |name, buffer| rustix::fs::fgetxattr(fd, name, buffer),
+    )?;
+    Ok(())
+}
+
+/// Extended attributes of something that cannot be opened (a symlink, a device).
+fn xattrs_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<Xattr>, Errno> {
+    let path = proc_path(dir, name);
+    read_xattrs(
+        |buffer| rustix::fs::llistxattr(&path, buffer),
+        |name, buffer| rustix::fs::lgetxattr(&path, name, buffer),
+    )
+}
+
+/// A path that names `name` in `dir` through our own descriptor, for calls without an `at` form.
+#[must_use]
+pub fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    path
+}
+
+/// Lists and reads all attributes, sorted by name; at most [`XATTRS_MAX`] bytes in all.
+fn read_xattrs(
+    list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
+) -> Result<Vec<Xattr>, Errno> {
+    let mut small = [0u8; 1024];
+    let names: Vec<u8> = match list(&mut small) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Ok(length) => small[..length].to_vec(),
+        Err(Errno::RANGE) => {
+            // XATTR_LIST_MAX is 64 KiB.
+            let mut large = vec![0; 1 << 16];
+            let length = list(&mut large)?;
+            large.truncate(length);
+            large
+        }
+        Err(e) => return Err(e),
+    };
+    let mut value = vec![0; 1 << 16];
+    let mut xattrs = Vec::new();
+    let mut total = 0;
+    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        match get(name, &mut value) {
+            Ok(length) => {
+                total += name.len() + length;
+                if total > XATTRS_MAX {
+                    return Err(Errno::TOOBIG);
+                }
+                xattrs.push((name.to_vec(), value[..length].to_vec()));
+            }
+            // Removed meanwhile.
+            Err(Errno::NODATA) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    xattrs.sort_unstable();
+    Ok(xattrs)
+}
+
+/// The names of a directory, sorted by bytes, in one allocation for all.
+#[derive(Debug, Default)]
+pub struct Names {
+    text: Vec<u8>,
+    /// Offset of each name; its length is the byte before it.
+    index: Vec<u32>,
+}
+
+impl Names {
+    /// Reads all names of `dir` but `.` and `..`.
+    pub fn read(dir: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let mut names = Self::default();
+        let mut buffer = Vec::with_capacity(64 * 1024);
+        rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
+        let mut iter = RawDir::new(dir, buffer.spare_capacity_mut());
+        while let Some(entry) = iter.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Adds a name at the end.
+    pub fn push(&mut self, name: &[u8]) {
+        let length = u8::try_from(name.len()).expect("NAME_MAX is 255");
+        self.text.push(length);
+        self.index.push(u32::try_from(self.text.len()).expect("a directory's names fit 4 GiB"));
+        self.text.extend_from_slice(name);
+    }
+
+    fn sort(&mut self) {
+        let text = &self.text;
+        self.index.sort_unstable_by(|a, b| name_at(text, *a).cmp(name_at(text, *b)));
+    }
+
+    /// The name at `position` in sorted order.
+    #[must_use]
+    pub fn get(&self, position: usize) -> Option<&[u8]> {
+        self.index.get(position).map(|offset| name_at(&self.text, *offset))
+    }
+
+    /// How many names there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+}
+
+fn name_at(text: &[u8], offset: u32) -> &[u8] {
+    let start = offset as usize;
+    &text[start..start + usize::from(text[start - 1])]
+}

@@ -1,0 +1,607 @@
+//! What the two agents say to each other while mirroring, and what they tell the CLI.
+//!
+//! A stream frame's first byte says who it is for; the rest is one or more messages, each a type
+//! byte, its length and its body. The CLI relays frames for the other agent without opening them.
+//! Requests and replies that are not bulk go as JSON inside `Request::Service`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crossbeam_channel::{SendTimeoutError, Sender};
+use serde::{Deserialize, Serialize};
+
+use super::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
+use super::entry::{Meta, NAME_MAX, PATH_LIMIT, Time, is_valid_name, is_valid_path};
+use crate::interrupt::{AbortFlag, Interrupted};
+
+/// Name of the agent service.
+pub const SERVICE: &str = "mirror";
+
+/// First byte of a stream frame that the CLI hands to the other agent unopened.
+pub const FOR_PEER: u8 = 0;
+/// First byte of a stream frame meant for the CLI.
+pub const FOR_CLI: u8 = 1;
+
+/// The source may have this many bytes of listings unacknowledged.
+pub const SCAN_WINDOW_BYTES: usize = 8 << 20;
+/// ... and this many chunks.
+pub const SCAN_WINDOW_CHUNKS: usize = 1024;
+/// The source may have this many bytes of file content uncredited.
+pub const DATA_WINDOW: u64 = 16 << 20;
+/// The target may have this many files requested and not received.
+pub const FETCH_WINDOW: u64 = 4096;
+/// Content of one data message.
+pub const DATA_MAX: usize = 256 << 10;
+/// Messages are collected to about this many bytes before they are sent.
+pub const BATCH: usize = 256 << 10;
+/// Longest per-directory filter.
+pub const RULES_MAX: usize = 64 << 10;
+/// Longest listing of one chunk (its entries' attributes may be large).
+pub const LISTING_MAX: usize = 3 << 20;
+/// Longest error text.
+const TEXT_MAX: usize = 4096;
+
+/// Digest of a chunk's canonical encoding.
+pub type Digest = [u8; 16];
+
+/// One message between the agents or to the CLI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Source: the folder's own attributes.
+    Root(Box<Meta>),
+    /// Source: a run of a directory's entries, by digest.
+    Chunk(Chunk),
+    /// Source: the entries of a chunk that was wanted.
+    Listing {
+        /// The chunk's number.
+        seq: u64,
+        /// Encoded entries.
+        entries: &'a [u8],
+    },
+    /// Source: that was all.
+    ScanEnd,
+    /// Target: send the listing of this chunk.
+    Want(u64),
+    /// Target: everything up to this chunk is dealt with.
+    Ack(u64),
+    /// Target: send the content of this file.
+    Fetch {
+        /// Number of the request, counting up.
+        id: u64,
+        /// Path below the folder.
+        path: &'a [u8],
+    },
+    /// Target: this many bytes more may come.
+    Credit(u64),
+    /// Target: no more requests will come.
+    Finished,
+    /// Source: a run of content.
+    Data {
+        /// The request's number.
+        id: u64,
+        /// Where in the file.
+        offset: u64,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// Source: the file is complete.
+    End {
+        /// The request's number.
+        id: u64,
+        /// Its size.
+        size: u64,
+        /// See [`ContentHash`].
+        hash: [u8; 32],
+    },
+    /// Source: the file could not be read.
+    Failed {
+        /// The request's number.
+        id: u64,
+        /// Why.
+        error: String,
+    },
+    /// To the CLI: one planned change.
+    Change {
+        /// [`crate::module::Action`] as a byte.
+        action: u8,
+        /// See [`super::entry::Aspects`].
+        aspects: u16,
+        /// Bytes that will be written.
+        bytes: u64,
+        /// Path below the folder.
+        path: &'a [u8],
+    },
+    /// To the CLI: how far it is.
+    Progress {
+        /// Entries scanned, or changes made.
+        items: u64,
+        /// Bytes written.
+        bytes: u64,
+        /// What is being worked on.
+        path: &'a [u8],
+    },
+}
+
+/// A run of a directory's entries in name order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Counts up over the whole scan.
+    pub seq: u64,
+    /// For a directory's first chunk: its path and its own filter rules, if it has any.
+    pub begins: Option<(Vec<u8>, Option<Vec<u8>>)>,
+    /// The last name this chunk speaks for; `None`: everything that is left.
+    pub upper: Option<Vec<u8>>,
+    /// Whether every entry could be read: only then may the target delete.
+    pub complete: bool,
+    /// Digest of the entries.
+    pub digest: Digest,
+}
+
+impl Message<'_> {
+    fn tag(&self) -> u8 {
+        match self {
+            Self::Root(_) => 10,
+            Self::Chunk(_) => 11,
+            Self::Listing { .. } => 12,
+            Self::ScanEnd => 13,
+            Self::Want(_) => 20,
+            Self::Ack(_) => 21,
+            Self::Fetch { .. } => 30,
+            Self::Credit(_) => 31,
+            Self::Finished => 32,
+            Self::Data { .. } => 40,
+            Self::End { .. } => 41,
+            Self::Failed { .. } => 42,
+            Self::Change { .. } => 50,
+            Self::Progress { .. } => 51,
+        }
+    }
+
+    fn encode_body(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Root(meta) => meta.encode(out, false),
+            Self::Chunk(chunk) => chunk.encode(out),
+            Self::Listing { seq, entries } => {
+                put_u64(out, *seq);
+                out.extend_from_slice(entries);
+            }
+            Self::ScanEnd | Self::Finished => {}
+            Self::Want(n) | Self::Ack(n) | Self::Credit(n) => put_u64(out, *n),
+            Self::Fetch { id, path } => {
+                put_u64(out, *id);
+                put_bytes(out, path);
+            }
+            Self::Data { id, offset, bytes } => {
+                put_u64(out, *id);
+                put_u64(out, *offset);
+                out.extend_from_slice(bytes);
+            }
+            Self::End { id, size, hash } => {
+                put_u64(out, *id);
+                put_u64(out, *size);
+                out.extend_from_slice(hash);
+            }
+            Self::Failed { id, error } => {
+                put_u64(out, *id);
+                let cut = error.floor_char_boundary(TEXT_MAX);
+                put_bytes(out, &error.as_bytes()[..cut]);
+            }
+            Self::Change { action, aspects, bytes, path } => {
+                out.push(*action);
+                put_u64(out, u64::from(*aspects));
+                put_u64(out, *bytes);
+                put_bytes(out, path);
+            }
+            Self::Progress { items, bytes, path } => {
+                put_u64(out, *items);
+                put_u64(out, *bytes);
+                put_bytes(out, path);
+            }
+        }
+    }
+}
+
+/// A path off the wire, checked.
+fn path<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
+    let path = reader.bytes(PATH_LIMIT)?;
+    if is_valid_path(path) { Ok(path) } else { Err(Malformed("impossible path")) }
+}
+
+impl Chunk {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.seq);
+        let bits = u8::from(self.begins.is_some())
+            | u8::from(self.upper.is_some()) << 1
+            | u8::from(self.complete) << 2
+            | u8::from(self.begins.as_ref().is_some_and(|(_, rules)| rules.is_some())) << 3;
+        out.push(bits);
+        if let Some((path, rules)) = &self.begins {
+            put_bytes(out, path);
+            if let Some(rules) = rules {
+                put_bytes(out, rules);
+            }
+        }
+        if let Some(upper) = &self.upper {
+            put_bytes(out, upper);
+        }
+        out.extend_from_slice(&self.digest);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let seq = reader.u64()?;
+        let bits = reader.u8()?;
+        let mut begins = None;
+        if bits & 1 != 0 {
+            let path = path(reader)?.to_vec();
+            let rules =
+                if bits & 8 != 0 { Some(reader.bytes(RULES_MAX)?.to_vec()) } else { None };
+            begins = Some((path, rules));
+        }
+        let mut upper = None;
+        if bits & 2 != 0 {
+            let name = reader.bytes(NAME_MAX)?;
+            if !is_valid_name(name) {
+                return Err(Malformed("impossible file name"));
+            }
+            upper = Some(name.to_vec());
+        }
+        let digest = reader.take(16)?.try_into().expect("sixteen bytes were taken");
+        Ok(Self { seq, begins, upper, complete: bits & 4 != 0, digest })
+    }
+}
+
+/// Decodes the messages of a frame (without its first byte).
+#[derive(Debug)]
+pub struct Messages<'a>(Reader<'a>);
+
+impl<'a> Messages<'a> {
+    /// Of the frame's payload after its first byte.
+    #[must_use]
+    pub fn new(payload: &'a [u8]) -> Self {
+        Self(Reader::new(payload))
+    }
+
+    fn decode(&mut self) -> Result<Message<'a>, Malformed> {
+        let tag = self.0.u8()?;
+        let mut body = Reader::new(self.0.bytes(crate::agent::protocol::MAX_FRAME)?);
+        let message = match tag {
+            10 => Message::Root(Box::new(Meta::decode(&mut body)?)),
+            11 => Message::Chunk(Chunk::decode(&mut body)?),
+            12 => Message::Listing { seq: body.u64()?, entries: rest(&mut body)? },
+            13 => Message::ScanEnd,
+            20 => Message::Want(body.u64()?),
+            21 => Message::Ack(body.u64()?),
+            30 => Message::Fetch { id: body.u64()?, path: path(&mut body)? },
+            31 => Message::Credit(body.u64()?),
+            32 => Message::Finished,
+            40 => {
+                let (id, offset) = (body.u64()?, body.u64()?);
+                let bytes = rest(&mut body)?;
+                let end = offset.checked_add(bytes.len() as u64);
+                if bytes.len() > DATA_MAX || end.is_none_or(|end| end > i64::MAX as u64) {
+                    return Err(Malformed("impossible run of content"));
+                }
+                Message::Data { id, offset, bytes }
+            }
+            41 => Message::End {
+                id: body.u64()?,
+                size: body.u64()?,
+                hash: body.take(32)?.try_into().expect("thirty-two bytes were taken"),
+            },
+            42 => Message::Failed {
+                id: body.u64()?,
+                error: String::from_utf8_lossy(body.bytes(TEXT_MAX)?).into_owned(),
+            },
+            50 => Message::Change {
+                action: body.u8()?,
+                aspects: u16::try_from(body.u64()?).map_err(|_| Malformed("impossible aspects"))?,
+                bytes: body.u64()?,
+                path: path(&mut body)?,
+            },
+            51 => Message::Progress {
+                items: body.u64()?,
+                bytes: body.u64()?,
+                path: path(&mut body)?,
+            },
+            _ => return Err(Malformed("unknown message")),
+        };
+        if body.is_empty() { Ok(message) } else { Err(Malformed("trailing bytes")) }
+    }
+}
+
+/// A frame being taken apart, message by message.
+#[derive(Debug, Default)]
+pub struct FrameCursor {
+    frame: Vec<u8>,
+    position: usize,
+}
+
+impl FrameCursor {
+    /// Starts on a frame from the other agent.
+    pub fn new(frame: Vec<u8>) -> Result<Self, Malformed> {
+        match frame.first() {
+            Some(&FOR_PEER) => Ok(Self { frame, position: 1 }),
+            _ => Err(Malformed("not from the other agent")),
+        }
+    }
+
+    /// The next message, or `None` at the end of the frame.
+    pub fn next_message(&mut self) -> Option<Result<Message<'_>, Malformed>> {
+        let mut messages = Messages::new(&self.frame[self.position..]);
+        let message = messages.next()?;
+        self.position = self.frame.len() - messages.0.len();
+        Some(message)
+    }
+}
+
+fn rest<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
+    reader.take(reader.len())
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Message<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let message = self.decode();
+        if message.is_err() {
+            self.0 = Reader::new(&[]);
+        }
+        Some(message)
+    }
+}
+
+/// Collects messages into frames and sends them, looking at the abort flag while the pipe is full.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    class: u8,
+    frame: Vec<u8>,
+    body: Vec<u8>,
+    outgoing: &'a Sender<Vec<u8>>,
+    abort: &'a AbortFlag,
+}
+
+impl<'a> Batch<'a> {
+    /// An empty batch of frames for `class`.
+    #[must_use]
+    pub fn new(class: u8, outgoing: &'a Sender<Vec<u8>>, abort: &'a AbortFlag) -> Self {
+        Self { class, frame: Vec::new(), body: Vec::new(), outgoing, abort }
+    }
+
+    /// Adds a message; sends what has been collected when it is enough.
+    pub fn push(&mut self, message: &Message<'_>) -> Result<(), Interrupted> {
+        self.body.clear();
+        message.encode_body(&mut self.body);
+        if self.frame.len() + self.body.len() > BATCH {
+            self.flush()?;
+        }
+        if self.frame.is_empty() {
+            self.frame.push(self.class);
+        }
+        self.frame.push(message.tag());
+        put_bytes(&mut self.frame, &self.body);
+        Ok(())
+    }
+
+    /// Sends what has been collected.
+    pub fn flush(&mut self) -> Result<(), Interrupted> {
+        if self.frame.is_empty() {
+            return Ok(());
+        }
+        let mut frame = std::mem::take(&mut self.frame);
+        loop {
+            self.abort.check()?;
+            match self.outgoing.send_timeout(frame, Duration::from_millis(50)) {
+                Ok(()) => return Ok(()),
+                Err(SendTimeoutError::Timeout(back)) => frame = back,
+                Err(SendTimeoutError::Disconnected(_)) => return Err(Interrupted),
+            }
+        }
+    }
+
+    /// Whether nothing waits to be sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frame.is_empty()
+    }
+}
+
+/// End-to-end hash of a file: where each run of data begins, the data, and the size; holes cost nothing.
+#[derive(Debug, Default)]
+pub struct ContentHash {
+    hasher: blake3::Hasher,
+    next: Option<u64>,
+}
+
+impl ContentHash {
+    /// Of nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in a run of data.
+    pub fn update(&mut self, offset: u64, bytes: &[u8]) {
+        if self.next != Some(offset) {
+            self.hasher.update(&offset.to_le_bytes());
+        }
+        self.hasher.update(bytes);
+        self.next = Some(offset + bytes.len() as u64);
+    }
+
+    /// The hash of a file of `size` bytes.
+    #[must_use]
+    pub fn finish(mut self, size: u64) -> [u8; 32] {
+        self.hasher.update(&size.to_le_bytes());
+        *self.hasher.finalize().as_bytes()
+    }
+}
+
+/// What the CLI asks of the mirror service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MirrorRequest {
+    /// Source: walk a tree and answer the target's questions about it.
+    ScanSource(ScanTree),
+    /// Target: compare with what the source says, and keep the plan.
+    ScanTarget(ScanTree),
+    /// Target: send the plan of a folder to the CLI as [`Message::Change`].
+    ListPlan {
+        /// The folder.
+        root: String,
+    },
+    /// Source: send the files the target asks for.
+    Serve {
+        /// The tree to read.
+        root: String,
+    },
+    /// Target: carry the plan of a folder out.
+    Apply {
+        /// The folder.
+        root: String,
+    },
+}
+
+/// Which tree to scan and how.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ScanTree {
+    /// Absolute path of the directory to read: on the source the folder inside a snapshot,
+    /// on the target the folder itself.
+    pub root: String,
+    /// Read a live tree as its own filesystem shows it, without what is mounted in it.
+    pub without_mounts: bool,
+    /// The folder's filter rules.
+    pub rules: String,
+    /// Where they come from, for error messages.
+    pub origin: String,
+    /// Compare content, not only size and time.
+    pub content: bool,
+}
+
+/// What a mirror request came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorReply {
+    /// Entries seen (scan) or changes made (apply).
+    pub items: u64,
+    /// Bytes read (serve) or written (apply).
+    pub bytes: u64,
+    /// Totals of the plan (scan of the target).
+    pub plan: Option<PlanTotals>,
+    /// Which filter rules matched something, by their index.
+    pub matched_rules: Vec<bool>,
+    /// What a person should know, by kind; the first of each kind were logged.
+    pub notes: BTreeMap<String, u64>,
+    /// How many of them were warnings.
+    pub warned: u64,
+    /// Entries that could not be dealt with; each was logged at ERROR.
+    pub errors: u64,
+}
+
+/// Totals of a folder's plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanTotals {
+    /// Entries created.
+    pub created: u64,
+    /// Entries with new content.
+    pub changed: u64,
+    /// Entries with new attributes only.
+    pub attributes: u64,
+    /// Entries deleted.
+    pub deleted: u64,
+    /// Entries that exist on the target in scope.
+    pub existing: u64,
+    /// Bytes on disk the new content will need.
+    pub bytes: u64,
+}
+
+/// Appends a time.
+pub fn put_time(out: &mut Vec<u8>, time: Time) {
+    put_i64(out, time.secs);
+    put_u64(out, u64::from(time.nanos));
+}
+
+/// Reads a time.
+pub fn read_time(reader: &mut Reader<'_>) -> Result<Time, Malformed> {
+    Ok(Time { secs: reader.i64()?, nanos: reader.u32()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::unbounded;
+
+    use super::*;
+
+    #[test]
+    fn messages_survive_the_round_trip() {
+        let messages = [
+            Message::Root(Box::new(Meta::opaque())),
+            Message::Chunk(Chunk {
+                seq: 7,
+                begins: Some((b"a/b".to_vec(), Some(b"- x".to_vec()))),
+                upper: Some(b"zz".to_vec()),
+                complete: true,
+                digest: [3; 16],
+            }),
+            Message::Chunk(Chunk {
+                seq: 8,
+                begins: None,
+                upper: None,
+                complete: false,
+                digest: [0; 16],
+            }),
+            Message::Listing { seq: 9, entries: b"abc" },
+            Message::ScanEnd,
+            Message::Want(1),
+            Message::Ack(u64::MAX),
+            Message::Fetch { id: 3, path: b"p/q" },
+            Message::Credit(5),
+            Message::Finished,
+            Message::Data { id: 3, offset: 1 << 40, bytes: b"xyz" },
+            Message::End { id: 3, size: 9, hash: [9; 32] },
+            Message::Failed { id: 4, error: "gone".into() },
+            Message::Change { action: b'+', aspects: 3, bytes: 10, path: b"n" },
+            Message::Progress { items: 1, bytes: 2, path: b"" },
+        ];
+        let (tx, rx) = unbounded();
+        let abort = AbortFlag::new();
+        let mut batch = Batch::new(FOR_PEER, &tx, &abort);
+        for message in &messages {
+            batch.push(message).unwrap();
+        }
+        batch.flush().unwrap();
+        let frame = rx.try_recv().unwrap();
+        assert_eq!(frame[0], FOR_PEER);
+        let decoded: Result<Vec<_>, _> = Messages::new(&frame[1..]).collect();
+        assert_eq!(decoded.unwrap(), messages);
+        for cut in 1..frame.len() {
+            // Whatever is cut off, decoding ends without a panic.
+            let _ = Messages::new(&frame[1..cut]).count();
+        }
+    }
+
+    #[test]
+    fn a_path_that_leaves_the_folder_is_refused() {
+        for path in [&b"../x"[..], b"/etc/shadow", b"a/../../b", b"a//b"] {
+            let (tx, rx) = unbounded();
+            let abort = AbortFlag::new();
+            let mut batch = Batch::new(FOR_PEER, &tx, &abort);
+            batch.push(&Message::Fetch { id: 1, path }).unwrap();
+            batch.flush().unwrap();
+            let frame = rx.try_recv().unwrap();
+            assert!(Messages::new(&frame[1..]).next().unwrap().is_err());
+        }
+    }
+
+    #[test]
+    fn a_hole_changes_the_hash_but_the_way_data_is_cut_does_not() {
+        let hash = |runs: &[(u64, &[u8])]| {
+            let mut hash = ContentHash::new();
+            runs.iter().for_each(|(offset, bytes)| hash.update(*offset, bytes));
+            hash.finish(8)
+        };
+        assert_eq!(hash(&[(0, b"abcd")]), hash(&[(0, b"ab"), (2, b"cd")]));
+        assert_ne!(hash(&[(0, b"ab"), (4, b"cd")]), hash(&[(0, b"abcd")]));
+    }
+}
