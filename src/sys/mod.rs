@@ -1,5 +1,6 @@
 //! System calls: the only floor with `unsafe`, and the only one that makes child processes.
 
+pub mod btrfs;
 pub mod command;
 #[cfg(test)]
 pub mod testing;

@@ -5,6 +5,11 @@
 //! killed) it unmounts everything and removes the image. The loop device frees itself with the
 //! last mount (`mount -o loop` sets autoclear).
 
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "test support fails by panicking, everywhere"
+)]
+
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -28,9 +33,6 @@ rm -rf --one-file-system "$1"
 "#;
 
 /// Whether the test runs as root; says so loudly if not, and fails where nothing may be skipped.
-///
-/// # Panics
-/// Without root when `CI=true`.
 #[must_use]
 pub fn is_root(test: &str) -> bool {
     if rustix::process::geteuid().is_root() {
@@ -40,10 +42,8 @@ pub fn is_root(test: &str) -> bool {
     false
 }
 
-/// Says that `test` is skipped, past the capture of the test harness.
-///
-/// # Panics
-/// When `CI=true`: there nothing may be skipped.
+/// Says that `test` is skipped, past the capture of the test harness; panics when `CI=true`,
+/// where nothing may be skipped.
 pub fn skip(test: &str, reason: &str) {
     assert!(
         std::env::var_os("CI").is_none_or(|v| v != "true"),
@@ -197,9 +197,6 @@ pub fn sh(script: &str) -> Result<String, String> {
 }
 
 /// Runs a shell line that must work.
-///
-/// # Panics
-/// If it does not.
 #[track_caller]
 pub fn run(script: &str) -> String {
     match sh(script) {
