@@ -2,5 +2,7 @@
 
 pub mod btrfs;
 pub mod command;
+pub mod mounts;
 #[cfg(test)]
 pub mod testing;
+pub mod trusted;
