@@ -4,14 +4,18 @@
 //! `cli` → `run` → `modules` → `mirror` → `agent` → `snapshot` → `host` → `record` → `ui` → the rest.
 
 pub mod agent;
+pub mod cli;
 pub mod config;
+pub mod error;
 pub mod event;
 pub mod exit;
 pub mod host;
 pub mod interrupt;
 pub mod mirror;
 pub mod module;
+pub mod modules;
 pub mod prompt;
 pub mod record;
+pub mod run;
 pub mod snapshot;
 pub mod sys;
