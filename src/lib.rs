@@ -7,6 +7,7 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod escape;
 pub mod event;
 pub mod exit;
 pub mod host;

@@ -171,18 +171,17 @@ impl Module for DiskMonitor {
         let limit = interval.min(ANSWER_LIMIT);
         let mut due = Instant::now();
         loop {
+            let begun = Instant::now();
             match self.look(context, due, limit) {
                 Ok(()) => {}
-                Err(ModuleError::Interrupted(_) | ModuleError::Agent(AgentError::Interrupted(_))) => break,
+                Err(
+                    ModuleError::Interrupted(_) | ModuleError::Agent(AgentError::Interrupted(_)),
+                ) => break,
                 Err(error) => return Err(error),
             }
-            due += interval;
-            let now = Instant::now();
-            if due < now {
-                // Behind by more than a whole interval: look now, and count from here.
-                due = now;
-            }
-            if context.abort.sleep(due - now).is_err() {
+            due = begun + interval;
+            let wait = due.saturating_duration_since(Instant::now());
+            if context.abort.sleep(wait).is_err() {
                 break;
             }
         }
