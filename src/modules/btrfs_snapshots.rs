@@ -100,11 +100,13 @@ pub fn create(
         snapshot_dir: config.snapshot_dir.clone(),
         snapshots: snapshots.clone(),
     };
-    let on_target = target.agent.begin(request());
-    let on_source = source.agent.begin(request());
+    // Not interruptible: a snapshot takes milliseconds, and one that was made must be known.
+    let (source, target) = (source.agent.unabortable(), target.agent.unabortable());
+    let on_target = target.begin(request());
+    let on_source = source.begin(request());
     Created {
-        source: finish(&source.agent, on_source, &snapshots),
-        target: finish(&target.agent, on_target, &snapshots),
+        source: finish(&source, on_source, &snapshots),
+        target: finish(&target, on_target, &snapshots),
     }
 }
 
@@ -113,7 +115,6 @@ fn finish(
     call: Result<PendingCall, AgentError>,
     asked: &[NewSnapshot],
 ) -> Result<Vec<SnapshotFacts>, AgentError> {
-    // Not interruptible: a snapshot takes milliseconds, and one that was made must be known.
     match call?.wait(None)? {
         Reply::Snapshots(made)
             if made.len() == asked.len()
