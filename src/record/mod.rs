@@ -1,5 +1,7 @@
 //! What outlives a run: history, the incomplete marker, the lock's holder, log files.
 
+pub mod log;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
