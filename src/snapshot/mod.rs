@@ -1,6 +1,14 @@
 //! btrfs subvolumes and snapshots: what is there, what we make, what we keep.
 
+pub mod error;
+pub mod manage;
+pub mod name;
+pub mod retention;
+pub mod subvolumes;
+
 use serde::{Deserialize, Serialize};
+
+pub use error::SnapshotError;
 
 /// What a machine has of the configured subvolumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +66,7 @@ pub struct NewSnapshot {
 }
 
 /// One of our snapshots.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SnapshotFacts {
     /// Flat name of its subvolume.
     pub subvolume: String,
