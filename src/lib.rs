@@ -4,7 +4,9 @@
 //! `cli` → `run` → `modules` → `mirror` → `agent` → `snapshot` → `host` → `record` → `ui` → the rest.
 
 pub mod agent;
+pub mod cli;
 pub mod config;
+pub mod error;
 pub mod escape;
 pub mod event;
 pub mod exit;
@@ -13,8 +15,10 @@ pub mod interrupt;
 pub mod jsonline;
 pub mod mirror;
 pub mod module;
+pub mod modules;
 pub mod prompt;
 pub mod record;
+pub mod run;
 pub mod signals;
 pub mod snapshot;
 pub mod sys;

@@ -158,8 +158,15 @@ impl AgentClient {
     /// The same agent, for calls that must still be made after an abort (clean-up).
     #[must_use]
     pub fn unabortable(&self) -> Self {
+        self.with_abort(AbortFlag::new())
+    }
+
+    /// The same agent, for calls that stop waiting when `abort` is raised (a thread with an end of
+    /// its own).
+    #[must_use]
+    pub fn with_abort(&self, abort: AbortFlag) -> Self {
         Self {
-            abort: AbortFlag::new(),
+            abort,
             ..self.clone()
         }
     }

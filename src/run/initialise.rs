@@ -1,0 +1,215 @@
+//! Phase 1: modules and configuration, this machine's agent and lock, the connection, the
+//! target's agent and lock.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::error::RunError;
+use super::options::select;
+use super::watch::ConnectionWatch;
+use super::{Pair, Peer, Run};
+use crate::agent::client::AgentClient;
+use crate::agent::protocol::{AgentFacts, Reply, Request, banner};
+use crate::escape::escape_str;
+use crate::event::{ConnectionEvent, ConnectionStatus, Event, Host, LogLevel};
+use crate::module::Machine;
+use crate::modules::install_on_target::is_newer;
+use crate::record::LockHolder;
+
+/// Longest host name a kernel knows (`HOST_NAME_MAX`), which bounds what the other side claims.
+const MAX_HOSTNAME: usize = 64;
+
+pub(super) fn run(run: &mut Run) -> Result<Arc<Pair>, RunError> {
+    choose_modules(run)?;
+    if run.shared.options.confirm_each_command && !run.shared.prompter.can_ask() {
+        return Err(RunError::Refused {
+            message: "--confirm-each-command asks, and there is nobody to ask".to_owned(),
+            flag: None,
+        });
+    }
+
+    let source = start_source(run)?;
+    lock(run, &source, &source.machine.hostname)?;
+
+    let target = start_target(run)?;
+    refuse_same_machine(run, &source, &target)?;
+    lock(run, &target, &source.machine.hostname)?;
+    if let Some(installed) = target.facts.installed.as_ref().filter(|i| is_newer(i)) {
+        return Err(RunError::NewerTarget {
+            hostname: target.machine.hostname,
+            theirs: escape_str(installed.version.as_deref().unwrap_or_default()),
+            ours: env!("CARGO_PKG_VERSION"),
+        });
+    }
+
+    run.shared.events.emit(&Event::Session {
+        id: run.session.id().to_owned(),
+        source: source.machine.hostname.clone(),
+        target: target.machine.hostname.clone(),
+    });
+    run.connection = Some(ConnectionWatch::start(
+        vec![target.machine.agent.clone(), source.machine.agent.clone()],
+        run.shared.events.clone(),
+        run.shared.stop.clone(),
+    ));
+    let pair = Arc::new(Pair { source, target });
+    run.pair = Some(Arc::clone(&pair));
+    Ok(pair)
+}
+
+fn choose_modules(run: &mut Run) -> Result<(), RunError> {
+    let registry = std::mem::take(&mut run.registry);
+    let shared = Arc::get_mut(&mut run.shared).expect("no thread shares the run before phase 1");
+    run.selection = select(registry, &mut shared.config, &shared.options)?;
+    for (module, reason) in &run.selection.skipped {
+        run.session.skip(module, reason);
+    }
+    let modules = run.selection.foreground.iter();
+    let errors: Vec<_> = modules
+        .chain(&run.selection.background)
+        .flat_map(|module| module.validate_config(&run.shared.config))
+        .collect();
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(RunError::Config(errors))
+    }
+}
+
+fn start_source(run: &mut Run) -> Result<Peer, RunError> {
+    let agent = run.shared.machines.local(&run.access())?;
+    run.agents.push(agent.clone());
+    let uid = Some(rustix::process::getuid().as_raw());
+    let peer = greet(run, agent, Host::Source, uid)?;
+    if let Some(open_log) = run.open_log.take() {
+        match peer.machine.agent.call(Request::RunDirectory) {
+            Ok(Reply::Path(directory)) => run.log_file = open_log(&directory),
+            Ok(_) => return Err(nonsense(&peer.machine.agent, "no directory")),
+            Err(error) => return Err(RunError::agent("making a directory for the log")(error)),
+        }
+    }
+    Ok(peer)
+}
+
+fn start_target(run: &mut Run) -> Result<Peer, RunError> {
+    let connection = |status| {
+        Event::Connection(ConnectionEvent {
+            status,
+            latency: None,
+        })
+    };
+    let events = run.shared.events.clone();
+    events.emit(&connection(ConnectionStatus::Connecting));
+    let agent = run
+        .shared
+        .machines
+        .target(&run.access())
+        .inspect_err(|_| events.emit(&connection(ConnectionStatus::Disconnected)))?;
+    run.agents.push(agent.clone());
+    let peer = greet(run, agent, Host::Target, None)?;
+    events.emit(&connection(ConnectionStatus::Connected));
+    Ok(peer)
+}
+
+fn nonsense(agent: &AgentClient, detail: &str) -> RunError {
+    RunError::agent("talking to the agent")(agent.nonsense(detail))
+}
+
+/// The first line must be ours to the letter: both sides are one binary, or one of its builds for
+/// another architecture.
+fn is_our_banner(theirs: &str) -> bool {
+    let ours = banner();
+    let words = |banner: &str| -> Vec<String> {
+        banner.split(' ').take(3).map(str::to_owned).collect()
+    };
+    words(theirs) == words(&ours)
+}
+
+fn greet(
+    run: &Run,
+    agent: AgentClient,
+    host: Host,
+    uid: Option<u32>,
+) -> Result<Peer, RunError> {
+    if !is_our_banner(agent.banner()) {
+        let said: String = agent.banner().chars().take(80).collect();
+        return Err(RunError::WrongAgent {
+            hostname: agent.hostname(),
+            said: escape_str(&said),
+        });
+    }
+    let hello = Request::Hello {
+        session: run.session.id().to_owned(),
+        uid,
+    };
+    let facts: AgentFacts = match agent.call(hello).map_err(RunError::agent("greeting the agent"))? {
+        Reply::Hello(facts) => *facts,
+        _ => return Err(nonsense(&agent, "no greeting")),
+    };
+    let hostname: String = facts.hostname.chars().take(MAX_HOSTNAME).collect();
+    let hostname = match escape_str(&hostname) {
+        empty if empty.is_empty() => agent.hostname(),
+        hostname => hostname,
+    };
+    agent.set_hostname(&hostname);
+    run.log(
+        LogLevel::Full,
+        Some(host),
+        format!(
+            "{hostname}: agent {} on {}, kernel {}",
+            escape_str(&facts.version),
+            escape_str(&facts.arch),
+            escape_str(&facts.kernel)
+        ),
+    );
+    Ok(Peer {
+        machine: Machine {
+            host,
+            hostname,
+            agent: run.confirming(agent),
+        },
+        facts,
+    })
+}
+
+fn refuse_same_machine(run: &Run, source: &Peer, target: &Peer) -> Result<(), RunError> {
+    let same = if source.facts.machine_id.is_empty() && target.facts.machine_id.is_empty() {
+        source.facts.hostname == target.facts.hostname
+    } else {
+        source.facts.machine_id == target.facts.machine_id
+    };
+    if same {
+        return Err(RunError::SameMachine {
+            typed: run.shared.options.host.clone(),
+            hostname: target.machine.hostname.clone(),
+        });
+    }
+    Ok(())
+}
+
+fn lock(run: &Run, peer: &Peer, from: &str) -> Result<(), RunError> {
+    let agent = &peer.machine.agent;
+    let holder = LockHolder {
+        session: run.session.id().to_owned(),
+        role: peer.machine.host,
+        from: from.to_owned(),
+        pid: peer.facts.pid,
+        since: Timestamp::now(),
+    };
+    match agent
+        .call(Request::Lock(holder))
+        .map_err(RunError::agent("taking the lock"))?
+    {
+        Reply::Lock(None) => Ok(()),
+        Reply::Lock(Some(holder)) => Err(RunError::Locked {
+            hostname: peer.machine.hostname.clone(),
+            holder: LockHolder {
+                session: escape_str(&holder.session),
+                from: escape_str(&holder.from),
+                ..holder
+            },
+        }),
+        _ => Err(nonsense(agent, "no answer about the lock")),
+    }
+}

@@ -1,0 +1,90 @@
+//! Phase 4: free space on every filesystem touched, before anything; and again once the plan
+//! says how much it will write.
+
+use std::collections::BTreeMap;
+
+use super::error::RunError;
+use super::{Pair, Run};
+use crate::event::{Host, LogLevel};
+use crate::module::DiskSpaceCritical;
+use crate::modules::space;
+use crate::snapshot::Subvolume;
+
+/// What is free now.
+pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
+    check(run, pair, &BTreeMap::new())
+}
+
+/// What will be free on the target after `planned` bytes were written, by target path.
+pub(super) fn with_plan(
+    run: &mut Run,
+    pair: &Pair,
+    planned: &BTreeMap<String, u64>,
+) -> Result<(), RunError> {
+    if planned.values().all(|&bytes| bytes == 0) {
+        return Ok(());
+    }
+    check(run, pair, planned)
+}
+
+fn check(run: &Run, pair: &Pair, planned: &BTreeMap<String, u64>) -> Result<(), RunError> {
+    let minimum = &run.shared.config.disk.preflight_minimum;
+    let mut critical: Vec<DiskSpaceCritical> = Vec::new();
+    for peer in pair.both() {
+        let machine = &peer.machine;
+        let subvolumes = match machine.host {
+            Host::Source => &run.facts.source_subvolumes,
+            Host::Target => &run.facts.target_subvolumes,
+        };
+        let facts = space::ask(machine, space::touched_paths(subvolumes))
+            .map_err(RunError::agent("asking for free disk space"))?;
+        // Which filesystem receives each planned path: that of the subvolume it lies in.
+        let mut incoming = BTreeMap::<&str, u64>::new();
+        if machine.host == Host::Target {
+            for (path, bytes) in planned {
+                let mount_point = receiving(subvolumes, path);
+                if let Some(fact) = facts.iter().find(|f| f.path == mount_point) {
+                    *incoming.entry(&fact.filesystem).or_default() += bytes;
+                }
+            }
+        }
+        for fact in space::distinct(facts.clone()) {
+            let needed = incoming
+                .get(fact.filesystem.as_str())
+                .copied()
+                .unwrap_or_default();
+            let left = fact.free_bytes.saturating_sub(needed);
+            if let Some(mut low) = space::below(machine, &fact, left, minimum) {
+                if needed > 0 {
+                    low.free_space = format!(
+                        "{} minus {} to be written",
+                        space::human(fact.free_bytes),
+                        space::human(needed)
+                    );
+                }
+                critical.push(low);
+            } else {
+                run.log(
+                    LogLevel::Full,
+                    Some(machine.host),
+                    format!(
+                        "{}: {} free on {}, {} will be written",
+                        machine.hostname,
+                        space::share(fact.free_bytes, fact.total_bytes),
+                        fact.mount_point,
+                        space::human(needed)
+                    ),
+                );
+            }
+        }
+    }
+    if critical.is_empty() {
+        Ok(())
+    } else {
+        Err(RunError::DiskSpace(critical))
+    }
+}
+
+fn receiving<'a>(subvolumes: &'a [Subvolume], path: &str) -> &'a str {
+    space::holder(subvolumes, path).map_or("/", |subvolume| &subvolume.mount_point)
+}

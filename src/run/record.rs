@@ -1,0 +1,112 @@
+//! Phase 9, and the markers: what both machines remember of a run.
+//!
+//! A marker says that a run has begun to change this machine. It is on both machines before the
+//! first change; it is removed last, after both histories were written.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::error::RunError;
+use super::{Pair, Peer, Run};
+use crate::agent::client::{AgentError, PendingCall};
+use crate::agent::protocol::Request;
+use crate::event::{Host, SessionState};
+use crate::record::{HistoryEntry, Incomplete};
+use crate::snapshot::SnapshotFacts;
+
+/// How long taking back a marker may take.
+const UNMARK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Writes or updates the markers on both machines: where the run is now.
+pub(super) fn mark(run: &mut Run, pair: &Pair, module: Option<&str>) -> Result<(), RunError> {
+    let marker = Incomplete {
+        session: run.session.id().to_owned(),
+        role: Host::Source,
+        source: pair.source.machine.hostname.clone(),
+        target: pair.target.machine.hostname.clone(),
+        started_at: run.session.started_at(),
+        phase: run.phase,
+        module: module.map(str::to_owned),
+        presync: Vec::new(),
+    };
+    let is_first = run.incomplete.replace(marker.clone()).is_none();
+    let request = |peer: &Peer| {
+        let host = peer.machine.host;
+        let presync = &run.snapshots(host).presync;
+        Request::WriteIncomplete(Some(Incomplete {
+            role: host,
+            presync: presync.iter().map(|s| s.name.clone()).collect(),
+            ..marker.clone()
+        }))
+    };
+    let written = on_both(pair, request);
+    if written.is_err() && is_first && unmark(pair).is_ok() {
+        // Nothing was changed, and neither machine says otherwise.
+        run.incomplete = None;
+    }
+    written.map_err(RunError::agent("noting that the sync has begun"))
+}
+
+/// Takes back markers of a run that has not changed anything yet, whatever asked it to stop.
+fn unmark(pair: &Pair) -> Result<(), AgentError> {
+    for peer in pair.both() {
+        let agent = peer.machine.agent.unabortable();
+        agent.call_within(Request::WriteIncomplete(None), Some(UNMARK_LIMIT))?;
+    }
+    Ok(())
+}
+
+/// Asks both machines at once and waits for both; the first error of either.
+fn on_both(pair: &Pair, request: impl Fn(&Peer) -> Request) -> Result<(), AgentError> {
+    let calls: Vec<Result<PendingCall, AgentError>> = (pair.both().into_iter())
+        .map(|peer| peer.machine.agent.begin(request(peer)))
+        .collect();
+    let mut first = Ok(());
+    for call in calls {
+        let result = call.and_then(|call| call.wait(None)).map(drop);
+        if first.is_ok() {
+            first = result;
+        }
+    }
+    first
+}
+
+/// Histories, then the markers, then old snapshots.
+pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
+    let state = if run.tally.counts().errors == 0 {
+        SessionState::Completed
+    } else {
+        SessionState::Failed
+    };
+    let entry = |peer: &Peer| Request::AppendHistory(Box::new(entry(run, pair, peer, state)));
+    on_both(pair, entry).map_err(RunError::agent("writing the history"))?;
+    run.recorded = true;
+    on_both(pair, |_| Request::WriteIncomplete(None))
+        .map_err(RunError::agent("noting that the sync has ended"))?;
+    run.incomplete = None;
+    Ok(())
+}
+
+/// This session as one machine remembers it.
+pub(super) fn entry(run: &Run, pair: &Pair, peer: &Peer, state: SessionState) -> HistoryEntry {
+    let all = |host: Host| -> Vec<SnapshotFacts> {
+        let own = run.snapshots(host);
+        own.presync.iter().chain(&own.postsync).cloned().collect()
+    };
+    HistoryEntry {
+        session: run.session.id().to_owned(),
+        role: peer.machine.host,
+        source: pair.source.name(),
+        target: pair.target.name(),
+        started_at: run.session.started_at(),
+        ended_at: Timestamp::now(),
+        state,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        modules: run.session.results().to_vec(),
+        source_snapshots: all(Host::Source),
+        target_snapshots: all(Host::Target),
+        folders: BTreeMap::new(),
+    }
+}
