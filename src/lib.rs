@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod config;
+pub mod escape;
 pub mod event;
 pub mod exit;
 pub mod host;
