@@ -9,7 +9,8 @@ use std::fmt::Write as _;
 
 /// Whether `c` must not be printed as it is: C0 and C1 controls, line and paragraph separators,
 /// marks and overrides of writing direction, the byte order mark, interlinear and tag characters.
-fn is_unsafe(c: char) -> bool {
+#[must_use]
+pub fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(
             c,
