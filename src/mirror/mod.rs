@@ -48,3 +48,8 @@ fn peer_payload(frame: &[u8]) -> Result<&[u8], Malformed> {
         _ => Err(Malformed("not from the other agent")),
     }
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Both halves of the mirror in one process, for tests: two services with a relay between them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use serde_json::Value;
+
+use super::service::MirrorService;
+use super::wire::{FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, ScanTree};
+use crate::agent::protocol::Fault;
+use crate::agent::service::{Service, ServiceContext};
+use crate::event::{Event, EventSink, LogLevel};
+use crate::interrupt::AbortFlag;
+
+/// Two agents' mirror services.
+pub(crate) struct Pair {
+    source: Arc<MirrorService>,
+    target: Arc<MirrorService>,
+    /// Log lines of both, at WARNING or above.
+    pub complaints: Vec<String>,
+}
+
+/// What a whole mirror run came to.
+pub(crate) struct Outcome {
+    /// The target's scan.
+    pub scan: MirrorReply,
+    /// The source's scan.
+    pub source_scan: MirrorReply,
+    /// The target's apply.
+    pub applied: MirrorReply,
+    /// The plan as listed.
+    pub changes: Vec<(char, String)>,
+}
+
+struct End {
+    context: ServiceContext,
+    out: Receiver<Vec<u8>>,
+    incoming: Sender<Vec<u8>>,
+    log: Receiver<Event>,
+}
+
+fn end(abort: &AbortFlag) -> End {
+    let (outgoing, out) = bounded(8);
+    let (incoming_tx, incoming) = unbounded();
+    let mut events = EventSink::none();
+    let log = events.subscribe();
+    let context = ServiceContext {
+        incoming,
+        outgoing,
+        events,
+        abort: abort.clone(),
+        session: "00000000".to_owned(),
+    };
+    End { context, out, incoming: incoming_tx, log }
+}
+
+impl Pair {
+    pub(crate) fn new() -> Self {
+        Self {
+            source: Arc::new(MirrorService::default()),
+            target: Arc::new(MirrorService::default()),
+            complaints: Vec::new(),
+        }
+    }
+
+    fn run(
+        &mut self,
+        source: Option<MirrorRequest>,
+        target: MirrorRequest,
+        mut for_cli: impl FnMut(&Message<'_>),
+    ) -> Result<(MirrorReply, MirrorReply), Fault> {
+        let abort = AbortFlag::new();
+        let (a, b) = (end(&abort), end(&abort));
+        let call = |service: &Arc<MirrorService>, context: ServiceContext, request| {
+            let service = Arc::clone(service);
+            let abort = context.abort.clone();
+            thread::spawn(move || {
+                let body = serde_json::to_value(request).unwrap();
+                let result: Result<Value, Fault> = service.call(&context, body);
+                if result.is_err() {
+                    abort.raise();
+                }
+                result.map(|v| serde_json::from_value::<MirrorReply>(v).unwrap())
+            })
+        };
+        let source_thread = source.map(|request| call(&self.source, a.context, request));
+        let target_thread = call(&self.target, b.context, target);
+        let to_source = a.incoming;
+        let to_target = b.incoming;
+        let source_out = a.out;
+        let relay = thread::spawn(move || {
+            for frame in source_out {
+                let _ = to_target.send(frame);
+            }
+        });
+        for frame in b.out {
+            if frame[0] == FOR_PEER {
+                let _ = to_source.send(frame);
+            } else {
+                for message in Messages::new(&frame[1..]) {
+                    for_cli(&message.unwrap());
+                }
+            }
+        }
+        let target = target_thread.join().unwrap();
+        let source = source_thread.map_or(Ok(MirrorReply::default()), |t| t.join().unwrap());
+        relay.join().unwrap();
+        for log in [a.log, b.log] {
+            while let Ok(event) = log.try_recv() {
+                if let Event::Log(line) = event
+                    && line.level >= LogLevel::Warning
+                {
+                    self.complaints.push(line.message);
+                }
+            }
+        }
+        Ok((source?, target?))
+    }
+
+    /// Scans `from` against `to`; the target keeps the plan.
+    pub(crate) fn scan(
+        &mut self,
+        from: &Path,
+        to: &Path,
+        rules: &str,
+        content: bool,
+    ) -> Result<(MirrorReply, MirrorReply), Fault> {
+        let tree = |root: &Path| ScanTree {
+            root: root.to_str().unwrap().to_owned(),
+            without_mounts: false,
+            rules: rules.to_owned(),
+            origin: "test.filter".to_owned(),
+            content,
+        };
+        let (from, to) = (tree(from), tree(to));
+        self.run(
+            Some(MirrorRequest::ScanSource(from)),
+            MirrorRequest::ScanTarget(to),
+            |_| {},
+        )
+    }
+
+    /// The plan for `to`, as listed.
+    pub(crate) fn list(&mut self, to: &Path) -> Vec<(char, String)> {
+        let root = to.to_str().unwrap().to_owned();
+        let mut changes = Vec::new();
+        self.run(None, MirrorRequest::ListPlan { root }, |message| {
+            if let Message::Change { action, path, .. } = message {
+                changes.push((char::from(*action), crate::escape::escape_bytes(path)));
+            }
+        })
+        .unwrap();
+        changes
+    }
+
+    /// Carries out the plan for `to`.
+    pub(crate) fn apply(&mut self, from: &Path, to: &Path) -> Result<MirrorReply, Fault> {
+        let text = |p: &Path| p.to_str().unwrap().to_owned();
+        self.run(
+            Some(MirrorRequest::Serve { root: text(from) }),
+            MirrorRequest::Apply { root: text(to) },
+            |_| {},
+        )
+        .map(|(_, target)| target)
+    }
+
+    /// Makes `to` like `from`.
+    pub(crate) fn mirror(&mut self, from: &Path, to: &Path, rules: &str) -> Outcome {
+        let (source_scan, scan) = self.scan(from, to, rules, false).unwrap();
+        let changes = self.list(to);
+        let applied = self.apply(from, to).unwrap();
+        Outcome { scan, source_scan, applied, changes }
+    }
+}

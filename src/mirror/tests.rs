@@ -1,0 +1,212 @@
+//! The mirror as a whole, on real btrfs, against rsync as the judge.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::testing::Pair;
+use crate::sys::testing::TestBtrfs;
+
+struct Lab {
+    _disk: TestBtrfs,
+    from: PathBuf,
+    to: PathBuf,
+}
+
+fn lab() -> Option<Lab> {
+    let disk = TestBtrfs::new()?;
+    let (from, to) = (disk.top().join("from"), disk.top().join("to"));
+    fs::create_dir(&from).unwrap();
+    fs::create_dir(&to).unwrap();
+    Some(Lab { from, to, _disk: disk })
+}
+
+#[allow(clippy::disallowed_methods)]
+fn sh(dir: &Path, script: &str) {
+    let status = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", script])
+        .current_dir(dir)
+        .status()
+        .unwrap();
+    assert!(status.success(), "{script}");
+}
+
+/// What rsync would still do; nothing if the trees are equal.
+#[allow(clippy::disallowed_methods)]
+fn rsync_differences(from: &Path, to: &Path) -> String {
+    let output = Command::new("rsync")
+        .args(["-aHAXScni", "-@-1", "--delete", "--numeric-ids"])
+        .arg(format!("{}/", from.display()))
+        .arg(format!("{}/", to.display()))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[allow(clippy::disallowed_methods)]
+fn lsattr(dir: &Path) -> String {
+    let output = Command::new("bash")
+        .args(["-c", "find . -xdev \\( -type f -o -type d \\) -print0 | sort -z | xargs -0 lsattr -d"])
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn assert_equal(lab: &Lab) {
+    assert_eq!(rsync_differences(&lab.from, &lab.to), "");
+    assert_eq!(lsattr(&lab.from), lsattr(&lab.to));
+    assert!(!lab.to.join(".pc-switcher-staging").exists());
+}
+
+const AWKWARD: &str = r#"
+umask 022
+mkdir -p d/sub empty 'with space' ro
+echo hello >d/file; chmod 4755 d/file; chown 1000:1000 d/file
+echo x >d/sub/x; touch -d '1950-01-01 00:00:00.123456789' d/sub/x
+touch -d '2100-01-01 00:00:00.987654321' d/sub
+: >$'new\nline'; : >$'\xff\xfe'; : >-dash; : >$'\e[31m'
+ln -s /nonexistent dangling; ln -s ../x d/rel; touch -h -d '1960-01-01 00:00:00.5' dangling
+mkfifo fifo; mknod null c 1 3; mknod zero c 0 0; mknod blk b 7 250
+python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("sock")'
+ln d/file d/sub/link; ln d/file top-link; ln -P dangling d/dangling2; ln null d/null2
+truncate -s 10M sparse; printf data | dd of=sparse bs=1 seek=5000000 conv=notrunc status=none
+fallocate -l 1M prealloc
+setfacl -m u:1234:rwx d/file; setfacl -d -m g:4321:r d
+setfattr -n user.test -v value d/file; setfattr -n trusted.secret -v 0sAAEC d/sub
+setfattr -h -n trusted.onlink -v 1 dangling
+cp /bin/true caps; setcap cap_net_raw+ep caps
+: >nocow; chattr +C nocow; echo data >nocow
+echo c >compressed; chattr +c compressed
+echo i >immutable; chattr +i immutable; echo a >append; chattr +a append
+mkdir idir; echo in >idir/f; touch -d '2001-01-01 01:01:01.111' idir; chattr +i idir
+chmod 0 ro; chmod 1777 empty; chmod 2755 'with space'
+head -c 3000000 /dev/urandom >big
+: >$(printf "x%.0s" $(seq 255))
+chown -h 1000:1001 d dangling; touch -d '1999-09-09 09:09:09.9' d
+"#;
+
+const CLEAN: &str = "chattr -R -f -i -a . 2>/dev/null || true";
+
+#[test]
+fn awkward_trees_arrive_exactly_and_a_second_run_finds_nothing() {
+    let Some(lab) = lab() else { return };
+    sh(&lab.from, AWKWARD);
+    let mut pair = Pair::new();
+    let outcome = pair.mirror(&lab.from, &lab.to, "");
+    assert_eq!(pair.complaints, Vec::<String>::new());
+    assert_eq!(outcome.applied.errors, 0);
+    assert_equal(&lab);
+    let again = pair.mirror(&lab.from, &lab.to, "");
+    assert_eq!(again.changes, vec![]);
+    let (_, verify) = pair.scan(&lab.from, &lab.to, "", true).unwrap();
+    assert_eq!(verify.plan.unwrap(), super::wire::PlanTotals {
+        existing: again.scan.items,
+        ..Default::default()
+    });
+    sh(&lab.from, CLEAN);
+    sh(&lab.to, CLEAN);
+}
+
+#[test]
+fn every_kind_of_change_converges_in_both_directions() {
+    let Some(lab) = lab() else { return };
+    sh(&lab.from, AWKWARD);
+    let mut pair = Pair::new();
+    pair.mirror(&lab.from, &lab.to, "");
+    sh(&lab.from, r"
+chattr -i immutable; echo more >>immutable; chattr +i immutable
+chattr -i idir; echo new >idir/g; chattr +i idir
+echo more >>append
+rm -r d/sub; echo now-a-file >d/sub
+rm fifo; mkdir fifo; echo in >fifo/x
+chmod 600 caps; setcap -r caps
+setfattr -x user.test d/file
+setfacl -k d
+mv big renamed; rm top-link; ln d/file other-link
+chattr -C nocow 2>/dev/null || true
+truncate -s 5M sparse
+chattr -a append; rm append; ln -s elsewhere append
+chmod 755 ro; echo x >ro/x
+");
+    let outcome = pair.mirror(&lab.from, &lab.to, "");
+    assert_eq!(pair.complaints, Vec::<String>::new(), "{:?}", outcome.changes);
+    assert_equal(&lab);
+    // And back: the other one changes.
+    sh(&lab.to, "rm -r 'with space' renamed; echo back >d/back; mkdir -p new/deep/er; : >new/deep/er/f");
+    let back = Lab { from: lab.to.clone(), to: lab.from.clone(), _disk: lab._disk };
+    pair.mirror(&back.from, &back.to, "");
+    assert_eq!(pair.complaints, Vec::<String>::new());
+    assert_equal(&back);
+    sh(&back.from, CLEAN);
+    sh(&back.to, CLEAN);
+}
+
+#[test]
+fn the_listed_plan_names_every_path_once() {
+    let Some(lab) = lab() else { return };
+    sh(&lab.from, "mkdir a; echo 1 >a/f; echo 2 >g; echo same >same; touch -d @5 same");
+    sh(&lab.to, "mkdir z; echo 3 >z/f; echo 22 >g; echo same >same; touch -d @5 same; chmod 600 same");
+    let outcome = Pair::new().mirror(&lab.from, &lab.to, "");
+    let mut changes = outcome.changes;
+    changes.sort();
+    let expected =
+        [('*', "g"), ('+', "a"), ('+', "a/f"), ('-', "z"), ('-', "z/f"), ('.', ""), ('.', "same")];
+    assert_eq!(changes, expected.map(|(c, p)| (c, p.to_owned())));
+    assert_equal(&lab);
+}
+
+#[test]
+fn excluded_paths_mounts_and_nested_subvolumes_survive() {
+    let Some(lab) = lab() else { return };
+    sh(&lab.from, "mkdir keep; echo s >keep/s; echo secret >excluded; mkdir cache; echo c >cache/c");
+    sh(&lab.to, "
+mkdir -p gone/deep mnt cache old; echo mine >excluded; echo t >cache/t; echo o >old/excluded; echo x >gone/deep/x
+btrfs -q subvolume create nested >/dev/null; echo n >nested/n
+mount -t tmpfs none mnt; echo m >mnt/m
+");
+    let mut pair = Pair::new();
+    let rules = "excluded\n/cache/\n";
+    pair.mirror(&lab.from, &lab.to, rules);
+    let read = |path: &str| fs::read_to_string(lab.to.join(path)).ok();
+    let kept = ["excluded", "cache/t", "old/excluded", "nested/n", "mnt/m", "keep/s"].map(read);
+    sh(&lab.to, "umount mnt");
+    assert_eq!(kept.map(|t| t.unwrap_or_default()), ["mine\n", "t\n", "o\n", "n\n", "m\n", "s\n"]);
+    assert!(!lab.to.join("gone").exists() && !lab.to.join("cache/c").exists());
+}
+
+#[test]
+fn something_changed_since_the_plan_is_left_alone_and_named() {
+    let Some(lab) = lab() else { return };
+    sh(&lab.from, "echo new >a; echo new >b; echo c >c");
+    sh(&lab.to, "echo old >a; echo old >d; echo old >b");
+    let mut pair = Pair::new();
+    pair.scan(&lab.from, &lab.to, "", false).unwrap();
+    sh(&lab.to, "echo mine! >a; echo mine! >c; echo mine! >d");
+    let applied = pair.apply(&lab.from, &lab.to).unwrap();
+    for name in ["a", "c", "d"] {
+        assert_eq!(fs::read_to_string(lab.to.join(name)).unwrap(), "mine!\n");
+    }
+    assert_eq!(fs::read_to_string(lab.to.join("b")).unwrap(), "new\n");
+    assert_eq!(applied.errors, 3, "{:?}", pair.complaints);
+    // The next run sees it as it is, and converges.
+    pair.mirror(&lab.from, &lab.to, "");
+    assert_equal(&lab);
+}
+
+#[test]
+fn deep_trees_beyond_path_max_arrive() {
+    let Some(lab) = lab() else { return };
+    sh(&lab.from, r"
+n=$(printf 'n%.0s' $(seq 100))
+for i in $(seq 60); do mkdir $n; cd $n; done; echo deep >file; ln file link
+");
+    let mut pair = Pair::new();
+    pair.mirror(&lab.from, &lab.to, "");
+    assert_eq!(pair.complaints, Vec::<String>::new());
+    let (_, again) = pair.scan(&lab.from, &lab.to, "", true).unwrap();
+    assert_eq!(again.items, 63);
+    assert_eq!(again.plan.unwrap().created, 0);
+    sh(&lab.to, "rm -rf n*");
+}
