@@ -47,6 +47,12 @@ use rule::Rule;
 /// Our own staging directory in the root of a folder: never mirrored, whatever the rules say.
 pub const STAGING_NAME: &str = ".pc-switcher-staging";
 
+/// The filters that `init` writes, by file name.
+pub const SHIPPED: [(&str, &str); 2] = [
+    ("home.filter", include_str!("../../filters/home.filter")),
+    ("root.filter", include_str!("../../filters/root.filter")),
+];
+
 /// Name of the per-directory filter file.
 pub const DIRECTORY_FILTER_NAME: &str = ".pc-switcher-filter";
 

@@ -87,6 +87,10 @@ impl Service for MirrorService {
         let request: MirrorRequest = serde_json::from_value(body)
             .map_err(|e| fault(FaultKind::Invalid, format!("unknown mirror request: {e}")))?;
         let reply = match request {
+            MirrorRequest::Check { root } => {
+                open_tree(&root, false)?;
+                MirrorReply::default()
+            }
             MirrorRequest::ScanSource(scan) => scan_source(context, &scan)?,
             MirrorRequest::ScanTarget(scan) => self.scan_target(context, &scan)?,
             MirrorRequest::ListPlan { root } => self.list(context, &root)?,

@@ -443,6 +443,11 @@ impl ContentHash {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MirrorRequest {
+    /// Either: whether this folder can be mirrored at all.
+    Check {
+        /// The folder.
+        root: String,
+    },
     /// Source: walk a tree and answer the target's questions about it.
     ScanSource(ScanTree),
     /// Target: compare with what the source says, and keep the plan.

@@ -7,6 +7,7 @@ pub mod disk_monitor;
 pub mod dummy;
 pub mod install_on_target;
 pub mod space;
+pub mod user_data;
 
 use crate::module::{Module, ModuleKind};
 
@@ -18,6 +19,7 @@ pub fn registry() -> Vec<Box<dyn Module>> {
         Box::new(btrfs_snapshots::BtrfsSnapshots),
         Box::new(install_on_target::InstallOnTarget::default()),
         Box::new(disk_monitor::DiskMonitor::default()),
+        Box::new(user_data::UserData::default()),
         Box::new(dummy::DummySuccess),
         Box::new(dummy::DummyFail),
     ]

@@ -1,0 +1,369 @@
+//! `user_data`: people's files, as the mirror moves them.
+//!
+//! The source's side is read from its presync snapshot (a dry run, which makes none, reads the live
+//! tree as its own filesystem shows it); the target's side is the live tree.
+
+use std::path::Path;
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+
+use crate::agent::client::AgentClient;
+use crate::config::{Config, Folder};
+use crate::escape::escape_bytes;
+use crate::event::{Host, LogLevel, ProgressUpdate};
+use crate::interrupt::Interrupted;
+use crate::mirror::entry::Aspects;
+use crate::mirror::filter::{Filter, MAX_FILTER_BYTES, SHIPPED};
+use crate::mirror::relay::{begin, run_alone, run_pair};
+use crate::mirror::wire::{Message, MirrorReply, MirrorRequest, PlanTotals, ScanTree};
+use crate::module::{
+    Action, Change, ConfigError, Module, ModuleContext, ModuleError, ModuleKind, Plan, PlanSummary,
+    ValidationError,
+};
+
+/// The module's name, as in the configuration.
+pub const NAME: &str = "user_data";
+
+/// The module, with what planning found out.
+#[derive(Debug, Default)]
+pub struct UserData {
+    planned: Vec<Planned>,
+}
+
+/// One folder between planning and carrying out.
+#[derive(Debug, Clone)]
+struct Planned {
+    path: String,
+    /// Where the source's side is read.
+    source_root: String,
+    rules: String,
+    origin: String,
+    totals: PlanTotals,
+}
+
+/// Reads a folder's filter file.
+fn read_rules(folder: &Folder) -> Result<(String, String), String> {
+    let Some(path) = &folder.filter else { return Ok((String::new(), "no filter".to_owned())) };
+    let unreadable = |e: &dyn std::fmt::Display| format!("cannot read {}: {e}", path.display());
+    let length = std::fs::metadata(path).map_err(|e| unreadable(&e))?.len();
+    if length > MAX_FILTER_BYTES as u64 {
+        return Err(unreadable(&format!("larger than {MAX_FILTER_BYTES} bytes")));
+    }
+    let rules = std::fs::read_to_string(path).map_err(|e| unreadable(&e))?;
+    let origin = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok((rules, origin))
+}
+
+impl UserData {
+    /// Where the source's side of `folder` is read.
+    fn source_root(context: &ModuleContext<'_>, folder: &str) -> Result<String, ModuleError> {
+        if context.session.dry_run {
+            return Ok(folder.to_owned());
+        }
+        let subvolumes = &context.session.source_subvolumes;
+        let holds = |mount: &str| Path::new(folder).starts_with(mount);
+        let subvolume = subvolumes
+            .iter()
+            .filter(|s| holds(&s.mount_point))
+            .max_by_key(|s| s.mount_point.len())
+            .ok_or_else(|| ModuleError::Failed {
+                message: format!("{folder} is in none of the configured subvolumes"),
+                hint: Some("add its subvolume to btrfs_snapshots.subvolumes".to_owned()),
+            })?;
+        let snapshot = context
+            .session
+            .source_presync
+            .iter()
+            .find(|s| s.subvolume == subvolume.name)
+            .ok_or_else(|| {
+                ModuleError::failed(format!("there is no presync snapshot of {}", subvolume.name))
+            })?;
+        let below = Path::new(folder).strip_prefix(&subvolume.mount_point).expect("filtered above");
+        let root = Path::new(&snapshot.path).join(below);
+        Ok(root.to_str().expect("both came as UTF-8").trim_end_matches('/').to_owned())
+    }
+
+    /// Scans one folder on both machines.
+    fn scan(
+        context: &ModuleContext<'_>,
+        planned: &Planned,
+        content: bool,
+    ) -> Result<(MirrorReply, MirrorReply), ModuleError> {
+        let tree = |root: &str, without_mounts| ScanTree {
+            root: root.to_owned(),
+            without_mounts,
+            rules: planned.rules.clone(),
+            origin: planned.origin.clone(),
+            content,
+        };
+        let source = tree(&planned.source_root, context.session.dry_run);
+        let target = tree(&planned.path, false);
+        let mut progress = |message: &Message<'_>| {
+            if let Message::Progress { items, path, .. } = message {
+                context.emit_progress(ProgressUpdate {
+                    current: Some(*items),
+                    item: Some(format!("comparing {}/{}", planned.path, escape_bytes(path))),
+                    ..ProgressUpdate::default()
+                });
+            }
+        };
+        let replies = run_pair(
+            (&context.source.agent, &MirrorRequest::ScanSource(source)),
+            (&context.target.agent, &MirrorRequest::ScanTarget(target)),
+            None,
+            context.abort,
+            &mut progress,
+        )?;
+        Ok(replies)
+    }
+
+    /// Rules that matched nothing on either machine: probably a typo. Rules of the filters we ship
+    /// are for many machines and are passed over.
+    fn warn_unmatched(context: &ModuleContext<'_>, planned: &Planned, replies: [&MirrorReply; 2]) {
+        let Ok(filter) = Filter::parse(planned.rules.as_bytes(), &planned.origin) else { return };
+        let shipped: Vec<String> = SHIPPED
+            .iter()
+            .filter_map(|(name, text)| Filter::parse(text.as_bytes(), name).ok())
+            .flat_map(|f| (0..f.rule_count()).map(|i| f.rule_text(i)).collect::<Vec<_>>())
+            .collect();
+        for index in 0..filter.rule_count() {
+            let matched = replies.iter().any(|r| r.matched_rules.get(index) == Some(&true));
+            let text = filter.rule_text(index);
+            if !matched && !shipped.contains(&text) {
+                let message = format!("{}: `{text}` matches nothing", filter.rule_origin(index));
+                context.log(LogLevel::Warning, Host::Source, message);
+            }
+        }
+    }
+}
+
+/// The plan of all folders; the target's agent has the changes.
+struct UserDataPlan {
+    summary: PlanSummary,
+    target: AgentClient,
+    folders: Vec<String>,
+}
+
+impl Plan for UserDataPlan {
+    fn summary(&self) -> &PlanSummary {
+        &self.summary
+    }
+
+    fn for_each(
+        &self,
+        visit: &mut dyn FnMut(&Change) -> Result<(), Interrupted>,
+    ) -> Result<(), ModuleError> {
+        for folder in &self.folders {
+            let request = MirrorRequest::ListPlan { root: folder.clone() };
+            run_alone(&self.target, &request, &mut |message| {
+                let Message::Change { action, aspects, bytes, path } = message else { return Ok(()) };
+                let action = match action {
+                    b'+' => Action::Create,
+                    b'*' => Action::Change,
+                    b'.' => Action::Attributes,
+                    b'-' => Action::Delete,
+                    _ => return Err(self.target.nonsense("an unknown kind of change")),
+                };
+                let mut item = folder.clone().into_bytes();
+                if !path.is_empty() {
+                    item.push(b'/');
+                    item.extend_from_slice(path);
+                }
+                let detail = Aspects(*aspects).describe();
+                Ok(visit(&Change { action, item, detail, bytes: *bytes })?)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Module for UserData {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn kind(&self) -> ModuleKind {
+        ModuleKind::Sync
+    }
+
+    fn validate_config(&self, config: &Config) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
+        for (index, folder) in config.user_data.folders.iter().enumerate() {
+            let mut add = |message: String| {
+                errors.push(ConfigError {
+                    module: Some(NAME.to_owned()),
+                    path: format!("user_data.folders[{index}].filter"),
+                    message,
+                });
+            };
+            match read_rules(folder) {
+                Err(message) => add(message),
+                Ok((rules, origin)) => {
+                    if let Err(problems) = Filter::parse(rules.as_bytes(), &origin) {
+                        problems.iter().for_each(|p| add(p.to_string()));
+                    }
+                }
+            }
+        }
+        errors
+    }
+
+    fn validate(&mut self, context: &ModuleContext<'_>) -> Result<Vec<ValidationError>, ModuleError> {
+        let mut calls = Vec::new();
+        for folder in &context.config.user_data.folders {
+            for machine in [context.source, context.target] {
+                let request = MirrorRequest::Check { root: folder.path.clone() };
+                calls.push((machine, begin(&machine.agent, &request, None)?));
+            }
+        }
+        let mut errors = Vec::new();
+        for (machine, call) in calls {
+            match call.wait(None) {
+                Ok(_) => {}
+                Err(crate::agent::client::AgentError::Fault { fault, .. }) => {
+                    errors.push(ValidationError {
+                        module: NAME.to_owned(),
+                        host: machine.host,
+                        message: fault.message,
+                        hint: fault.hint,
+                    });
+                }
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Ok(errors)
+    }
+
+    fn plan(&mut self, context: &ModuleContext<'_>) -> Result<Box<dyn Plan>, ModuleError> {
+        self.planned.clear();
+        let mut summary = PlanSummary::default();
+        for folder in &context.config.user_data.folders {
+            let (rules, origin) = read_rules(folder).map_err(ModuleError::failed)?;
+            let mut planned = Planned {
+                path: folder.path.clone(),
+                source_root: Self::source_root(context, &folder.path)?,
+                rules,
+                origin,
+                totals: PlanTotals::default(),
+            };
+            let began = Instant::now();
+            let (source, target) = Self::scan(context, &planned, false)?;
+            let totals = target.plan.clone().unwrap_or_default();
+            let mut facts = Map::new();
+            facts.insert("source_entries".into(), Value::from(source.items));
+            facts.insert("target_entries".into(), Value::from(target.items));
+            facts.insert("seconds".into(), Value::from(began.elapsed().as_secs_f64()));
+            let message = format!(
+                "{}: full scan of {} entries; {} to create, {} to change, {} to delete",
+                folder.path,
+                source.items,
+                totals.created,
+                totals.changed + totals.attributes,
+                totals.deleted,
+            );
+            context.log_with(LogLevel::Info, Host::Target, message, facts);
+            Self::warn_unmatched(context, &planned, [&source, &target]);
+            summary.created += totals.created;
+            summary.changed += totals.changed;
+            summary.attributes += totals.attributes;
+            summary.deleted += totals.deleted;
+            summary.existing += totals.existing;
+            summary.bytes.insert(folder.path.clone(), totals.bytes);
+            planned.totals = totals;
+            self.planned.push(planned);
+        }
+        let folders = self.planned.iter().map(|p| p.path.clone()).collect();
+        Ok(Box::new(UserDataPlan { summary, target: context.target.agent.clone(), folders }))
+    }
+
+    fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError> {
+        let total_items: u64 = self.planned.iter().map(|p| {
+            let t = &p.totals;
+            t.created + t.changed + t.attributes + t.deleted
+        }).sum();
+        let total_bytes: u64 = self.planned.iter().map(|p| p.totals.bytes).sum();
+        let (mut items, mut bytes, mut errors) = (0, 0, 0);
+        for planned in &self.planned {
+            let mut progress = |message: &Message<'_>| {
+                if let Message::Progress { items: i, bytes: b, path } = message {
+                    context.emit_progress(ProgressUpdate {
+                        current: Some(items + i),
+                        total: Some(total_items),
+                        current_bytes: Some(bytes + b),
+                        total_bytes: Some(total_bytes),
+                        item: Some(format!("{}/{}", planned.path, escape_bytes(path))),
+                        ..ProgressUpdate::default()
+                    });
+                }
+            };
+            let serve = MirrorRequest::Serve { root: planned.source_root.clone() };
+            let apply = MirrorRequest::Apply { root: planned.path.clone() };
+            let (_, applied) = run_pair(
+                (&context.source.agent, &serve),
+                (&context.target.agent, &apply),
+                Some(&format!("carry out the plan for {}", planned.path)),
+                context.abort,
+                &mut progress,
+            )?;
+            items += applied.items;
+            bytes += applied.bytes;
+            errors += applied.errors;
+        }
+        context.emit_progress(ProgressUpdate {
+            percent: Some(100),
+            current: Some(items),
+            total: Some(total_items.max(items)),
+            current_bytes: Some(bytes),
+            total_bytes: Some(total_bytes.max(bytes)),
+            ..ProgressUpdate::default()
+        });
+        if context.session.verify {
+            self.verify(context)?;
+        }
+        let count = |f: fn(&PlanTotals) -> u64| self.planned.iter().map(|p| f(&p.totals)).sum::<u64>();
+        let mut summary = format!(
+            "{} created, {} changed, {} deleted, {}",
+            count(|t| t.created),
+            count(|t| t.changed + t.attributes),
+            count(|t| t.deleted),
+            bytesize::ByteSize::b(bytes).display().iec(),
+        );
+        if errors > 0 {
+            use std::fmt::Write as _;
+            let _ = write!(summary, "; {errors} not done");
+        }
+        Ok(summary)
+    }
+}
+
+impl UserData {
+    /// `--verify`: compares everything once more, content included.
+    fn verify(&self, context: &ModuleContext<'_>) -> Result<(), ModuleError> {
+        for planned in &self.planned {
+            let (source, target) = Self::scan(context, planned, true)?;
+            let totals = target.plan.unwrap_or_default();
+            let differences = totals.created + totals.changed + totals.attributes + totals.deleted;
+            if differences == 0 {
+                let message =
+                    format!("{}: verified, {} entries are equal", planned.path, source.items);
+                context.log(LogLevel::Info, Host::Target, message);
+                continue;
+            }
+            let request = MirrorRequest::ListPlan { root: planned.path.clone() };
+            run_alone(&context.target.agent, &request, &mut |message| {
+                if let Message::Change { path, aspects, .. } = message {
+                    let text = format!(
+                        "{}/{} differs after the sync ({})",
+                        planned.path,
+                        escape_bytes(path),
+                        Aspects(*aspects).describe(),
+                    );
+                    context.log(LogLevel::Error, Host::Target, text);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
