@@ -1,6 +1,11 @@
 //! What outlives a run: history, the incomplete marker, the lock's holder, log files.
 
 pub mod log;
+pub mod history;
+pub mod lock;
+pub mod state;
+#[cfg(test)]
+pub mod testing;
 
 use std::collections::BTreeMap;
 
