@@ -4,6 +4,8 @@ pub mod btrfs;
 pub mod command;
 pub mod mounts;
 pub mod process;
+pub mod inherit;
+pub mod poll;
 #[cfg(test)]
 pub mod testing;
 pub mod trusted;
