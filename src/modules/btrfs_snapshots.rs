@@ -14,40 +14,11 @@ use crate::event::{Host, LogLevel};
 use crate::module::{
     ListPlan, Machine, Module, ModuleContext, ModuleError, ModuleKind, Plan, ValidationError,
 };
+use crate::snapshot::name::{SnapshotKind, SnapshotName};
 use crate::snapshot::{NewSnapshot, SnapshotDir, SnapshotFacts, SubvolumeFacts};
 
 /// The module's name, as in the configuration.
 pub const NAME: &str = "btrfs_snapshots";
-
-/// Before or after.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// Before the first change.
-    Presync,
-    /// After the last one.
-    Postsync,
-}
-
-impl When {
-    /// The word in snapshot names.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Presync => "presync",
-            Self::Postsync => "postsync",
-        }
-    }
-}
-
-/// The name of a snapshot: `{subvolume}-{presync|postsync}-{UTC time}-{session}`.
-#[must_use]
-pub fn snapshot_name(subvolume: &str, when: When, at: Timestamp, session: &str) -> String {
-    format!(
-        "{subvolume}-{}-{}-{session}",
-        when.word(),
-        at.strftime("%Y%m%dT%H%M%SZ")
-    )
-}
 
 /// Asks a machine about the configured subvolumes, without waiting for the answer.
 pub fn begin_facts(
@@ -85,7 +56,7 @@ pub fn create(
     target: &Machine,
     config: &SnapshotConfig,
     session: &str,
-    when: When,
+    kind: SnapshotKind,
 ) -> Created {
     let at = Timestamp::now();
     let snapshots: Vec<NewSnapshot> = config
@@ -93,7 +64,13 @@ pub fn create(
         .iter()
         .map(|subvolume| NewSnapshot {
             subvolume: subvolume.clone(),
-            name: snapshot_name(subvolume, when, at, session),
+            name: SnapshotName {
+                subvolume: subvolume.clone(),
+                kind,
+                at,
+                session: session.to_owned(),
+            }
+            .to_string(),
         })
         .collect();
     let request = || Request::CreateSnapshots {

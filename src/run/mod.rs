@@ -34,6 +34,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -53,7 +54,7 @@ use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
 use crate::module::{Machine, Module, ModuleContext, SessionFacts};
 use crate::prompt::Prompter;
-use crate::record::{Incomplete, MachineName};
+use crate::record::{Incomplete, MachineName, MachineState};
 use crate::snapshot::SnapshotFacts;
 
 use error::RunError;
@@ -183,6 +184,8 @@ struct Run {
     target_snapshots: OwnSnapshots,
     /// The markers, from the moment they are about to be written until they are removed.
     incomplete: Option<Incomplete>,
+    /// What each machine remembered when the run began.
+    remembered: HashMap<Host, MachineState>,
     /// Whether history has this session.
     recorded: bool,
     plan_output: Box<dyn PlanOutput>,
@@ -228,6 +231,7 @@ impl Run {
             source_snapshots: OwnSnapshots::default(),
             target_snapshots: OwnSnapshots::default(),
             incomplete: None,
+            remembered: HashMap::new(),
             recorded: false,
             plan_output: setup.plan_output,
             config_writes: Vec::new(),
