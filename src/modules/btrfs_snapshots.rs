@@ -21,10 +21,7 @@ use crate::snapshot::{NewSnapshot, SnapshotDir, SnapshotFacts, SubvolumeFacts};
 pub const NAME: &str = "btrfs_snapshots";
 
 /// Asks a machine about the configured subvolumes, without waiting for the answer.
-pub fn begin_facts(
-    machine: &Machine,
-    config: &SnapshotConfig,
-) -> Result<PendingCall, AgentError> {
+pub fn begin_facts(machine: &Machine, config: &SnapshotConfig) -> Result<PendingCall, AgentError> {
     machine.agent.begin(Request::Subvolumes {
         names: config.subvolumes.clone(),
         snapshot_dir: config.snapshot_dir.clone(),
@@ -136,7 +133,9 @@ impl BtrfsSnapshots {
         };
         for name in &facts.missing {
             let hint = if facts.existing.is_empty() {
-                format!("{hostname} has no btrfs subvolumes; pc-switcher needs btrfs on both machines")
+                format!(
+                    "{hostname} has no btrfs subvolumes; pc-switcher needs btrfs on both machines"
+                )
             } else {
                 format!(
                     "mounted subvolumes of {hostname} can be named in btrfs_snapshots.subvolumes; \

@@ -1,6 +1,9 @@
 //! What outlives a run: history, the incomplete marker, the lock's holder, log files.
 
+pub mod history;
 pub mod log;
+#[cfg(test)]
+pub mod testing;
 
 use std::collections::BTreeMap;
 

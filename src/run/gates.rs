@@ -68,9 +68,13 @@ fn read(agent: &AgentClient, call: &PendingCall) -> Result<MachineState, RunErro
 /// - A push from here to a third machine that died has left this machine itself whole.
 fn concerning(memories: &Memories<'_>) -> Vec<GateFinding> {
     let (source, target) = (memories.source, memories.target);
-    let resumes = memories.target_state.incomplete.as_ref().is_some_and(|marker| {
-        marker.role == Host::Target && marker.source.eq_ignore_ascii_case(&source.hostname)
-    });
+    let resumes = memories
+        .target_state
+        .incomplete
+        .as_ref()
+        .is_some_and(|marker| {
+            marker.role == Host::Target && marker.source.eq_ignore_ascii_case(&source.hostname)
+        });
     let mut findings = memories.findings();
     findings.retain(|finding| match finding {
         GateFinding::FirstSync { .. } | GateFinding::PushedTwice { .. } => !resumes,
@@ -108,7 +112,10 @@ fn in_words(finding: &GateFinding, shared: &Shared) -> Gate {
         GateFinding::Incomplete { incomplete, .. } => {
             let names: Vec<String> = incomplete.presync.iter().map(|n| escape_str(n)).collect();
             let detail = (!names.is_empty()).then(|| {
-                format!("what was there before it is in the snapshots {}", names.join(", "))
+                format!(
+                    "what was there before it is in the snapshots {}",
+                    names.join(", ")
+                )
             });
             Gate {
                 finding: explained,
@@ -124,7 +131,13 @@ fn in_words(finding: &GateFinding, shared: &Shared) -> Gate {
 /// What a first sync replaces, named before it happens.
 fn first_sync_scope(shared: &Shared, source: &str, target: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    let on = |name: &str| shared.config.sync_modules.iter().any(|(n, on)| n == name && *on);
+    let on = |name: &str| {
+        shared
+            .config
+            .sync_modules
+            .iter()
+            .any(|(n, on)| n == name && *on)
+    };
     if on("user_data") {
         let folders: Vec<String> = shared
             .config
@@ -144,7 +157,10 @@ fn first_sync_scope(shared: &Shared, source: &str, target: &str) -> Vec<String> 
         .map(|(name, _)| name.as_str())
         .collect();
     if !others.is_empty() {
-        lines.push(format!("{target} will also be changed by: {}", others.join(", ")));
+        lines.push(format!(
+            "{target} will also be changed by: {}",
+            others.join(", ")
+        ));
     }
     lines.push(format!("a snapshot of {target} is taken before"));
     lines
@@ -153,9 +169,13 @@ fn first_sync_scope(shared: &Shared, source: &str, target: &str) -> Vec<String> 
 /// Stops at a gate until it is answered.
 pub(super) fn open(shared: &Shared, gate: &Gate) -> Result<(), RunError> {
     let log = |level, message: String| {
-        shared
-            .events
-            .log(level, CORE, Some(Host::Target), message, serde_json::Map::new());
+        shared.events.log(
+            level,
+            CORE,
+            Some(Host::Target),
+            message,
+            serde_json::Map::new(),
+        );
     };
     if gate.opened {
         log(

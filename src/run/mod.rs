@@ -47,9 +47,7 @@ use crate::agent::client::{AgentClient, ConfirmEach};
 use crate::agent::protocol::AgentFacts;
 use crate::config::Config;
 use crate::error::Explained;
-use crate::event::{
-    ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState,
-};
+use crate::event::{ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState};
 use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
 use crate::module::{Machine, Module, ModuleContext, SessionFacts};

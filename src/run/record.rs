@@ -104,7 +104,10 @@ fn protected(run: &Run, peer: &Peer, partner: &Peer) -> BTreeSet<String> {
         .collect();
     let mut known = HashSet::from([partner.facts.machine_id.clone()]);
     let remembered = run.remembered.get(&host);
-    for entry in remembered.iter().flat_map(|state| state.history.iter().rev()) {
+    for entry in remembered
+        .iter()
+        .flat_map(|state| state.history.iter().rev())
+    {
         let (other, snapshots) = match entry.role {
             Host::Source => (&entry.target, &entry.source_snapshots),
             Host::Target => (&entry.source, &entry.target_snapshots),
@@ -130,7 +133,10 @@ fn prune(run: &Run, pair: &Pair) {
             run.log(
                 LogLevel::Warning,
                 Some(peer.machine.host),
-                format!("{}: old snapshots were not deleted: {error}", peer.machine.hostname),
+                format!(
+                    "{}: old snapshots were not deleted: {error}",
+                    peer.machine.hostname
+                ),
             );
         };
         let agent = &peer.machine.agent;

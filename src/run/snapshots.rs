@@ -16,8 +16,12 @@ pub(super) fn presync(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     let began = Timestamp::now();
     take(run, pair, SnapshotKind::Presync)?;
     let facts = Arc::make_mut(&mut run.facts);
-    facts.source_presync.clone_from(&run.source_snapshots.presync);
-    facts.target_presync.clone_from(&run.target_snapshots.presync);
+    facts
+        .source_presync
+        .clone_from(&run.source_snapshots.presync);
+    facts
+        .target_presync
+        .clone_from(&run.target_snapshots.presync);
     // The module checks that what was made is a way back.
     for module in &mut run.selection.foreground {
         if module.kind() == ModuleKind::System && module.name() == btrfs_snapshots::NAME {
@@ -25,11 +29,8 @@ pub(super) fn presync(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
             let summary = module
                 .execute(&context)
                 .map_err(RunError::module(btrfs_snapshots::NAME))?;
-            run.session.push_result(execute::success(
-                btrfs_snapshots::NAME,
-                began,
-                summary,
-            ));
+            run.session
+                .push_result(execute::success(btrfs_snapshots::NAME, began, summary));
         }
     }
     Ok(())

@@ -206,12 +206,11 @@ impl Levers {
 
 /// Both machines, reachable as a run reaches them.
 #[derive(Clone)]
-pub(crate) struct World(Arc<Mutex<Inner>>);
+pub(crate) struct World(Arc<Mutex<Inner>>, Arc<Mutex<Option<Hook>>>);
 
 struct Inner {
     source: MachineWorld,
     target: MachineWorld,
-    hook: Option<Hook>,
     abort: AbortFlag,
     /// Errors for the next connections to the target, first first.
     unreachable: usize,
@@ -222,15 +221,17 @@ struct Inner {
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Inner {
-            source: MachineWorld::new("atlas"),
-            target: MachineWorld::new("vega"),
-            hook: None,
-            abort: AbortFlag::new(),
-            unreachable: 0,
-            agents: Vec::new(),
-            banner: None,
-        })))
+        Self(
+            Arc::new(Mutex::new(Inner {
+                source: MachineWorld::new("atlas"),
+                target: MachineWorld::new("vega"),
+                abort: AbortFlag::new(),
+                unreachable: 0,
+                agents: Vec::new(),
+                banner: None,
+            })),
+            Arc::default(),
+        )
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -255,7 +256,7 @@ impl World {
         &self,
         hook: impl FnMut(Host, &Request, &Levers) -> Option<Result<Reply, Fault>> + Send + 'static,
     ) {
-        self.inner().hook = Some(Box::new(hook));
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
     }
 
     /// Raises the abort flag, as a signal does, as soon as `wanted` is asked.
@@ -287,13 +288,13 @@ impl World {
         agents.iter().all(|agent| agent.client.closed().is_some())
     }
 
-    /// How many agents were started on the target.
+    /// How many agents of the target were ended in good order.
     pub(crate) fn target_agents(&self) -> usize {
         let inner = self.inner();
-        let hellos = (inner.target.requests.iter())
+        let goodbyes = inner.target.requests.iter();
+        goodbyes
             .filter(|request| matches!(request, Request::Goodbye))
-            .count();
-        hellos
+            .count()
     }
 
     /// Makes the history that opens no gate: the target was the source of the last sync.
@@ -312,7 +313,7 @@ impl World {
         let world = self.clone();
         let death = Arc::new(Mutex::new(None));
         let switch = Arc::clone(&death);
-        let mut hook_lock_free = move |request: &Request| {
+        let answer = move |request: &Request| {
             let levers = Levers {
                 abort: world.abort(),
                 death: loop {
@@ -325,19 +326,12 @@ impl World {
                 },
             };
             world.with(host, |machine| machine.requests.push(request.clone()));
-            // The hook runs without the lock: it may look at the world.
-            let hook = world.inner().hook.take();
-            if let Some(mut hook) = hook {
-                let answer = hook(host, request, &levers);
-                let mut inner = world.inner();
-                if inner.hook.is_none() {
-                    inner.hook = Some(hook);
-                }
-                drop(inner);
-                if let Some(answer) = answer {
-                    return answer;
-                }
+            // The hook runs without the world's lock: it may look at the world.
+            let mut hook = world.1.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(answer) = hook.as_mut().and_then(|hook| hook(host, request, &levers)) {
+                return answer;
             }
+            drop(hook);
             world.with(host, |machine| machine.answer(request))
         };
         let banner = self
@@ -352,7 +346,7 @@ impl World {
             "typed",
             access.events.clone(),
             access.abort.clone(),
-            move |request| hook_lock_free(request),
+            answer,
         );
         *death.lock().unwrap_or_else(PoisonError::into_inner) = Some(agent.death_switch());
         let client = agent.client.clone();
@@ -553,7 +547,8 @@ impl Outcome {
     /// The first error with its causes, for assertions about words.
     pub(crate) fn error(&self) -> String {
         let first = self.ended.errors.first();
-        first.map(|e| format!("{} [{}]", e.line(), e.hint.as_deref().unwrap_or_default()))
+        first
+            .map(|e| format!("{} [{}]", e.line(), e.hint.as_deref().unwrap_or_default()))
             .unwrap_or_default()
     }
 }
