@@ -1,7 +1,8 @@
 //! What outlives a run: history, the incomplete marker, the lock's holder, log files.
 
 pub mod history;
-pub mod log;
+pub mod lock;
+pub mod state;
 #[cfg(test)]
 pub mod testing;
 

@@ -87,6 +87,7 @@ pub enum SnapshotError {
 
 impl SnapshotError {
     /// An error of btrfs at `path`.
+    #[must_use]
     pub fn btrfs(path: &Path, source: io::Error) -> Self {
         Self::Btrfs {
             path: path.to_owned(),

@@ -202,8 +202,7 @@ pub fn list(snapshot_dir: &Path, with_space: bool) -> Result<Vec<SnapshotFacts>,
         }
     }
     found.sort_by_cached_key(|s| {
-        let name = SnapshotName::parse(&s.name).expect("only such names are listed");
-        (name.at, name.session, name.kind, name.subvolume)
+        SnapshotName::parse(&s.name).map(|n| (n.at, n.session, n.kind, n.subvolume))
     });
     Ok(found)
 }
@@ -216,22 +215,15 @@ pub fn delete(snapshot_dir: &Path, names: &[String]) -> Result<(), SnapshotError
         if SnapshotName::parse(name).is_none() {
             return Err(SnapshotError::NotOurs { name: name.clone() });
         }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match facts_of(&directory, name, false)? {
-            Some(facts) if !facts.readonly => {
-                return Err(SnapshotError::Writable { name: name.clone() });
-            }
-            Some(_) => {}
-            None if openat(
-                &directory,
-                name.as_str(),
-                OFlags::PATH | OFlags::NOFOLLOW,
-                Mode::empty(),
-            )
-            .is_ok() =>
-            {
-                return Err(SnapshotError::NotOurs { name: name.clone() });
-            }
-            None => {}
+            Some(facts) if facts.readonly => {}
+            Some(_) => return Err(SnapshotError::Writable { name: name.clone() }),
+            // Gone already, or something that only has such a name.
+            None => match openat(&directory, name.as_str(), flags, Mode::empty()) {
+                Err(Errno::NOENT) => {}
+                _ => return Err(SnapshotError::NotOurs { name: name.clone() }),
+            },
         }
     }
     let mut failed = Vec::new();
@@ -347,7 +339,7 @@ mod tests {
         create(&lab.dir, std::slice::from_ref(&second)).unwrap();
         let error = create(&lab.dir, &[first, second.clone()]).unwrap_err();
         assert!(matches!(error, SnapshotError::Create { .. }), "{error}");
-        assert_eq!(entries(&lab.dir), [second.name.clone()]);
+        assert_eq!(entries(&lab.dir), [second.name.as_str()]);
 
         // A directory we made for it goes as well.
         let fresh = lab.btrfs.top().join("fresh");

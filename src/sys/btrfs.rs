@@ -125,8 +125,8 @@ struct SearchKey {
 const SEARCH_HEAD: usize = 112;
 /// Size of `struct btrfs_ioctl_search_header`.
 const ITEM_HEAD: usize = 32;
-/// Room for items: the largest item is one leaf (at most 64 KiB) long.
-const SEARCH_BUFFER: usize = 68 << 10;
+/// Room for items: those we look for are at most a name and some numbers long.
+const SEARCH_BUFFER: usize = 16 << 10;
 
 /// `struct btrfs_ioctl_search_args_v2`.
 #[repr(C)]

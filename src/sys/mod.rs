@@ -3,6 +3,7 @@
 pub mod btrfs;
 pub mod command;
 pub mod mounts;
+pub mod process;
 #[cfg(test)]
 pub mod testing;
 pub mod trusted;

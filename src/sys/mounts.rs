@@ -1,6 +1,6 @@
 //! The mount table: what is mounted where, and which mount holds an open descriptor.
 //!
-//! See proc_pid_mountinfo(5). The table is our own kernel's, but mount points and sources are names
+//! See `proc_pid_mountinfo(5)`. The table is our own kernel's, but mount points and sources are names
 //! that users can choose; they are kept as bytes.
 
 use std::ffi::OsString;

@@ -198,6 +198,7 @@ pub fn sh(script: &str) -> Result<String, String> {
 
 /// Runs a shell line that must work.
 #[track_caller]
+#[allow(clippy::must_use_candidate)]
 pub fn run(script: &str) -> String {
     match sh(script) {
         Ok(output) => output,

@@ -272,6 +272,14 @@ mod tests {
 
     const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 
+    struct Failing;
+
+    impl Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("on purpose"))
+        }
+    }
+
     fn open(path: &Path) -> Result<Directory, FileError> {
         Directory::open(path)
     }
@@ -336,12 +344,6 @@ mod tests {
             );
         }
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
-        struct Failing;
-        impl Read for Failing {
-            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-                Err(io::Error::other("on purpose"))
-            }
-        }
         directory
             .replace(name, &mut Failing, PRIVATE, None)
             .unwrap_err();
