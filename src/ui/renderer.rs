@@ -1,0 +1,357 @@
+//! Events in, terminal out: the state of the renderer thread, without the thread.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::event::{Event, LogEvent, LogLevel};
+use crate::jsonline::{redact_value, safe};
+use crate::prompt::Question;
+
+use super::live::{Live, Screen};
+use super::look::{Line, Look, Paint};
+use super::text::{clean, counted};
+use super::view::View;
+use super::words::{self, Width};
+
+/// Shortest time between two frames.
+pub(super) const FRAME: Duration = Duration::from_millis(100);
+
+/// Without live lines, a module's progress is told this often.
+const PLAIN_PROGRESS: Duration = Duration::from_secs(10);
+
+/// Log lines a second that a person can follow at all, and how many may come at once.
+const LINES_PER_SEC: f64 = 15.0;
+const LINES_AT_ONCE: f64 = 60.0;
+
+/// How a run is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Live lines at the bottom, log above.
+    Live,
+    /// A line after the other.
+    Plain,
+    /// Events as JSON on stdout, nothing for people.
+    Json,
+    /// Errors and the closing block.
+    Quiet,
+}
+
+/// The renderer's state.
+pub(super) struct Renderer {
+    mode: Mode,
+    look: Look,
+    level: LogLevel,
+    is_terminal: bool,
+    screen: Box<dyn Screen>,
+    json: Option<Box<dyn Write + Send>>,
+    live: Live,
+    view: View,
+    /// Rows waiting to be written (above the live lines, if there are any).
+    rows: Vec<String>,
+    json_rows: String,
+    limiter: Limiter,
+    told: HashMap<String, Instant>,
+    drawn_at: Option<Instant>,
+    paused: bool,
+}
+
+impl Renderer {
+    /// A renderer to `screen` (stderr), with `json` (stdout) for [`Mode::Json`].
+    pub(super) fn new(
+        mode: Mode,
+        look: Look,
+        is_terminal: bool,
+        screen: Box<dyn Screen>,
+        json: Option<Box<dyn Write + Send>>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            mode,
+            look,
+            level: LogLevel::Info,
+            is_terminal,
+            screen,
+            json,
+            live: Live::default(),
+            view: View::new(now),
+            rows: Vec::new(),
+            json_rows: String::new(),
+            limiter: Limiter::new(now),
+            told: HashMap::new(),
+            drawn_at: None,
+            paused: false,
+        }
+    }
+
+    /// Shows log lines from `level` up.
+    pub(super) fn set_level(&mut self, level: LogLevel) {
+        self.level = level;
+    }
+
+    /// Whether frames must be drawn while nothing happens.
+    pub(super) fn is_animated(&self) -> bool {
+        self.mode == Mode::Live && !self.paused
+    }
+
+    /// Takes an event in; [`flush`](Self::flush) shows it.
+    pub(super) fn take(&mut self, event: &Event, now: Instant) {
+        if self.mode == Mode::Json {
+            self.take_json(event);
+            return;
+        }
+        let shown = matches!(event, Event::Log(log) if log.level >= self.level());
+        self.view.take(event, shown, now);
+        match event {
+            Event::Log(log) if shown => self.take_log(log, now),
+            Event::Phase { phase } if self.mode == Mode::Plain && self.level <= LogLevel::Info => {
+                self.rows
+                    .push(format!("[{}/10] {}", phase.number(), phase.title()));
+            }
+            Event::Progress(progress) if self.mode == Mode::Plain => {
+                if self.level <= LogLevel::Info {
+                    self.tell_progress(&progress.module, now);
+                }
+            }
+            Event::ModuleStarted { module } => {
+                self.told.insert(module.clone(), now);
+            }
+            Event::ModuleFinished(result) => {
+                self.told.remove(&result.module);
+                if self.mode != Mode::Quiet && self.level <= LogLevel::Info {
+                    let lines = words::module_result(result, 0, self.look, self.log_width());
+                    self.push(&lines);
+                }
+            }
+            Event::Closing(report) => {
+                let lines = words::closing(report, self.look, self.width());
+                self.push_always(&lines);
+                self.mode = match self.mode {
+                    // What follows is a word or two; nothing runs that could be watched.
+                    Mode::Live => {
+                        self.live.clear(self.screen.as_mut());
+                        Mode::Plain
+                    }
+                    mode => mode,
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// Writes what is waiting; draws the live lines if it is time.
+    pub(super) fn flush(&mut self, now: Instant) {
+        if self.paused {
+            return;
+        }
+        if !self.json_rows.is_empty() {
+            let text = std::mem::take(&mut self.json_rows);
+            let written = self
+                .json
+                .as_mut()
+                .map(|out| out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+            if matches!(written, Some(Err(_))) {
+                // The reader has gone; the run goes on.
+                self.json = None;
+            }
+        }
+        if self.mode != Mode::Live {
+            self.write_rows();
+            return;
+        }
+        if self.drawn_at.is_some_and(|at| now < at + FRAME) {
+            return;
+        }
+        self.drawn_at = Some(now);
+        if let Some(skipped) = self.limiter.skipped(now) {
+            let text = format!("({} not shown here)", counted(skipped, "log line"));
+            self.push(&[Line::of(text, Paint::Dim)]);
+        }
+        let (rows, cols) = self.screen.size();
+        if !self.screen.in_foreground() {
+            // Lines of log may be written from the background, frames may not be drawn there.
+            self.live = Live::default();
+            self.write_rows();
+            return;
+        }
+        let lines = self.view.lines(rows, cols, self.look, now);
+        let above = std::mem::take(&mut self.rows);
+        self.live
+            .draw(self.screen.as_mut(), self.look, &above, lines);
+    }
+
+    /// Removes the live lines and writes nothing until [`resume`](Self::resume).
+    pub(super) fn pause(&mut self, now: Instant) {
+        self.drawn_at = None;
+        self.flush(now);
+        self.live.clear(self.screen.as_mut());
+        self.paused = true;
+    }
+
+    /// Goes on after [`pause`](Self::pause).
+    pub(super) fn resume(&mut self, now: Instant) {
+        self.paused = false;
+        self.drawn_at = None;
+        self.flush(now);
+    }
+
+    /// Shows a question and the place to answer; only while paused.
+    pub(super) fn ask(&mut self, question: &Question) {
+        let width = Some(self.width().unwrap_or(80));
+        let lines = words::question(question, self.look, width);
+        let text: String = lines
+            .iter()
+            .map(|line| line.render(self.look) + "\r\n")
+            .collect();
+        self.screen.write(&text);
+        self.prompt(&words::answer_prompt(question));
+    }
+
+    /// Shows a text and leaves the cursor behind it; only while paused.
+    pub(super) fn prompt(&mut self, text: &str) {
+        let text = clean(text);
+        let line = Line::of(text.trim_end(), Paint::Bold).render(self.look);
+        self.screen.write(&(line + " "));
+    }
+
+    /// Ends the line the cursor is in; only while paused.
+    pub(super) fn newline(&mut self) {
+        self.screen.write("\r\n");
+    }
+
+    /// Writes everything and leaves the cursor below it.
+    pub(super) fn finish(&mut self, now: Instant) {
+        self.paused = false;
+        self.drawn_at = None;
+        self.flush(now);
+        self.live.clear(self.screen.as_mut());
+        self.write_rows();
+    }
+
+    fn level(&self) -> LogLevel {
+        match self.mode {
+            Mode::Quiet => self.level.max(LogLevel::Error),
+            _ => self.level,
+        }
+    }
+
+    /// The width to wrap to.
+    fn width(&self) -> Width {
+        self.is_terminal
+            .then(|| self.screen.size().1.saturating_sub(1).max(20))
+    }
+
+    /// Plain lines are not wrapped: they are read by other programs too.
+    fn log_width(&self) -> Width {
+        (self.mode == Mode::Live).then(|| self.screen.size().1.saturating_sub(1).max(20))
+    }
+
+    fn take_log(&mut self, log: &LogEvent, now: Instant) {
+        if self.mode == Mode::Live && !self.limiter.admits(log.level, now) {
+            return;
+        }
+        let detail = self.level == LogLevel::Debug;
+        let lines = words::log(log, self.view.hosts(), detail, self.log_width());
+        self.push_always(&lines);
+    }
+
+    fn tell_progress(&mut self, module: &str, now: Instant) {
+        let told = self.told.entry(module.to_owned()).or_insert(now);
+        if now.saturating_duration_since(*told) < PLAIN_PROGRESS {
+            return;
+        }
+        *told = now;
+        if let Some(figures) = self.view.figures(module, now) {
+            self.rows.push(format!("{}: {figures}", clean(module)));
+        }
+    }
+
+    fn take_json(&mut self, event: &Event) {
+        if self.json.is_none() {
+            return;
+        }
+        let Ok(Value::Object(mut object)) = serde_json::to_value(event) else {
+            return;
+        };
+        object.insert("ts".into(), format!("{:.6}", Timestamp::now()).into());
+        let mut value = Value::Object(object);
+        redact_value(&mut value);
+        self.json_rows.push_str(&safe(&value.to_string()));
+        self.json_rows.push('\n');
+    }
+
+    fn push(&mut self, lines: &[Line]) {
+        if self.mode != Mode::Quiet {
+            self.push_always(lines);
+        }
+    }
+
+    fn push_always(&mut self, lines: &[Line]) {
+        let look = self.look;
+        self.rows.extend(lines.iter().map(|line| line.render(look)));
+    }
+
+    fn write_rows(&mut self) {
+        if !self.rows.is_empty() {
+            let mut text = self.rows.join("\n");
+            text.push('\n');
+            self.rows.clear();
+            self.screen.write(&text);
+        }
+    }
+}
+
+/// Keeps a flood of log lines from making the screen unreadable.
+struct Limiter {
+    tokens: f64,
+    filled_at: Instant,
+    skipped: u64,
+    told_at: Instant,
+}
+
+impl Limiter {
+    fn new(now: Instant) -> Self {
+        Self {
+            tokens: LINES_AT_ONCE,
+            filled_at: now,
+            skipped: 0,
+            told_at: now,
+        }
+    }
+
+    /// Whether a line of `level` is shown. What needs a look has a reserve of its own.
+    fn admits(&mut self, level: LogLevel, now: Instant) -> bool {
+        let time = now.saturating_duration_since(self.filled_at).as_secs_f64();
+        self.tokens = (self.tokens + time * LINES_PER_SEC).min(LINES_AT_ONCE);
+        self.filled_at = now;
+        let reserve = if level >= LogLevel::Warning {
+            LINES_AT_ONCE
+        } else {
+            0.0
+        };
+        let admitted = self.tokens + reserve >= 1.0;
+        if admitted {
+            self.tokens -= 1.0;
+        } else {
+            self.skipped += 1;
+        }
+        admitted
+    }
+
+    /// How many lines were skipped since it was last told, once a second.
+    fn skipped(&mut self, now: Instant) -> Option<u64> {
+        let due = now.saturating_duration_since(self.told_at) >= Duration::from_secs(1);
+        if self.skipped == 0 || !due {
+            return None;
+        }
+        self.told_at = now;
+        Some(std::mem::take(&mut self.skipped))
+    }
+}
+
+#[cfg(test)]
+#[path = "renderer_tests.rs"]
+mod tests;
