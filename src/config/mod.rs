@@ -1,8 +1,114 @@
 //! The configuration: typed, checked, with every error at once.
+//!
+//! [`load`] reads a file, [`parse`] takes its text. Nothing else in the program reads YAML.
 
-use std::path::PathBuf;
+mod check;
+mod keys;
+mod problem;
+mod yaml;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use crate::event::LogLevel;
+
+pub use problem::ConfigProblem;
+
+use yaml::Position;
+
+/// The configuration with every default, as `init` writes it.
+pub const EXAMPLE: &str = include_str!("../../config.example.yaml");
+
+/// Name of the configuration file in its directory.
+pub const FILE_NAME: &str = "config.yaml";
+
+/// Largest configuration file that is read.
+const MAX_BYTES: usize = 1024 * 1024;
+
+/// A module the program has, as far as the configuration must know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownModule<'a> {
+    /// Its name (`user_data`).
+    pub name: &'a str,
+    /// Whether it always runs and cannot be switched off.
+    pub required: bool,
+}
+
+/// Reads and checks the configuration file `path`.
+pub fn load(path: &Path, modules: &[KnownModule<'_>]) -> Result<Config, Vec<ConfigProblem>> {
+    let whole = |message: String, hint| vec![ConfigProblem::of_file(path, message, hint)];
+    // Asked first: opening a pipe would wait for a writer.
+    match std::fs::metadata(path) {
+        Ok(facts) if facts.is_file() => {}
+        Ok(_) => return Err(whole("not a file".to_owned(), None)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let hint = "'pc-switcher init' writes one with every key explained";
+            return Err(whole("no such file".to_owned(), Some(hint)));
+        }
+        Err(error) => return Err(whole(format!("cannot read it: {error}"), None)),
+    }
+    let mut text = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| {
+        let limit = u64::try_from(MAX_BYTES + 1).expect("fits");
+        file.take(limit).read_to_end(&mut text)
+    });
+    if let Err(error) = read {
+        return Err(whole(format!("cannot read it: {error}"), None));
+    }
+    parse(path, &text, modules)
+}
+
+/// Checks `text` as the configuration in `path`; filter files are looked for beside `path`.
+pub fn parse(
+    path: &Path,
+    text: &[u8],
+    modules: &[KnownModule<'_>],
+) -> Result<Config, Vec<ConfigProblem>> {
+    if text.len() > MAX_BYTES {
+        let message = format!("larger than {} KiB", MAX_BYTES / 1024);
+        return Err(vec![ConfigProblem::of_file(path, message, None)]);
+    }
+    let one = |at: Position, message: String, hint: Option<&str>| {
+        let hint = hint.map(str::to_owned);
+        vec![ConfigProblem::at(path, at, "", message, hint)]
+    };
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let text = std::str::from_utf8(text).map_err(|error| {
+        let at = Position::of_byte(text, error.valid_up_to());
+        one(
+            at,
+            "not UTF-8 text".to_owned(),
+            Some("save the file as UTF-8"),
+        )
+    })?;
+    let root = yaml::parse(text).map_err(|error| one(error.at, error.message, error.hint))?;
+    check::check(path, root.as_ref(), modules)
+}
+
+/// The directory of the configuration: `$XDG_CONFIG_HOME/pc-switcher`, or
+/// `$HOME/.config/pc-switcher`; `None` if neither variable is an absolute path.
+#[must_use]
+pub fn default_directory() -> Option<PathBuf> {
+    directory_from(
+        std::env::var_os("XDG_CONFIG_HOME"),
+        std::env::var_os("HOME"),
+    )
+}
+
+/// The configuration file in [`default_directory`].
+#[must_use]
+pub fn default_path() -> Option<PathBuf> {
+    default_directory().map(|directory| directory.join(FILE_NAME))
+}
+
+/// The XDG specification has relative paths ignored.
+fn directory_from(xdg: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+    let absolute = |text: Option<OsString>| text.map(PathBuf::from).filter(|p| p.is_absolute());
+    let base = absolute(xdg).or_else(|| absolute(home).map(|home| home.join(".config")))?;
+    Some(base.join("pc-switcher"))
+}
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +142,16 @@ pub enum Space {
     Bytes(u64, String),
 }
 
+impl fmt::Display for Space {
+    /// As configured.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Percent(percent) => write!(f, "{percent}%"),
+            Self::Bytes(_, text) => f.write_str(text),
+        }
+    }
+}
+
 /// `disk:`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DiskConfig {
@@ -47,6 +163,17 @@ pub struct DiskConfig {
     pub warning_threshold: Space,
     /// Seconds between looks (default 30).
     pub check_interval: u64,
+}
+
+impl Default for DiskConfig {
+    fn default() -> Self {
+        Self {
+            preflight_minimum: Space::Percent(20),
+            runtime_minimum: Space::Percent(15),
+            warning_threshold: Space::Percent(25),
+            check_interval: 30,
+        }
+    }
 }
 
 /// `btrfs_snapshots:`.
@@ -62,15 +189,46 @@ pub struct SnapshotConfig {
     pub max_age_days: Option<u32>,
 }
 
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self {
+            subvolumes: vec!["@".to_owned(), "@home".to_owned()],
+            snapshot_dir: "/.snapshots".to_owned(),
+            keep_recent: 3,
+            max_age_days: None,
+        }
+    }
+}
+
 /// `user_data:`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UserDataConfig {
     /// Folders to mirror, in order.
     pub folders: Vec<Folder>,
-    /// More deletions than this share of the existing entries (percent) is a mass delete.
+    /// More deletions than this share of the existing entries (percent, default 10) is a mass
+    /// delete ...
     pub mass_delete_percent: u8,
-    /// ... and more than this many.
+    /// ... if they are more than this many, too (default 1000).
     pub mass_delete_count: u64,
+}
+
+impl UserDataConfig {
+    /// The defaults, with filter files in the configuration's `directory`.
+    #[must_use]
+    pub fn in_directory(directory: &Path) -> Self {
+        let folder = |path: &str, filter: &str| Folder {
+            path: path.to_owned(),
+            filter: Some(directory.join(filter)),
+        };
+        Self {
+            folders: vec![
+                folder("/home", "home.filter"),
+                folder("/root", "root.filter"),
+            ],
+            mass_delete_percent: 10,
+            mass_delete_count: 1000,
+        }
+    }
 }
 
 /// One folder to mirror.
@@ -91,6 +249,15 @@ pub struct DummySuccessConfig {
     pub target_duration: u64,
 }
 
+impl Default for DummySuccessConfig {
+    fn default() -> Self {
+        Self {
+            source_duration: 20,
+            target_duration: 20,
+        }
+    }
+}
+
 /// `dummy_fail:`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DummyFailConfig {
@@ -101,3 +268,16 @@ pub struct DummyFailConfig {
     /// Second at which it fails (default 12).
     pub fail_at: u64,
 }
+
+impl Default for DummyFailConfig {
+    fn default() -> Self {
+        Self {
+            source_duration: 10,
+            target_duration: 10,
+            fail_at: 12,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

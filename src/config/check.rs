@@ -1,0 +1,724 @@
+//! From the tree to a [`Config`], collecting everything that is wrong.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use crate::event::LogLevel;
+
+use super::keys::{self, Keys, suggestion};
+use super::problem::ConfigProblem;
+use super::yaml::{Node, Position, Value};
+use super::{
+    Config, DiskConfig, DummyFailConfig, DummySuccessConfig, Folder, KnownModule, SnapshotConfig,
+    Space, UserDataConfig,
+};
+
+/// Most problems reported at once.
+const MAX_PROBLEMS: usize = 100;
+/// Longest pretended work of a dummy: a day.
+const DURATIONS: RangeInclusive<u64> = 0..=86_400;
+
+/// A value with its key path.
+struct Field<'a> {
+    path: String,
+    /// Where the key stands.
+    key_at: Position,
+    node: &'a Node,
+}
+
+/// The fields of a mapping by the names we use for them.
+struct Section<'a>(Vec<(&'static str, Field<'a>)>);
+
+impl<'a> Section<'a> {
+    fn take(&mut self, key: &str) -> Option<Field<'a>> {
+        let index = self.0.iter().position(|(name, _)| *name == key)?;
+        Some(self.0.swap_remove(index).1)
+    }
+}
+
+/// Checks `root` (`None`: an empty file) as the configuration in `file`.
+pub(super) fn check(
+    file: &Path,
+    root: Option<&Node>,
+    modules: &[KnownModule<'_>],
+) -> Result<Config, Vec<ConfigProblem>> {
+    let mut checker = Checker {
+        file,
+        modules,
+        problems: Vec::new(),
+    };
+    let config = checker.config(root);
+    if checker.problems.is_empty() {
+        Ok(config)
+    } else {
+        checker
+            .problems
+            .sort_by_key(|problem| (problem.line, problem.column));
+        checker.problems.truncate(MAX_PROBLEMS);
+        Err(checker.problems)
+    }
+}
+
+struct Checker<'a> {
+    file: &'a Path,
+    modules: &'a [KnownModule<'a>],
+    problems: Vec<ConfigProblem>,
+}
+
+/// What stands there, for "expected X, found Y".
+fn describe(node: &Node) -> String {
+    match &node.value {
+        Value::List(items) if items.is_empty() => "an empty list".to_owned(),
+        Value::List(_) => "a list".to_owned(),
+        Value::Map(_) => "a mapping".to_owned(),
+        Value::Scalar { .. } if node.is_null() => "nothing".to_owned(),
+        Value::Scalar { text, plain } => {
+            let mut shown: String = text.chars().take(40).collect();
+            if shown.len() < text.len() {
+                shown.push('…');
+            }
+            if *plain {
+                shown
+            } else {
+                format!("\"{shown}\"")
+            }
+        }
+    }
+}
+
+/// Whether `node` is YAML's true.
+fn is_true(node: &Node) -> bool {
+    matches!(&node.value, Value::Scalar { text, plain: true }
+        if matches!(text.as_str(), "true" | "True" | "TRUE"))
+}
+
+/// Whether the file as a whole is not what it should be.
+fn is_of_root(problem: &ConfigProblem) -> bool {
+    problem.key_path.is_empty()
+}
+
+/// `parent.key`.
+fn join(parent: &str, key: &str) -> String {
+    if parent.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{parent}.{key}")
+    }
+}
+
+impl<'a> Checker<'a> {
+    fn problem(&mut self, at: Position, path: &str, message: impl Into<String>) {
+        self.problem_with_hint(at, path, message, None);
+    }
+
+    fn problem_with_hint(
+        &mut self,
+        at: Position,
+        path: &str,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) {
+        let problem = ConfigProblem::at(self.file, at, path, message.into(), hint);
+        self.problems.push(problem);
+    }
+
+    fn wrong_type(&mut self, field: &Field<'_>, expected: &str, hint: Option<&str>) {
+        let message = format!("expected {expected}, found {}", describe(field.node));
+        self.problem_with_hint(field.node.at, &field.path, message, hint.map(str::to_owned));
+    }
+
+    /// The entries of a mapping whose keys are text, each key once.
+    fn entries<'n>(&mut self, path: &str, map: &'n [(Node, Node)]) -> Vec<(&'n str, Field<'n>)> {
+        let mut entries: Vec<(&str, Field<'_>)> = Vec::new();
+        for (key, node) in map {
+            let Value::Scalar { text, .. } = &key.value else {
+                self.problem(key.at, path, "a key must be a word");
+                continue;
+            };
+            let path = join(path, text);
+            if let Some((_, first)) = entries.iter().find(|(name, _)| *name == text) {
+                let message = format!("given twice, first in line {}", first.key_at.line);
+                let hint = Some("keep one of them".to_owned());
+                self.problem_with_hint(key.at, &path, message, hint);
+                continue;
+            }
+            let field = Field {
+                path,
+                key_at: key.at,
+                node,
+            };
+            entries.push((text, field));
+        }
+        entries
+    }
+
+    /// A mapping with known keys; nothing where a mapping may be stands for all defaults.
+    fn section<'n>(&mut self, path: &str, node: &'n Node, known: Keys) -> Section<'n> {
+        let mut section: Vec<(&'static str, Field<'n>)> = Vec::new();
+        let map = match &node.value {
+            Value::Map(map) => map,
+            _ if node.is_null() => return Section(section),
+            _ => {
+                let message = format!("expected a mapping (key: value), found {}", describe(node));
+                let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+                let hint = Some(format!("known here: {}", names.join(", ")));
+                self.problem_with_hint(node.at, path, message, hint);
+                return Section(section);
+            }
+        };
+        let mut written: Vec<(&'static str, &str)> = Vec::new();
+        for (name, field) in self.entries(path, map) {
+            let Some((_, canonical)) = known.iter().find(|(known, _)| *known == name) else {
+                let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+                let message = if path.is_empty() && self.modules.iter().any(|m| m.name == name) {
+                    "this module has no settings"
+                } else {
+                    "unknown key"
+                };
+                let hint = suggestion(name, &names);
+                self.problem_with_hint(field.key_at, &field.path, message, hint);
+                continue;
+            };
+            if let Some((_, other)) = written.iter().find(|(key, _)| key == canonical) {
+                let message = format!("the same setting as '{other}', which is given too");
+                let hint = Some(format!("keep '{canonical}'"));
+                self.problem_with_hint(field.key_at, &field.path, message, hint);
+                continue;
+            }
+            written.push((canonical, name));
+            section.push((canonical, field));
+        }
+        Section(section)
+    }
+
+    /// A mapping below `key` of `parent`; absent: an empty one.
+    fn subsection<'n>(&mut self, parent: &mut Section<'n>, key: &str, known: Keys) -> Section<'n> {
+        match parent.take(key) {
+            None => Section(Vec::new()),
+            Some(field) => self.section(&field.path, field.node, known),
+        }
+    }
+
+    fn text<'n>(&mut self, field: &Field<'n>, expected: &str) -> Option<&'n str> {
+        match &field.node.value {
+            Value::Scalar { text, .. } if !field.node.is_null() && !text.is_empty() => Some(text),
+            _ => {
+                self.wrong_type(field, expected, None);
+                None
+            }
+        }
+    }
+
+    fn list<'n>(&mut self, field: &Field<'n>, expected: &str) -> Option<Vec<Field<'n>>> {
+        let Value::List(items) = &field.node.value else {
+            self.wrong_type(field, expected, None);
+            return None;
+        };
+        if items.is_empty() {
+            self.wrong_type(field, expected, Some("leave the key out for the default"));
+            return None;
+        }
+        let item = |(index, node): (usize, &'n Node)| Field {
+            path: format!("{}[{index}]", field.path),
+            key_at: node.at,
+            node,
+        };
+        Some(items.iter().enumerate().map(item).collect())
+    }
+
+    fn switch(&mut self, field: &Field<'_>) -> Option<bool> {
+        let (text, plain) = match &field.node.value {
+            Value::Scalar { text, plain } => (text.as_str(), *plain),
+            _ => ("", false),
+        };
+        if is_true(field.node) {
+            return Some(true);
+        }
+        if plain && matches!(text, "false" | "False" | "FALSE") {
+            return Some(false);
+        }
+        let hint = match text.to_ascii_lowercase().as_str() {
+            "true" if !plain => Some("write it without quotes: true"),
+            "false" if !plain => Some("write it without quotes: false"),
+            "yes" | "on" | "y" | "1" => Some("write: true"),
+            "no" | "off" | "n" | "0" => Some("write: false"),
+            _ => None,
+        };
+        self.wrong_type(field, "true or false", hint);
+        None
+    }
+
+    fn number(
+        &mut self,
+        field: Option<Field<'_>>,
+        range: RangeInclusive<u64>,
+        default: u64,
+    ) -> u64 {
+        let Some(field) = field else {
+            return default;
+        };
+        let expected = if *range.end() == u64::from(u32::MAX) {
+            format!("a whole number from {}", range.start())
+        } else {
+            format!("a whole number from {} to {}", range.start(), range.end())
+        };
+        if let Value::Scalar { text, plain } = &field.node.value
+            && !text.is_empty()
+            && text.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            if !plain {
+                self.wrong_type(&field, &expected, Some("write the number without quotes"));
+                return default;
+            }
+            // Anything that does not fit is out of every range.
+            let number = text.parse().unwrap_or(u64::MAX);
+            if range.contains(&number) {
+                return number;
+            }
+        }
+        self.wrong_type(&field, &expected, None);
+        default
+    }
+
+    fn number_u32(&mut self, field: Option<Field<'_>>, least: u32, default: u32) -> u32 {
+        let range = u64::from(least)..=u64::from(u32::MAX);
+        let number = self.number(field, range, u64::from(default));
+        u32::try_from(number).expect("within the range or the default")
+    }
+
+    fn level(&mut self, field: Option<Field<'_>>, default: LogLevel) -> LogLevel {
+        let Some(field) = field else {
+            return default;
+        };
+        let Some(text) = self.text(&field, "a log level") else {
+            return default;
+        };
+        text.parse().unwrap_or_else(|()| {
+            let names = LogLevel::ALL.map(LogLevel::name);
+            let message = format!("{} is not a log level", describe(field.node));
+            self.problem_with_hint(
+                field.node.at,
+                &field.path,
+                message,
+                suggestion(text, &names),
+            );
+            default
+        })
+    }
+
+    fn space(&mut self, field: Option<Field<'_>>, default: Space) -> Space {
+        const EXPECTED: &str = "a share (\"20%\") or a size (\"50GiB\", MiB, GB, MB)";
+        let Some(field) = field else {
+            return default;
+        };
+        let Some(text) = self.text(&field, EXPECTED) else {
+            return default;
+        };
+        match parse_space(text) {
+            Ok(space) => space,
+            Err(hint) => {
+                let hint = hint.replace("{}", text);
+                self.wrong_type(
+                    &field,
+                    EXPECTED,
+                    Some(hint.as_str()).filter(|h| !h.is_empty()),
+                );
+                default
+            }
+        }
+    }
+
+    /// An absolute path below `/`, without detours, without doubled and final slashes.
+    fn absolute_path(&mut self, field: &Field<'_>) -> Option<String> {
+        let text = self.text(field, "an absolute path")?;
+        let mut hint = None;
+        let message = if text.starts_with('~') || text.starts_with('$') {
+            hint = Some("write it out: it must mean the same on both machines");
+            format!("'{}' is not expanded", &text[..1])
+        } else if !text.starts_with('/') {
+            hint = Some("begin with '/': it must mean the same on both machines");
+            "the path is relative".to_owned()
+        } else if text.split('/').any(|name| matches!(name, "." | "..")) {
+            "'.' and '..' are not allowed in a path".to_owned()
+        } else if text.contains('\0') {
+            "a path cannot hold a zero byte".to_owned()
+        } else {
+            let names: Vec<&str> = text.split('/').filter(|name| !name.is_empty()).collect();
+            if names.is_empty() {
+                "the whole root '/' is too much".to_owned()
+            } else {
+                return Some(format!("/{}", names.join("/")));
+            }
+        };
+        self.problem_with_hint(field.node.at, &field.path, message, hint.map(str::to_owned));
+        None
+    }
+
+    fn config(&mut self, root: Option<&Node>) -> Config {
+        let mut top = match root {
+            Some(root) => self.section("", root, keys::TOP),
+            None => Section(Vec::new()),
+        };
+        let log_file_level = self.level(top.take("log_file_level"), LogLevel::Full);
+        let log_cli_level = self.level(top.take("log_cli_level"), LogLevel::Info);
+        let modules_field = top.take("sync_modules");
+        let user_data_switch = modules_field.as_ref().and_then(user_data_key);
+        let sync_modules = if modules_field.is_none() && self.problems.iter().any(is_of_root) {
+            // The file is no mapping at all: that has been said.
+            Vec::new()
+        } else {
+            self.sync_modules(modules_field)
+        };
+        let disk = self.disk(&mut top);
+        let btrfs_snapshots = self.snapshots(&mut top);
+        let user_data_enabled = sync_modules
+            .iter()
+            .any(|(name, on)| name == "user_data" && *on);
+        let user_data = self.user_data(
+            &mut top,
+            &btrfs_snapshots.snapshot_dir,
+            user_data_switch.filter(|_| user_data_enabled),
+        );
+        let defaults = DummySuccessConfig::default();
+        let mut section = self.subsection(&mut top, "dummy_success", keys::DUMMY_SUCCESS);
+        let mut duration = |checker: &mut Self, key: &str, default| {
+            checker.number(section.take(key), DURATIONS, default)
+        };
+        let dummy_success = DummySuccessConfig {
+            source_duration: duration(self, "source_duration", defaults.source_duration),
+            target_duration: duration(self, "target_duration", defaults.target_duration),
+        };
+        let defaults = DummyFailConfig::default();
+        let mut section = self.subsection(&mut top, "dummy_fail", keys::DUMMY_FAIL);
+        let mut duration = |checker: &mut Self, key: &str, default| {
+            checker.number(section.take(key), DURATIONS, default)
+        };
+        let dummy_fail = DummyFailConfig {
+            source_duration: duration(self, "source_duration", defaults.source_duration),
+            target_duration: duration(self, "target_duration", defaults.target_duration),
+            fail_at: duration(self, "fail_at", defaults.fail_at),
+        };
+        Config {
+            path: self.file.to_owned(),
+            log_file_level,
+            log_cli_level,
+            sync_modules,
+            disk,
+            btrfs_snapshots,
+            user_data,
+            dummy_success,
+            dummy_fail,
+        }
+    }
+
+    fn sync_modules(&mut self, field: Option<Field<'_>>) -> Vec<(String, bool)> {
+        let optional = self.modules.iter().filter(|module| !module.required);
+        let optional: Vec<&'a str> = optional.map(|module| module.name).collect();
+        let example = || Some(format!("choose from: {}", optional.join(", ")));
+        let Some(field) = field else {
+            let message = "missing: it says what is synced, and in which order";
+            self.problem_with_hint(Position::START, "sync_modules", message, example());
+            return Vec::new();
+        };
+        let map = match &field.node.value {
+            Value::Map(map) if !map.is_empty() => map,
+            Value::Map(_) => {
+                self.problem_with_hint(field.node.at, &field.path, "names no module", example());
+                return Vec::new();
+            }
+            _ => {
+                let message = format!(
+                    "expected modules with a switch (user_data: true), found {}",
+                    describe(field.node)
+                );
+                self.problem_with_hint(field.node.at, &field.path, message, example());
+                return Vec::new();
+            }
+        };
+        let mut modules = Vec::new();
+        for (name, field) in self.entries(&field.path, map) {
+            let Some(module) = self.modules.iter().find(|module| module.name == name) else {
+                let hint = suggestion(name, &optional);
+                self.problem_with_hint(field.key_at, &field.path, "unknown module", hint);
+                continue;
+            };
+            if !module.required {
+                if let Some(on) = self.switch(&field) {
+                    modules.push((name.to_owned(), on));
+                }
+            } else if !is_true(field.node) {
+                let message = "this module is required and cannot be disabled";
+                let hint = Some("remove the line".to_owned());
+                self.problem_with_hint(field.node.at, &field.path, message, hint);
+            }
+        }
+        modules
+    }
+
+    fn disk(&mut self, top: &mut Section<'_>) -> DiskConfig {
+        let defaults = DiskConfig::default();
+        let mut section = self.subsection(top, "disk", keys::DISK);
+        let runtime = section.take("runtime_minimum");
+        let runtime_at = runtime
+            .as_ref()
+            .map(|field| (field.node.at, field.path.clone()));
+        let preflight = section.take("preflight_minimum");
+        let preflight_at = preflight
+            .as_ref()
+            .map(|field| (field.node.at, field.path.clone()));
+        let problems = self.problems.len();
+        let disk = DiskConfig {
+            preflight_minimum: self.space(preflight, defaults.preflight_minimum),
+            runtime_minimum: self.space(runtime, defaults.runtime_minimum),
+            warning_threshold: self.space(
+                section.take("warning_threshold"),
+                defaults.warning_threshold,
+            ),
+            check_interval: self.number(
+                section.take("check_interval"),
+                5..=300,
+                defaults.check_interval,
+            ),
+        };
+        let backwards = match (&disk.runtime_minimum, &disk.preflight_minimum) {
+            (Space::Percent(runtime), Space::Percent(preflight)) => runtime > preflight,
+            (Space::Bytes(runtime, _), Space::Bytes(preflight, _)) => runtime > preflight,
+            _ => false,
+        };
+        if backwards
+            && problems == self.problems.len()
+            && let Some((at, path)) = runtime_at.or(preflight_at)
+        {
+            let message = format!(
+                "runtime_minimum ({}) is more than preflight_minimum ({}): a sync would start and \
+                 stop at once",
+                disk.runtime_minimum, disk.preflight_minimum
+            );
+            let hint = Some("set both, the runtime minimum lower".to_owned());
+            self.problem_with_hint(at, &path, message, hint);
+        }
+        disk
+    }
+
+    fn snapshots(&mut self, top: &mut Section<'_>) -> SnapshotConfig {
+        let defaults = SnapshotConfig::default();
+        let mut section = self.subsection(top, "btrfs_snapshots", keys::SNAPSHOTS);
+        let subvolumes = section.take("subvolumes").and_then(|f| self.subvolumes(&f));
+        let snapshot_dir = section
+            .take("snapshot_dir")
+            .and_then(|f| self.absolute_path(&f));
+        let keep_recent = self.number_u32(section.take("keep_recent"), 1, defaults.keep_recent);
+        let max_age_days = section
+            .take("max_age_days")
+            .filter(|field| !field.node.is_null());
+        SnapshotConfig {
+            subvolumes: subvolumes.unwrap_or(defaults.subvolumes),
+            snapshot_dir: snapshot_dir.unwrap_or(defaults.snapshot_dir),
+            keep_recent,
+            max_age_days: max_age_days.map(|field| self.number_u32(Some(field), 1, 1)),
+        }
+    }
+
+    fn subvolumes(&mut self, field: &Field<'_>) -> Option<Vec<String>> {
+        let items = self.list(field, "a list of subvolume names, at least one")?;
+        let mut names: Vec<String> = Vec::new();
+        for item in items {
+            let Some(name) = self.text(&item, "a subvolume name") else {
+                continue;
+            };
+            let hint = "flat names as 'btrfs subvolume list' prints them: \"@\", \"@home\"";
+            if name.contains('/') {
+                let message = format!("{} is a path", describe(item.node));
+                self.problem_with_hint(item.node.at, &item.path, message, Some(hint.to_owned()));
+            } else if matches!(name, "." | "..")
+                || name.len() > 255
+                || name.chars().any(char::is_control)
+            {
+                let message = format!("{} is no name of a subvolume", describe(item.node));
+                self.problem_with_hint(item.node.at, &item.path, message, Some(hint.to_owned()));
+            } else if names.iter().any(|other| other == name) {
+                let message = format!("{} is listed twice", describe(item.node));
+                self.problem(item.node.at, &item.path, message);
+            } else {
+                names.push(name.to_owned());
+            }
+        }
+        Some(names)
+    }
+
+    /// `enabled`: where the module is switched on, if it is.
+    fn user_data(
+        &mut self,
+        top: &mut Section<'_>,
+        snapshot_dir: &str,
+        enabled: Option<Position>,
+    ) -> UserDataConfig {
+        let directory = self.file.parent().unwrap_or(Path::new(""));
+        let defaults = UserDataConfig::in_directory(directory);
+        let mut section = self.subsection(top, "user_data", keys::USER_DATA);
+        let folders = match section.take("folders") {
+            Some(field) => self.folders(&field, snapshot_dir),
+            None => {
+                if let Some(at) = enabled {
+                    for (index, folder) in defaults.folders.iter().enumerate() {
+                        let path = format!("user_data.folders[{index}].filter");
+                        let filter = folder.filter.as_deref().expect("the defaults have filters");
+                        self.filter_exists(at, &path, filter);
+                    }
+                }
+                None
+            }
+        };
+        let percent = self.number(
+            section.take("mass_delete_percent"),
+            1..=100,
+            u64::from(defaults.mass_delete_percent),
+        );
+        UserDataConfig {
+            folders: folders.unwrap_or(defaults.folders),
+            mass_delete_percent: u8::try_from(percent).expect("at most 100"),
+            mass_delete_count: self.number(
+                section.take("mass_delete_count"),
+                0..=u64::from(u32::MAX),
+                defaults.mass_delete_count,
+            ),
+        }
+    }
+
+    fn folders(&mut self, field: &Field<'_>, snapshot_dir: &str) -> Option<Vec<Folder>> {
+        let items = self.list(field, "a list of folders, at least one")?;
+        let mut folders: Vec<Folder> = Vec::new();
+        for item in items {
+            if !matches!(item.node.value, Value::Map(_)) {
+                let hint = "write: - { path: /home, filter: home.filter }";
+                self.wrong_type(&item, "a folder (path and filter)", Some(hint));
+                continue;
+            }
+            let mut section = self.section(&item.path, item.node, keys::FOLDER);
+            let filter = section.take("filter").and_then(|field| self.filter(&field));
+            let Some(field) = section.take("path") else {
+                let path = join(&item.path, "path");
+                self.problem(item.node.at, &path, "missing: which folder to mirror");
+                continue;
+            };
+            let Some(path) = self.absolute_path(&field) else {
+                continue;
+            };
+            if let Some(message) = folder_conflict(&path, &folders, snapshot_dir) {
+                self.problem(field.node.at, &field.path, message);
+                continue;
+            }
+            folders.push(Folder { path, filter });
+        }
+        Some(folders)
+    }
+
+    /// A filter file, against the configuration's directory.
+    fn filter(&mut self, field: &Field<'_>) -> Option<PathBuf> {
+        if field.node.is_null() {
+            return None;
+        }
+        let text = self.text(field, "the name of a filter file")?;
+        let message = if text.starts_with('~') || text.starts_with('$') {
+            format!("'{}' is not expanded", &text[..1])
+        } else if text.split('/').any(|name| name == "..") || text.contains('\0') {
+            "'..' and zero bytes are not allowed in a path".to_owned()
+        } else {
+            let path = self.file.parent().unwrap_or(Path::new("")).join(text);
+            self.filter_exists(field.node.at, &field.path, &path);
+            return Some(path);
+        };
+        let hint = "a name is looked up beside the configuration; other places begin with '/'";
+        self.problem_with_hint(field.node.at, &field.path, message, Some(hint.to_owned()));
+        None
+    }
+
+    fn filter_exists(&mut self, at: Position, key_path: &str, filter: &Path) {
+        let reason = match std::fs::metadata(filter) {
+            Ok(facts) if facts.is_file() => return,
+            Ok(_) => "it is not a file".to_owned(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                "there is no such file".to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        let message = format!("filter file {}: {reason}", filter.display());
+        let hint = "'pc-switcher init' writes home.filter and root.filter; 'filter: null' \
+                    mirrors everything";
+        self.problem_with_hint(at, key_path, message, Some(hint.to_owned()));
+    }
+}
+
+/// Where `user_data` stands among the sync modules.
+fn user_data_key(field: &Field<'_>) -> Option<Position> {
+    let Value::Map(map) = &field.node.value else {
+        return None;
+    };
+    map.iter()
+        .find(|(key, _)| matches!(&key.value, Value::Scalar { text, .. } if text == "user_data"))
+        .map(|(key, _)| key.at)
+}
+
+/// Whether `path` is `base` or below it.
+fn is_within(path: &str, base: &str) -> bool {
+    path.strip_prefix(base)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Why `path` cannot be mirrored beside the other folders.
+fn folder_conflict(path: &str, folders: &[Folder], snapshot_dir: &str) -> Option<String> {
+    let kernel = ["/proc", "/sys", "/dev", "/run"];
+    if let Some(base) = kernel.into_iter().find(|base| is_within(path, base)) {
+        return Some(format!(
+            "{base} is the running system's and is never mirrored"
+        ));
+    }
+    if is_within(path, snapshot_dir) {
+        return Some(format!(
+            "{path} lies in the snapshot directory {snapshot_dir}"
+        ));
+    }
+    folders.iter().find_map(|Folder { path: other, .. }| {
+        if path == other {
+            Some(format!("{path} is listed twice"))
+        } else if is_within(path, other) {
+            Some(format!(
+                "{path} lies in {other}, which is mirrored as a whole"
+            ))
+        } else if is_within(other, path) {
+            Some(format!(
+                "{path} contains {other}, which is listed on its own"
+            ))
+        } else {
+            None
+        }
+    })
+}
+
+/// Parses `20%` or `50GiB`; the error is a hint (with `{}` for the text), which may be empty.
+fn parse_space(text: &str) -> Result<Space, &'static str> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    if number.is_empty() {
+        return Err("");
+    }
+    let factor = match unit {
+        "%" => {
+            return match number.parse() {
+                Ok(percent) if percent < 100 => Ok(Space::Percent(percent)),
+                _ => Err("a share is less than 100%"),
+            };
+        }
+        "GiB" => 1 << 30,
+        "MiB" => 1 << 20,
+        "GB" => 1_000_000_000,
+        "MB" => 1_000_000,
+        "" => return Err("a number needs its unit: \"{}%\" or \"{}GiB\""),
+        _ => return Err("units are %, GiB, MiB, GB and MB, right after a whole number"),
+    };
+    let bytes = number.parse().ok().and_then(|n: u64| n.checked_mul(factor));
+    match bytes {
+        Some(bytes) => Ok(Space::Bytes(bytes, text.to_owned())),
+        None => Err("no disk is that large"),
+    }
+}
