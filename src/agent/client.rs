@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, tick, unbounded};
 
-use super::link::{Closed, Incoming, Link, Traffic};
+use super::link::{Closed, Incoming, Link, Outgoing, Traffic};
 use super::protocol::{
     Answer, Call, Fault, Frame, FrameError, Kind, PEER_SILENCE, PING_EVERY, Reply, Request,
     encode_frame,
@@ -71,7 +71,7 @@ type Pending = HashMap<u64, Sender<Result<Reply, Fault>>>;
 struct Shared {
     hostname: Mutex<String>,
     host: Host,
-    outgoing: Mutex<Option<Sender<Vec<u8>>>>,
+    outgoing: Mutex<Option<Outgoing>>,
     pending: Mutex<Pending>,
     closed: Mutex<Option<Closed>>,
     is_closed: AtomicBool,

@@ -1,0 +1,258 @@
+//! A private sshd for tests: loopback, a free port, throw-away keys, nothing of the person's.
+//!
+//! Needs root (sshd changes to the user who logs in) and the OpenSSH server; where either is
+//! missing a test is skipped loudly, and fails if `CI` is set.
+
+use std::fmt::Write as _;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::{SshConnection, SshError, SshOptions, connect};
+use crate::event::EventSink;
+use crate::interrupt::AbortFlag;
+use crate::prompt::{NeverAsk, PromptError, Prompter, Question, Secret};
+use crate::sys::command::command;
+
+/// Where OpenSSH's server is on Debian, Fedora and Arch.
+const SSHD: [&str; 3] = ["/usr/sbin/sshd", "/usr/bin/sshd", "/sbin/sshd"];
+
+/// A running sshd; it ends with this value.
+pub(crate) struct TestSshd {
+    directory: tempfile::TempDir,
+    child: Child,
+    pub(crate) port: u16,
+    config: String,
+}
+
+/// Lines added to the server's and to the client's configuration.
+#[derive(Default)]
+pub(crate) struct Extra<'a> {
+    pub(crate) server: &'a str,
+    pub(crate) client: &'a str,
+    pub(crate) host_keys: &'a [&'a str],
+}
+
+impl TestSshd {
+    /// An sshd that lets root in with a key, or `None` if that cannot be had here.
+    pub(crate) fn start() -> Option<Self> {
+        Self::with(&Extra::default())
+    }
+
+    /// The same with `extra` configuration.
+    pub(crate) fn with(extra: &Extra<'_>) -> Option<Self> {
+        let sshd = SSHD.iter().find(|path| Path::new(path).exists());
+        let Some(sshd) = sshd.filter(|_| rustix::process::getuid().is_root()) else {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "CI needs root and the OpenSSH server"
+            );
+            eprintln!("SKIPPED: needs root and the OpenSSH server");
+            return None;
+        };
+        // sshd insists on its privilege separation directory.
+        let _ = std::fs::create_dir("/run/sshd");
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        keygen(&at("user_key"), "ed25519", "");
+        std::fs::copy(at("user_key.pub"), at("authorized_keys")).unwrap();
+        let kinds = if extra.host_keys.is_empty() {
+            &["ed25519"]
+        } else {
+            extra.host_keys
+        };
+        // Directives read first win in sshd_config.
+        let mut text = format!("{}\n", extra.server);
+        for kind in kinds {
+            let key = at(&format!("host_{kind}"));
+            keygen(&key, kind, "");
+            writeln!(text, "HostKey {}", key.display()).unwrap();
+        }
+        let port = free_port();
+        write!(
+            text,
+            "ListenAddress 127.0.0.1\nPort {port}\nAuthorizedKeysFile {}\nPermitRootLogin yes\n\
+             StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\n\
+             KbdInteractiveAuthentication no\nMaxStartups 100\n",
+            at("authorized_keys").display()
+        )
+        .unwrap();
+        std::fs::write(at("sshd_config"), text).unwrap();
+        let log = std::fs::File::create(at("sshd.log")).unwrap();
+        let child = command(sshd)
+            .args(["-D", "-e", "-f"])
+            .arg(at("sshd_config"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(log))
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let mut this = Self {
+            port,
+            child,
+            config: String::new(),
+            directory,
+        };
+        this.config = format!(
+            "{}\nHost test *\n  HostName 127.0.0.1\n  Port {port}\n  User root\n  IdentityFile {}\n  \
+             IdentitiesOnly yes\n  IdentityAgent none\n  GlobalKnownHostsFile /dev/null\n  UserKnownHostsFile {}\n",
+            extra.client,
+            this.path("user_key").display(),
+            this.path("known_hosts").display()
+        );
+        std::fs::write(this.path("config"), &this.config).unwrap();
+        this.know(kinds[0]);
+        this.wait_until_it_listens();
+        Some(this)
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(
+                Instant::now() < until,
+                "sshd does not listen: {}",
+                self.log()
+            );
+            assert!(
+                self.child.try_wait().unwrap().is_none(),
+                "sshd ended: {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// A file of this server's directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// What sshd logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("sshd.log")).unwrap_or_default()
+    }
+
+    /// Makes the host key of `kind`, and only that, known.
+    pub(crate) fn know(&self, kind: &str) {
+        let public = std::fs::read_to_string(self.path(&format!("host_{kind}.pub"))).unwrap();
+        let line = format!("[127.0.0.1]:{} {public}", self.port);
+        std::fs::write(self.path("known_hosts"), line).unwrap();
+    }
+
+    /// Makes a user key that logs in.
+    pub(crate) fn add_user_key(&self, name: &str, kind: &str, passphrase: &str) -> PathBuf {
+        let key = self.path(name);
+        keygen(&key, kind, passphrase);
+        let public = std::fs::read_to_string(self.path(&format!("{name}.pub"))).unwrap();
+        let mut all = std::fs::read_to_string(self.path("authorized_keys")).unwrap();
+        all.push_str(&public);
+        std::fs::write(self.path("authorized_keys"), all).unwrap();
+        key
+    }
+
+    /// Options that read this server's client configuration, with `lines` in front.
+    pub(crate) fn options(&self, lines: &str) -> SshOptions {
+        let file = self.path("config");
+        std::fs::write(&file, format!("{lines}\n{}", self.config)).unwrap();
+        SshOptions {
+            config_file: Some(file),
+        }
+    }
+
+    /// Logs in without a person.
+    pub(crate) fn connect(&self) -> SshConnection {
+        self.try_connect("", &NeverAsk)
+            .unwrap_or_else(|e| panic!("{e}\n{}", self.log()))
+    }
+
+    /// Logs in with `lines` in front of the configuration, asking `prompter`.
+    pub(crate) fn try_connect(
+        &self,
+        lines: &str,
+        prompter: &dyn Prompter,
+    ) -> Result<SshConnection, SshError> {
+        connect(
+            "test",
+            &self.options(lines),
+            prompter,
+            &EventSink::none(),
+            &AbortFlag::new(),
+        )
+    }
+}
+
+impl Drop for TestSshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn keygen(path: &Path, kind: &str, passphrase: &str) {
+    let done = command("ssh-keygen")
+        .args(["-q", "-t", kind, "-N", passphrase, "-C", "test", "-f"])
+        .arg(path)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
+}
+
+/// A port nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A person who gives prepared answers.
+#[derive(Default)]
+pub(crate) struct Person {
+    /// The choice for every question.
+    pub(crate) choice: usize,
+    /// Secrets and lines, in order; the last is repeated.
+    pub(crate) secrets: Mutex<Vec<String>>,
+    /// What was asked.
+    pub(crate) asked: Mutex<Vec<String>>,
+}
+
+impl Person {
+    /// Somebody who types `secrets`.
+    pub(crate) fn typing(secrets: &[&str]) -> Self {
+        Self {
+            secrets: Mutex::new(secrets.iter().map(|s| (*s).to_owned()).collect()),
+            ..Self::default()
+        }
+    }
+
+    fn next(&self, prompt: &str) -> String {
+        self.asked.lock().unwrap().push(prompt.to_owned());
+        let mut secrets = self.secrets.lock().unwrap();
+        if secrets.len() > 1 {
+            secrets.remove(0)
+        } else {
+            secrets.first().cloned().unwrap_or_default()
+        }
+    }
+}
+
+impl Prompter for Person {
+    fn can_ask(&self) -> bool {
+        true
+    }
+
+    fn choose(&self, question: &Question) -> Result<usize, PromptError> {
+        self.asked.lock().unwrap().push(question.detail.join("\n"));
+        Ok(self.choice)
+    }
+
+    fn secret(&self, prompt: &str) -> Result<Secret, PromptError> {
+        Ok(Secret::new(self.next(prompt)))
+    }
+
+    fn line(&self, prompt: &str) -> Result<String, PromptError> {
+        Ok(self.next(prompt))
+    }
+}
