@@ -9,12 +9,8 @@ use std::fmt::Write as _;
 
 /// Whether `c` must not be printed as it is: C0 and C1 controls, line and paragraph separators,
 /// marks and overrides of writing direction, the byte order mark, interlinear and tag characters.
-<<<<<<< HEAD
 #[must_use]
 pub fn is_unsafe(c: char) -> bool {
-=======
-fn is_unsafe(c: char) -> bool {
->>>>>>> h-ssh
     c.is_control()
         || matches!(
             c,

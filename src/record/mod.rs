@@ -2,6 +2,7 @@
 
 pub mod history;
 pub mod lock;
+pub mod log;
 pub mod state;
 #[cfg(test)]
 pub mod testing;

@@ -153,11 +153,7 @@ pub fn raise_open_files_limit() {
 /// with the umask and file limit an ordinary root process has.
 pub fn tie_to_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
-<<<<<<< HEAD
     let nofile = ORIGINAL_NOFILE.get().copied();
-=======
-    let nofile = ORIGINAL_NOFILE.get().cloned();
->>>>>>> h-ssh
     command.process_group(0);
     // SAFETY: the closure runs between fork and exec and only makes system calls: it allocates
     // nothing and takes no lock (fork(2), signal-safety(7)).
@@ -170,11 +166,7 @@ pub fn tie_to_parent(command: &mut Command) {
             }
             rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
             if let Some(nofile) = &nofile {
-<<<<<<< HEAD
                 rustix::process::setrlimit(Resource::Nofile, *nofile)?;
-=======
-                rustix::process::setrlimit(Resource::Nofile, nofile.clone())?;
->>>>>>> h-ssh
             }
             Ok(())
         });

@@ -5,14 +5,11 @@
 //! killed) it unmounts everything and removes the image. The loop device frees itself with the
 //! last mount (`mount -o loop` sets autoclear).
 
-<<<<<<< HEAD
 #![expect(
     clippy::missing_panics_doc,
     reason = "test support fails by panicking, everywhere"
 )]
 
-=======
->>>>>>> h-ssh
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -36,12 +33,6 @@ rm -rf --one-file-system "$1"
 "#;
 
 /// Whether the test runs as root; says so loudly if not, and fails where nothing may be skipped.
-<<<<<<< HEAD
-=======
-///
-/// # Panics
-/// Without root when `CI=true`.
->>>>>>> h-ssh
 #[must_use]
 pub fn is_root(test: &str) -> bool {
     if rustix::process::geteuid().is_root() {
@@ -51,15 +42,8 @@ pub fn is_root(test: &str) -> bool {
     false
 }
 
-<<<<<<< HEAD
 /// Says that `test` is skipped, past the capture of the test harness; panics when `CI=true`,
 /// where nothing may be skipped.
-=======
-/// Says that `test` is skipped, past the capture of the test harness.
-///
-/// # Panics
-/// When `CI=true`: there nothing may be skipped.
->>>>>>> h-ssh
 pub fn skip(test: &str, reason: &str) {
     assert!(
         std::env::var_os("CI").is_none_or(|v| v != "true"),
@@ -213,15 +197,8 @@ pub fn sh(script: &str) -> Result<String, String> {
 }
 
 /// Runs a shell line that must work.
-<<<<<<< HEAD
 #[track_caller]
 #[allow(clippy::must_use_candidate)]
-=======
-///
-/// # Panics
-/// If it does not.
-#[track_caller]
->>>>>>> h-ssh
 pub fn run(script: &str) -> String {
     match sh(script) {
         Ok(output) => output,
