@@ -91,13 +91,15 @@ pub fn explain(error: &RunError) -> Explained {
         RunError::DiskSpace(errors) => {
             explained.causes = errors.iter().map(ToString::to_string).collect();
         }
-        RunError::Locked { holder, .. } => explained.causes = vec![format!(
-            "session {}, started on {} at {}, process {} there",
-            holder.session,
-            holder.from,
-            holder.since.strftime("%Y-%m-%d %H:%M:%S UTC"),
-            holder.pid
-        )],
+        RunError::Locked { holder, .. } => {
+            explained.causes = vec![format!(
+                "session {}, started on {} at {}, process {} there",
+                holder.session,
+                holder.from,
+                holder.since.strftime("%Y-%m-%d %H:%M:%S UTC"),
+                holder.pid
+            )]
+        }
         _ => {}
     }
     explained
@@ -105,7 +107,10 @@ pub fn explain(error: &RunError) -> Explained {
 
 fn reason(error: &ValidationError) -> String {
     match &error.hint {
-        Some(hint) => format!("{}: {}: {} ({hint})", error.host, error.module, error.message),
+        Some(hint) => format!(
+            "{}: {}: {} ({hint})",
+            error.host, error.module, error.message
+        ),
         None => format!("{}: {}: {}", error.host, error.module, error.message),
     }
 }
@@ -119,7 +124,9 @@ fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
         RunError::Machine(error) => judge_machine(error),
         RunError::WrongAgent { .. } => (
             ExitStatus::Connection,
-            some("if a login script of that machine prints text, make it silent for non-interactive shells"),
+            some(
+                "if a login script of that machine prints text, make it silent for non-interactive shells",
+            ),
         ),
         RunError::Locked { .. } => (
             ExitStatus::Locked,

@@ -14,46 +14,14 @@ use crate::event::{Host, LogLevel};
 use crate::module::{
     ListPlan, Machine, Module, ModuleContext, ModuleError, ModuleKind, Plan, ValidationError,
 };
+use crate::snapshot::name::{SnapshotKind, SnapshotName};
 use crate::snapshot::{NewSnapshot, SnapshotDir, SnapshotFacts, SubvolumeFacts};
 
 /// The module's name, as in the configuration.
 pub const NAME: &str = "btrfs_snapshots";
 
-/// Before or after.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// Before the first change.
-    Presync,
-    /// After the last one.
-    Postsync,
-}
-
-impl When {
-    /// The word in snapshot names.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Presync => "presync",
-            Self::Postsync => "postsync",
-        }
-    }
-}
-
-/// The name of a snapshot: `{subvolume}-{presync|postsync}-{UTC time}-{session}`.
-#[must_use]
-pub fn snapshot_name(subvolume: &str, when: When, at: Timestamp, session: &str) -> String {
-    format!(
-        "{subvolume}-{}-{}-{session}",
-        when.word(),
-        at.strftime("%Y%m%dT%H%M%SZ")
-    )
-}
-
 /// Asks a machine about the configured subvolumes, without waiting for the answer.
-pub fn begin_facts(
-    machine: &Machine,
-    config: &SnapshotConfig,
-) -> Result<PendingCall, AgentError> {
+pub fn begin_facts(machine: &Machine, config: &SnapshotConfig) -> Result<PendingCall, AgentError> {
     machine.agent.begin(Request::Subvolumes {
         names: config.subvolumes.clone(),
         snapshot_dir: config.snapshot_dir.clone(),
@@ -85,7 +53,7 @@ pub fn create(
     target: &Machine,
     config: &SnapshotConfig,
     session: &str,
-    when: When,
+    kind: SnapshotKind,
 ) -> Created {
     let at = Timestamp::now();
     let snapshots: Vec<NewSnapshot> = config
@@ -93,7 +61,13 @@ pub fn create(
         .iter()
         .map(|subvolume| NewSnapshot {
             subvolume: subvolume.clone(),
-            name: snapshot_name(subvolume, when, at, session),
+            name: SnapshotName {
+                subvolume: subvolume.clone(),
+                kind,
+                at,
+                session: session.to_owned(),
+            }
+            .to_string(),
         })
         .collect();
     let request = || Request::CreateSnapshots {
@@ -159,7 +133,9 @@ impl BtrfsSnapshots {
         };
         for name in &facts.missing {
             let hint = if facts.existing.is_empty() {
-                format!("{hostname} has no btrfs subvolumes; pc-switcher needs btrfs on both machines")
+                format!(
+                    "{hostname} has no btrfs subvolumes; pc-switcher needs btrfs on both machines"
+                )
             } else {
                 format!(
                     "mounted subvolumes of {hostname} can be named in btrfs_snapshots.subvolumes; \

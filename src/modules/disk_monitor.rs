@@ -52,7 +52,10 @@ impl DiskMonitor {
         // Both are asked before either is waited for: a slow machine does not delay the other.
         let calls = [Host::Source, Host::Target].map(|host| {
             let paths = paths(host);
-            (host, context.machine(host).agent.begin(Request::Disk { paths }))
+            (
+                host,
+                context.machine(host).agent.begin(Request::Disk { paths }),
+            )
         });
         for (host, call) in calls {
             let agent = &context.machine(host).agent;

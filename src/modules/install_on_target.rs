@@ -24,14 +24,16 @@ const OURS: &str = env!("CARGO_PKG_VERSION");
 #[must_use]
 pub fn compare_versions(a: &str, b: &str) -> Option<Ordering> {
     let (a, b) = (Version::parse(a)?, Version::parse(b)?);
-    Some(a.numbers.cmp(&b.numbers).then_with(|| {
-        match (a.prerelease, b.prerelease) {
-            (None, None) => Ordering::Equal,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(_), None) => Ordering::Less,
-            (Some(a), Some(b)) => compare_prereleases(a, b),
-        }
-    }))
+    Some(
+        a.numbers
+            .cmp(&b.numbers)
+            .then_with(|| match (a.prerelease, b.prerelease) {
+                (None, None) => Ordering::Equal,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(_), None) => Ordering::Less,
+                (Some(a), Some(b)) => compare_prereleases(a, b),
+            }),
+    )
 }
 
 struct Version<'a> {
@@ -227,8 +229,15 @@ mod tests {
     #[test]
     fn versions_are_ordered_as_semver_says() {
         let sorted = [
-            "0.9.0", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-rc.2",
-            "1.0.0-rc.11", "1.0.0", "1.0.1", "1.10.0",
+            "0.9.0",
+            "1.0.0-alpha",
+            "1.0.0-alpha.1",
+            "1.0.0-alpha.beta",
+            "1.0.0-rc.2",
+            "1.0.0-rc.11",
+            "1.0.0",
+            "1.0.1",
+            "1.10.0",
         ];
         for pair in sorted.windows(2) {
             assert_eq!(

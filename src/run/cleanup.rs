@@ -9,7 +9,7 @@ use crossbeam_channel::bounded;
 use super::error::RunError;
 use super::{Ended, Pair, Peer, Run, context_for, record};
 use crate::agent::client::AgentClient;
-use crate::agent::protocol::{Request, Reply};
+use crate::agent::protocol::{Reply, Request};
 use crate::error::{Explained, explain};
 use crate::event::{
     ClosingReport, ConnectionEvent, ConnectionStatus, Event, Host, LogLevel, Phase, SessionState,
@@ -236,7 +236,10 @@ fn last_request(
             snapshot_dir: run.shared.config.btrfs_snapshots.snapshot_dir.clone(),
             names,
         };
-        ("deleting the snapshots of a run that changed nothing", request)
+        (
+            "deleting the snapshots of a run that changed nothing",
+            request,
+        )
     })
 }
 
@@ -288,7 +291,10 @@ fn close(mut run: Run, ending: Ending) -> Ended {
             pair.peer(Host::Target).machine.hostname.clone(),
         ),
         None => (
-            rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
             run.shared.options.host.clone(),
         ),
     };

@@ -188,7 +188,10 @@ impl Work {
                 LogLevel::Warning,
                 CORE,
                 Some(Host::Target),
-                format!("{} has no connection of its own, and may be late: {why}", self.name),
+                format!(
+                    "{} has no connection of its own, and may be late: {why}",
+                    self.name
+                ),
                 serde_json::Map::new(),
             );
         }

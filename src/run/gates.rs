@@ -3,13 +3,17 @@
 //! A gate is opened by a person or by its own flag, never by `--yes`. A dry run warns and goes on.
 
 use super::error::RunError;
-use super::{Pair, Run, Shared, CORE};
-use crate::agent::client::PendingCall;
+use super::{CORE, Pair, Run, Shared};
+use crate::agent::client::{AgentClient, PendingCall};
 use crate::agent::protocol::{Reply, Request};
 use crate::escape::escape_str;
-use crate::event::{Host, LogLevel, SessionState};
+use crate::event::{Host, LogLevel};
 use crate::prompt::{Choice, PromptError, Question};
-use crate::record::{HistoryEntry, Incomplete, MachineName, MachineState};
+use crate::record::MachineState;
+use crate::record::history::{GateFinding, Memories};
+
+/// The flag for the gate of a run that died.
+const ALLOW_INCOMPLETE: &str = "--allow-incomplete";
 
 /// A question that stops a sync until it is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,26 +36,24 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
         let call = peer.machine.agent.begin(Request::ReadState);
         calls.push((peer, call.map_err(RunError::agent("reading the history"))?));
     }
-    let mut states = Vec::with_capacity(2);
     for (peer, call) in &calls {
-        states.push(read(&peer.machine.agent, call)?);
+        let state = read(&peer.machine.agent, call)?;
+        run.remembered.insert(peer.machine.host, state);
     }
-    let (target, source) = (states.pop(), states.pop());
-    let (Some(source), Some(target)) = (source, target) else {
-        unreachable!("two machines were asked");
+    let (source, target) = (pair.source.name(), pair.target.name());
+    let memories = Memories {
+        source: &source,
+        target: &target,
+        source_state: &run.remembered[&Host::Source],
+        target_state: &run.remembered[&Host::Target],
     };
-    let names = (pair.source.name(), pair.target.name());
-    for finding in findings(&source, &target, &names.0, &names.1) {
-        let gate = in_words(&finding, &run.shared, &names.0, &names.1);
-        open(&run.shared, &gate)?;
+    for finding in concerning(&memories) {
+        open(&run.shared, &in_words(&finding, &run.shared))?;
     }
     Ok(())
 }
 
-fn read(
-    agent: &crate::agent::client::AgentClient,
-    call: &PendingCall,
-) -> Result<MachineState, RunError> {
+fn read(agent: &AgentClient, call: &PendingCall) -> Result<MachineState, RunError> {
     let doing = || RunError::agent("reading the history");
     match call.wait(None).map_err(doing())? {
         Reply::State(state) => Ok(*state),
@@ -59,159 +61,83 @@ fn read(
     }
 }
 
-/// What the histories say against a sync.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Finding {
-    /// The target was never synced.
-    FirstSync,
-    /// The target last synced with another machine.
-    OtherPeer { hostname: String, when: String },
-    /// This machine was the source of the target's last sync; what was done there since has not
-    /// come back.
-    PushedTwice { when: String },
-    /// A run died on one of the machines.
-    Incomplete { on: Host, marker: Incomplete },
-}
-
-fn findings(
-    source: &MachineState,
-    target: &MachineState,
-    source_name: &MachineName,
-    target_name: &MachineName,
-) -> Vec<Finding> {
-    let mut found = Vec::new();
-    let died = died(source, target, target_name);
-    // Whoever goes on with this machine's own dead run has answered the order questions for it.
-    let resumes = matches!(
-        &target.incomplete,
-        Some(marker) if marker.role == Host::Target && marker.source == source_name.hostname
-    );
-    if !resumes && let Some(finding) = order(target, source_name) {
-        found.push(finding);
-    }
-    found.extend(died);
-    found
-}
-
-fn died(
-    source: &MachineState,
-    target: &MachineState,
-    target_name: &MachineName,
-) -> Option<Finding> {
-    let finding = |on, marker: &Incomplete| Finding::Incomplete {
-        on,
-        marker: marker.clone(),
-    };
-    if let Some(marker) = &target.incomplete {
-        return Some(finding(Host::Target, marker));
-    }
-    let marker = source.incomplete.as_ref()?;
-    // A push from here to a third machine that died has left this machine itself whole.
-    let concerns = marker.role == Host::Target || marker.target == target_name.hostname;
-    concerns.then(|| finding(Host::Source, marker))
-}
-
-/// Runs that died are no order: their marker speaks for them.
-fn order(target: &MachineState, source: &MachineName) -> Option<Finding> {
-    let ended = |entry: &&HistoryEntry| entry.state == SessionState::Completed;
-    let Some(last) = target.history.iter().rev().find(ended) else {
-        return Some(Finding::FirstSync);
-    };
-    let peer = match last.role {
-        Host::Source => &last.target,
-        Host::Target => &last.source,
-    };
-    let when = last.ended_at.strftime("%Y-%m-%d %H:%M UTC").to_string();
-    if peer.machine_id != source.machine_id {
-        return Some(Finding::OtherPeer {
-            hostname: peer.hostname.clone(),
-            when,
+/// The findings that concern this run. Two are left out:
+///
+/// - Whoever goes on with this machine's own dead push to this target has already answered the
+///   questions of order for it, and is asked only about its death.
+/// - A push from here to a third machine that died has left this machine itself whole.
+fn concerning(memories: &Memories<'_>) -> Vec<GateFinding> {
+    let (source, target) = (memories.source, memories.target);
+    let resumes = memories
+        .target_state
+        .incomplete
+        .as_ref()
+        .is_some_and(|marker| {
+            marker.role == Host::Target && marker.source.eq_ignore_ascii_case(&source.hostname)
         });
-    }
-    (last.role == Host::Target).then_some(Finding::PushedTwice { when })
+    let mut findings = memories.findings();
+    findings.retain(|finding| match finding {
+        GateFinding::FirstSync { .. } | GateFinding::PushedTwice { .. } => !resumes,
+        GateFinding::SyncedElsewhere { .. } => true,
+        GateFinding::Incomplete { on, incomplete } => {
+            let only_here = on.iter().all(|(host, _)| *host == Host::Source);
+            !(only_here
+                && incomplete.role == Host::Source
+                && !incomplete.target.eq_ignore_ascii_case(&target.hostname))
+        }
+    });
+    findings
 }
 
-fn in_words(
-    finding: &Finding,
-    shared: &Shared,
-    source: &MachineName,
-    target: &MachineName,
-) -> Gate {
+fn in_words(finding: &GateFinding, shared: &Shared) -> Gate {
     let options = &shared.options;
-    let (source, target) = (&source.hostname, &target.hostname);
+    let effect = |source: &str, target: &str| format!("make {target} like {source}");
+    let explained = escape_str(&finding.explain());
     match finding {
-        Finding::FirstSync => Gate {
-            finding: format!("{target} was never synced"),
-            detail: first_sync_scope(shared, source, target),
-            effect: format!("make {target} like {source}"),
+        GateFinding::FirstSync { source, target, .. } => Gate {
+            finding: explained,
+            detail: first_sync_scope(shared, &source.hostname, &target.hostname),
+            effect: effect(&source.hostname, &target.hostname),
             flag: "--allow-first-sync",
             opened: options.allow_first_sync,
         },
-        Finding::OtherPeer { hostname, when } => {
-            let hostname = escape_str(hostname);
-            Gate {
-                finding: format!("{target} last synced with {hostname}, not with {source}"),
-                detail: vec![
-                    format!("that was on {when}"),
-                    format!("what came to {target} from there and is not here will be overwritten"),
-                ],
-                effect: format!("make {target} like {source} all the same"),
-                flag: "--allow-out-of-order",
-                opened: options.allow_out_of_order,
-            }
-        }
-        Finding::PushedTwice { when } => Gate {
-            finding: format!("{source} was synced to {target} before, and not back since"),
-            detail: vec![
-                format!("that was on {when}"),
-                format!("what was done on {target} since then will be overwritten"),
-            ],
-            effect: format!("make {target} like {source} again"),
+        GateFinding::SyncedElsewhere { source, target, .. }
+        | GateFinding::PushedTwice { source, target, .. } => Gate {
+            finding: explained,
+            detail: Vec::new(),
+            effect: effect(&source.hostname, &target.hostname),
             flag: "--allow-out-of-order",
             opened: options.allow_out_of_order,
         },
-        Finding::Incomplete { on, marker } => {
-            let on = match on {
-                Host::Source => source,
-                Host::Target => target,
-            };
-            incomplete_gate(on, marker, options.allow_incomplete)
+        GateFinding::Incomplete { incomplete, .. } => {
+            let names: Vec<String> = incomplete.presync.iter().map(|n| escape_str(n)).collect();
+            let detail = (!names.is_empty()).then(|| {
+                format!(
+                    "what was there before it is in the snapshots {}",
+                    names.join(", ")
+                )
+            });
+            Gate {
+                finding: explained,
+                detail: detail.into_iter().collect(),
+                effect: "go on from here; this run does all the work that one left".to_owned(),
+                flag: ALLOW_INCOMPLETE,
+                opened: options.allow_incomplete,
+            }
         }
-    }
-}
-
-fn incomplete_gate(on: &str, marker: &Incomplete, opened: bool) -> Gate {
-    let place = match &marker.module {
-        Some(module) => format!("in {}", escape_str(module)),
-        None => format!("in phase {}, {}", marker.phase.number(), marker.phase.title()),
-    };
-    let mut detail = vec![format!(
-        "session {} from {} to {}, begun {}, ended {place}",
-        escape_str(&marker.session),
-        escape_str(&marker.source),
-        escape_str(&marker.target),
-        marker.started_at.strftime("%Y-%m-%d %H:%M UTC"),
-    )];
-    if !marker.presync.is_empty() {
-        let names: Vec<String> = marker.presync.iter().map(|n| escape_str(n)).collect();
-        detail.push(format!(
-            "{on} as it was before that run is in the snapshots {}",
-            names.join(", ")
-        ));
-    }
-    Gate {
-        finding: format!("the last sync did not end on {on}"),
-        detail,
-        effect: "go on from here; this run does all of the work that one left".to_owned(),
-        flag: "--allow-incomplete",
-        opened,
     }
 }
 
 /// What a first sync replaces, named before it happens.
 fn first_sync_scope(shared: &Shared, source: &str, target: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    let on = |name: &str| shared.config.sync_modules.iter().any(|(n, on)| n == name && *on);
+    let on = |name: &str| {
+        shared
+            .config
+            .sync_modules
+            .iter()
+            .any(|(n, on)| n == name && *on)
+    };
     if on("user_data") {
         let folders: Vec<String> = shared
             .config
@@ -231,7 +157,10 @@ fn first_sync_scope(shared: &Shared, source: &str, target: &str) -> Vec<String> 
         .map(|(name, _)| name.as_str())
         .collect();
     if !others.is_empty() {
-        lines.push(format!("{target} will also be changed by: {}", others.join(", ")));
+        lines.push(format!(
+            "{target} will also be changed by: {}",
+            others.join(", ")
+        ));
     }
     lines.push(format!("a snapshot of {target} is taken before"));
     lines
@@ -240,9 +169,13 @@ fn first_sync_scope(shared: &Shared, source: &str, target: &str) -> Vec<String> 
 /// Stops at a gate until it is answered.
 pub(super) fn open(shared: &Shared, gate: &Gate) -> Result<(), RunError> {
     let log = |level, message: String| {
-        shared
-            .events
-            .log(level, CORE, Some(Host::Target), message, serde_json::Map::new());
+        shared.events.log(
+            level,
+            CORE,
+            Some(Host::Target),
+            message,
+            serde_json::Map::new(),
+        );
     };
     if gate.opened {
         log(

@@ -120,18 +120,12 @@ fn nonsense(agent: &AgentClient, detail: &str) -> RunError {
 /// another architecture.
 fn is_our_banner(theirs: &str) -> bool {
     let ours = banner();
-    let words = |banner: &str| -> Vec<String> {
-        banner.split(' ').take(3).map(str::to_owned).collect()
-    };
+    let words =
+        |banner: &str| -> Vec<String> { banner.split(' ').take(3).map(str::to_owned).collect() };
     words(theirs) == words(&ours)
 }
 
-fn greet(
-    run: &Run,
-    agent: AgentClient,
-    host: Host,
-    uid: Option<u32>,
-) -> Result<Peer, RunError> {
+fn greet(run: &Run, agent: AgentClient, host: Host, uid: Option<u32>) -> Result<Peer, RunError> {
     if !is_our_banner(agent.banner()) {
         let said: String = agent.banner().chars().take(80).collect();
         return Err(RunError::WrongAgent {
@@ -143,7 +137,10 @@ fn greet(
         session: run.session.id().to_owned(),
         uid,
     };
-    let facts: AgentFacts = match agent.call(hello).map_err(RunError::agent("greeting the agent"))? {
+    let facts: AgentFacts = match agent
+        .call(hello)
+        .map_err(RunError::agent("greeting the agent"))?
+    {
         Reply::Hello(facts) => *facts,
         _ => return Err(nonsense(&agent, "no greeting")),
     };

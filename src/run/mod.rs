@@ -34,6 +34,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -46,14 +47,12 @@ use crate::agent::client::{AgentClient, ConfirmEach};
 use crate::agent::protocol::AgentFacts;
 use crate::config::Config;
 use crate::error::Explained;
-use crate::event::{
-    ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState,
-};
+use crate::event::{ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState};
 use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
 use crate::module::{Machine, Module, ModuleContext, SessionFacts};
 use crate::prompt::Prompter;
-use crate::record::{Incomplete, MachineName};
+use crate::record::{Incomplete, MachineName, MachineState};
 use crate::snapshot::SnapshotFacts;
 
 use error::RunError;
@@ -183,6 +182,8 @@ struct Run {
     target_snapshots: OwnSnapshots,
     /// The markers, from the moment they are about to be written until they are removed.
     incomplete: Option<Incomplete>,
+    /// What each machine remembered when the run began.
+    remembered: HashMap<Host, MachineState>,
     /// Whether history has this session.
     recorded: bool,
     plan_output: Box<dyn PlanOutput>,
@@ -228,6 +229,7 @@ impl Run {
             source_snapshots: OwnSnapshots::default(),
             target_snapshots: OwnSnapshots::default(),
             incomplete: None,
+            remembered: HashMap::new(),
             recorded: false,
             plan_output: setup.plan_output,
             config_writes: Vec::new(),

@@ -103,11 +103,19 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
             *planned.entry(path.clone()).or_default() += bytes;
         }
         let limits = &shared.config.user_data;
-        if is_mass_delete(summary, limits.mass_delete_percent, limits.mass_delete_count) {
+        if is_mass_delete(
+            summary,
+            limits.mass_delete_percent,
+            limits.mass_delete_count,
+        ) {
             mass_deletes.push((name, summary.clone()));
         }
         if module.kind() == ModuleKind::Sync || !summary.is_empty() {
-            context.log(LogLevel::Info, Host::Target, format!("plan: {}", totals(summary)));
+            context.log(
+                LogLevel::Info,
+                Host::Target,
+                format!("plan: {}", totals(summary)),
+            );
             if dry_run {
                 list(&*plan, name, &mut *run.plan_output)?;
                 run.session.push_result(dry_result(name, summary));
@@ -169,9 +177,7 @@ fn mass_delete_gate(run: &Run, pair: &Pair, module: &str, summary: &PlanSummary)
         detail: vec![
             format!(
                 "more than {}% and more than {} at once is unusual: is a disk of {} not mounted?",
-                limits.mass_delete_percent,
-                limits.mass_delete_count,
-                pair.source.machine.hostname
+                limits.mass_delete_percent, limits.mass_delete_count, pair.source.machine.hostname
             ),
             "--dry-run lists every one of them".to_owned(),
         ],
@@ -197,8 +203,14 @@ mod tests {
     #[test]
     fn a_mass_delete_exceeds_both_the_share_and_the_count() {
         assert!(is_mass_delete(&deleting(600, 1000), 50, 500));
-        assert!(!is_mass_delete(&deleting(500, 900), 50, 500), "not above the count");
-        assert!(!is_mass_delete(&deleting(600, 1200), 50, 500), "not above the share");
+        assert!(
+            !is_mass_delete(&deleting(500, 900), 50, 500),
+            "not above the count"
+        );
+        assert!(
+            !is_mass_delete(&deleting(600, 1200), 50, 500),
+            "not above the share"
+        );
         assert!(is_mass_delete(&deleting(u64::MAX, u64::MAX), 50, 500));
     }
 

@@ -45,7 +45,12 @@ fn own_files(config: &Config) -> Result<BTreeMap<String, String>, RunError> {
     };
     let mut files = BTreeMap::from([(CONFIG.to_owned(), read(&config.path)?)]);
     let directory = config.path.parent();
-    for filter in config.user_data.folders.iter().filter_map(|f| f.filter.as_ref()) {
+    for filter in config
+        .user_data
+        .folders
+        .iter()
+        .filter_map(|f| f.filter.as_ref())
+    {
         // A filter kept elsewhere is part of that machine's set-up, not of the configuration.
         if filter.parent() == directory
             && let Some(name) = filter.file_name().and_then(|name| name.to_str())
@@ -77,7 +82,12 @@ fn differing(ours: BTreeMap<String, String>, theirs: &BTreeMap<String, String>) 
 }
 
 /// The differences as a person reads them, escaped and bounded.
-fn diff(writes: &[Write], theirs: &BTreeMap<String, String>, source: &str, target: &str) -> Vec<String> {
+fn diff(
+    writes: &[Write],
+    theirs: &BTreeMap<String, String>,
+    source: &str,
+    target: &str,
+) -> Vec<String> {
     let mut text = String::new();
     for write in writes {
         let old = theirs.get(&write.name).map_or("", String::as_str);
@@ -165,11 +175,23 @@ fn ask(
         label: label.to_owned(),
         effect,
     };
-    let mut choices = vec![choice('t', "take", format!("give {target} the files of {source}"))];
+    let mut choices = vec![choice(
+        't',
+        "take",
+        format!("give {target} the files of {source}"),
+    )];
     if has_one {
-        choices.push(choice('k', "keep", format!("leave the files of {target} as they are")));
+        choices.push(choice(
+            'k',
+            "keep",
+            format!("leave the files of {target} as they are"),
+        ));
     }
-    choices.push(choice('a', "abort", "stop here; nothing was changed".to_owned()));
+    choices.push(choice(
+        'a',
+        "abort",
+        "stop here; nothing was changed".to_owned(),
+    ));
     let abort = choices.len() - 1;
     let question = Question {
         detail,
@@ -201,7 +223,11 @@ pub(super) fn list(writes: &[Write], out: &mut dyn PlanOutput) -> io::Result<()>
     out.module("configuration", &summary)?;
     for write in writes {
         let change = Change {
-            action: if write.replaces { Action::Change } else { Action::Create },
+            action: if write.replaces {
+                Action::Change
+            } else {
+                Action::Create
+            },
             item: format!("~/.config/pc-switcher/{}", write.name).into_bytes(),
             detail: String::new(),
             bytes: 0,
@@ -244,11 +270,21 @@ mod tests {
 
     #[test]
     fn only_what_differs_is_written_and_what_only_they_have_stays() {
-        let ours = files(&[(CONFIG, "a\n"), ("home.filter", "x\n"), ("root.filter", "y\n")]);
-        let theirs = files(&[(CONFIG, "b\n"), ("home.filter", "x\n"), ("own.filter", "z\n")]);
+        let ours = files(&[
+            (CONFIG, "a\n"),
+            ("home.filter", "x\n"),
+            ("root.filter", "y\n"),
+        ]);
+        let theirs = files(&[
+            (CONFIG, "b\n"),
+            ("home.filter", "x\n"),
+            ("own.filter", "z\n"),
+        ]);
         let writes = differing(ours, &theirs);
-        let named: Vec<(&str, bool)> =
-            writes.iter().map(|w| (w.name.as_str(), w.replaces)).collect();
+        let named: Vec<(&str, bool)> = writes
+            .iter()
+            .map(|w| (w.name.as_str(), w.replaces))
+            .collect();
         assert_eq!(named, [(CONFIG, true), ("root.filter", false)]);
     }
 

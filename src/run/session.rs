@@ -119,9 +119,7 @@ impl Default for SyncSession {
 
 /// The state machine (design, section 3; seed 001).
 fn allowed(from: SessionState, to: SessionState) -> bool {
-    use SessionState::{
-        Aborted, Cleanup, Completed, Executing, Failed, Initializing, Validating,
-    };
+    use SessionState::{Aborted, Cleanup, Completed, Executing, Failed, Initializing, Validating};
     matches!(
         (from, to),
         (Initializing, Validating | Cleanup)
@@ -146,9 +144,7 @@ pub fn new_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use SessionState::{
-        Aborted, Cleanup, Completed, Executing, Failed, Initializing, Validating,
-    };
+    use SessionState::{Aborted, Cleanup, Completed, Executing, Failed, Initializing, Validating};
 
     const ALL: [SessionState; 7] = [
         Initializing,

@@ -8,15 +8,20 @@ use super::error::RunError;
 use super::{Pair, Run, context, execute};
 use crate::event::{Host, LogLevel};
 use crate::module::ModuleKind;
-use crate::modules::btrfs_snapshots::{self, When};
+use crate::modules::btrfs_snapshots;
+use crate::snapshot::name::SnapshotKind;
 
 /// Presync snapshots on both machines; a failure on either stops here, with nothing changed.
 pub(super) fn presync(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     let began = Timestamp::now();
-    take(run, pair, When::Presync)?;
+    take(run, pair, SnapshotKind::Presync)?;
     let facts = Arc::make_mut(&mut run.facts);
-    facts.source_presync.clone_from(&run.source_snapshots.presync);
-    facts.target_presync.clone_from(&run.target_snapshots.presync);
+    facts
+        .source_presync
+        .clone_from(&run.source_snapshots.presync);
+    facts
+        .target_presync
+        .clone_from(&run.target_snapshots.presync);
     // The module checks that what was made is a way back.
     for module in &mut run.selection.foreground {
         if module.kind() == ModuleKind::System && module.name() == btrfs_snapshots::NAME {
@@ -24,11 +29,8 @@ pub(super) fn presync(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
             let summary = module
                 .execute(&context)
                 .map_err(RunError::module(btrfs_snapshots::NAME))?;
-            run.session.push_result(execute::success(
-                btrfs_snapshots::NAME,
-                began,
-                summary,
-            ));
+            run.session
+                .push_result(execute::success(btrfs_snapshots::NAME, began, summary));
         }
     }
     Ok(())
@@ -36,16 +38,16 @@ pub(super) fn presync(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
 
 /// Postsync snapshots on both machines.
 pub(super) fn postsync(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
-    take(run, pair, When::Postsync)
+    take(run, pair, SnapshotKind::Postsync)
 }
 
-fn take(run: &mut Run, pair: &Pair, when: When) -> Result<(), RunError> {
+fn take(run: &mut Run, pair: &Pair, kind: SnapshotKind) -> Result<(), RunError> {
     let created = btrfs_snapshots::create(
         &pair.source.machine,
         &pair.target.machine,
         &run.shared.config.btrfs_snapshots,
         run.session.id(),
-        when,
+        kind,
     );
     let mut first_error = None;
     for (host, result) in [
@@ -65,15 +67,15 @@ fn take(run: &mut Run, pair: &Pair, when: When) -> Result<(), RunError> {
                     ),
                 );
                 let own = run.snapshots_mut(host);
-                match when {
-                    When::Presync => own.presync = made,
-                    When::Postsync => own.postsync = made,
+                match kind {
+                    SnapshotKind::Presync => own.presync = made,
+                    SnapshotKind::Postsync => own.postsync = made,
                 }
             }
             Err(source) => {
                 let error = match RunError::agent("making snapshots")(source) {
                     RunError::Agent { source, .. } => RunError::Snapshots {
-                        phase: when.word(),
+                        phase: kind.word(),
                         host,
                         source,
                     },

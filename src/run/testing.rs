@@ -1,0 +1,664 @@
+//! Two machines in memory, for tests of whole runs: what they remember, their snapshots, disks
+//! and configuration, with everything that was asked of them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::machines::{Access, MachineError, Machines};
+use super::options::SyncOptions;
+use super::session::SyncSession;
+use super::{Ended, Setup, TextPlan, sync};
+use crate::agent::client::AgentClient;
+use crate::agent::fake::{FakeAgent, fault};
+use crate::agent::protocol::{
+    AgentFacts, DiskFacts, Fault, FaultKind, Installed, Reply, Request, RunOutput,
+};
+use crate::config::{
+    Config, DiskConfig, DummyFailConfig, DummySuccessConfig, Folder, SnapshotConfig, Space,
+    UserDataConfig,
+};
+use crate::event::{Event, EventSink, Host, LogEvent, LogLevel, SessionState};
+use crate::interrupt::AbortFlag;
+use crate::module::{
+    ListPlan, Module, ModuleContext, ModuleError, ModuleKind, Plan, PlanSummary, ValidationError,
+};
+use crate::prompt::{PromptError, Prompter, Question, Secret};
+use crate::record::{HistoryEntry, LockHolder, MachineName, MachineState};
+use crate::snapshot::{SnapshotDir, SnapshotFacts, Subvolume, SubvolumeFacts};
+
+/// What a fake machine has.
+#[derive(Debug, Clone)]
+pub(crate) struct MachineWorld {
+    pub(crate) hostname: String,
+    pub(crate) machine_id: String,
+    pub(crate) state: MachineState,
+    pub(crate) lock: Option<LockHolder>,
+    pub(crate) snapshots: Vec<SnapshotFacts>,
+    pub(crate) config: BTreeMap<String, String>,
+    pub(crate) installed: Option<Installed>,
+    pub(crate) free_bytes: u64,
+    pub(crate) missing: Vec<String>,
+    pub(crate) snapshot_dir: SnapshotDir,
+    /// Everything asked of any agent of this machine, in order.
+    pub(crate) requests: Vec<Request>,
+}
+
+impl MachineWorld {
+    fn new(hostname: &str) -> Self {
+        Self {
+            hostname: hostname.to_owned(),
+            machine_id: format!("id-{hostname}"),
+            state: MachineState::default(),
+            lock: None,
+            snapshots: Vec::new(),
+            config: BTreeMap::new(),
+            installed: None,
+            free_bytes: 900,
+            missing: Vec::new(),
+            snapshot_dir: SnapshotDir::Subvolume,
+            requests: Vec::new(),
+        }
+    }
+
+    /// Requests that change something, in order.
+    pub(crate) fn mutations(&self) -> Vec<&Request> {
+        let changes = |request: &&Request| request.mutation().is_some();
+        self.requests.iter().filter(changes).collect()
+    }
+
+    fn answer(&mut self, request: &Request) -> Result<Reply, Fault> {
+        Ok(match request {
+            Request::Hello { .. } => Reply::Hello(Box::new(AgentFacts {
+                version: env!("CARGO_PKG_VERSION").into(),
+                hostname: self.hostname.clone(),
+                machine_id: self.machine_id.clone(),
+                boot_id: "boot".into(),
+                arch: "x86_64".into(),
+                kernel: "6.1".into(),
+                pid: 7,
+                uid: Some(1000),
+                installed: self.installed.clone(),
+                now: Timestamp::now(),
+            })),
+            Request::Lock(holder) => {
+                if let Some(other) = &self.lock {
+                    return Ok(Reply::Lock(Some(other.clone())));
+                }
+                self.lock = Some(holder.clone());
+                Reply::Lock(None)
+            }
+            Request::ReadState => Reply::State(Box::new(self.state.clone())),
+            Request::WriteIncomplete(marker) => {
+                self.state.incomplete.clone_from(marker);
+                Reply::Done
+            }
+            Request::AppendHistory(entry) => {
+                self.state.history.push((**entry).clone());
+                Reply::Done
+            }
+            Request::Disk { paths } => Reply::Disk(self.disks(paths)),
+            Request::Subvolumes { names, .. } => Reply::Subvolumes(Box::new(self.facts(names))),
+            Request::CreateSnapshots { snapshots, .. } => {
+                let made: Vec<SnapshotFacts> = (snapshots.iter())
+                    .map(|new| SnapshotFacts {
+                        subvolume: new.subvolume.clone(),
+                        name: new.name.clone(),
+                        path: format!("/.snapshots/{}", new.name),
+                        uuid: String::new(),
+                        generation: 5,
+                        created_generation: 5,
+                        readonly: true,
+                        exclusive_bytes: None,
+                    })
+                    .collect();
+                self.snapshots.extend(made.clone());
+                Reply::Snapshots(made)
+            }
+            Request::ListSnapshots { .. } => Reply::Snapshots(self.snapshots.clone()),
+            Request::DeleteSnapshots { names, .. } => {
+                self.snapshots.retain(|s| !names.contains(&s.name));
+                Reply::Done
+            }
+            Request::Run { .. } => Reply::Run(RunOutput {
+                exit_code: 0,
+                stdout: String::new(),
+                stderr: String::new(),
+            }),
+            Request::ReadUserConfig => Reply::UserConfig(self.config.clone()),
+            Request::WriteUserConfig { name, content } => {
+                self.config.insert(name.clone(), content.clone());
+                Reply::Done
+            }
+            Request::InstallSelf => {
+                self.installed = Some(Installed {
+                    path: "/usr/local/bin/pc-switcher".into(),
+                    version: Some(env!("CARGO_PKG_VERSION").into()),
+                    same_binary: true,
+                });
+                Reply::Done
+            }
+            Request::RunDirectory => Reply::Path("/run/pc-switcher/user-1000".into()),
+            Request::Abort | Request::Goodbye => Reply::Done,
+            Request::Service { .. } | Request::Many(_) => {
+                return Err(fault(FaultKind::Invalid, "no such service"));
+            }
+        })
+    }
+
+    fn disks(&self, paths: &[String]) -> Vec<DiskFacts> {
+        let mount = |path: &str| match path.strip_prefix("/home") {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => "/home",
+            _ => "/",
+        };
+        (paths.iter())
+            .map(|path| DiskFacts {
+                path: path.clone(),
+                mount_point: mount(path).into(),
+                fs_type: "btrfs".into(),
+                filesystem: "fs".into(),
+                total_bytes: 1000,
+                free_bytes: self.free_bytes,
+            })
+            .collect()
+    }
+
+    fn facts(&self, names: &[String]) -> SubvolumeFacts {
+        let here = |name: &&String| !self.missing.contains(name);
+        SubvolumeFacts {
+            found: (names.iter().filter(here))
+                .map(|name| Subvolume {
+                    name: name.clone(),
+                    mount_point: if name == "@" { "/" } else { "/home" }.into(),
+                    id: 256,
+                    uuid: name.clone(),
+                    generation: 9,
+                    filesystem: "fs".into(),
+                    nested: Vec::new(),
+                })
+                .collect(),
+            missing: names.iter().filter(|n| !here(n)).cloned().collect(),
+            snapshot_dir: self.snapshot_dir,
+            existing: vec!["@".into(), "@home".into()],
+        }
+    }
+}
+
+/// What happens when a machine is asked something, before its ordinary answer.
+pub(crate) type Hook =
+    Box<dyn FnMut(Host, &Request, &Levers) -> Option<Result<Reply, Fault>> + Send>;
+
+/// What a hook can pull.
+pub(crate) struct Levers {
+    pub(crate) abort: AbortFlag,
+    /// Kills the agent that is asked.
+    pub(crate) death: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Levers {
+    pub(crate) fn die(&self) {
+        self.death.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+/// Both machines, reachable as a run reaches them.
+#[derive(Clone)]
+pub(crate) struct World(Arc<Mutex<Inner>>, Arc<Mutex<Option<Hook>>>);
+
+struct Inner {
+    source: MachineWorld,
+    target: MachineWorld,
+    abort: AbortFlag,
+    /// Errors for the next connections to the target, first first.
+    unreachable: usize,
+    /// Agents that have not been ended, of both machines.
+    agents: Vec<FakeAgent>,
+    banner: Option<String>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self(
+            Arc::new(Mutex::new(Inner {
+                source: MachineWorld::new("atlas"),
+                target: MachineWorld::new("vega"),
+                abort: AbortFlag::new(),
+                unreachable: 0,
+                agents: Vec::new(),
+                banner: None,
+            })),
+            Arc::default(),
+        )
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes a machine.
+    pub(crate) fn with<T>(&self, host: Host, change: impl FnOnce(&mut MachineWorld) -> T) -> T {
+        let mut inner = self.inner();
+        change(match host {
+            Host::Source => &mut inner.source,
+            Host::Target => &mut inner.target,
+        })
+    }
+
+    /// A machine as it is now.
+    pub(crate) fn machine(&self, host: Host) -> MachineWorld {
+        self.with(host, |machine| machine.clone())
+    }
+
+    pub(crate) fn hook(
+        &self,
+        hook: impl FnMut(Host, &Request, &Levers) -> Option<Result<Reply, Fault>> + Send + 'static,
+    ) {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
+    }
+
+    /// Raises the abort flag, as a signal does, as soon as `wanted` is asked.
+    pub(crate) fn interrupt_at(&self, wanted: impl Fn(Host, &Request) -> bool + Send + 'static) {
+        self.hook(move |host, request, levers| {
+            if wanted(host, request) {
+                levers.abort.raise();
+            }
+            None
+        });
+    }
+
+    pub(crate) fn unreachable(&self, times: usize) {
+        self.inner().unreachable = times;
+    }
+
+    pub(crate) fn banner(&self, banner: &str) {
+        self.inner().banner = Some(banner.to_owned());
+    }
+
+    /// The flag a signal raises.
+    pub(crate) fn abort(&self) -> AbortFlag {
+        self.inner().abort.clone()
+    }
+
+    /// Whether every agent has ended.
+    pub(crate) fn nothing_runs(&self) -> bool {
+        let agents = self.inner().agents.clone();
+        agents.iter().all(|agent| agent.client.closed().is_some())
+    }
+
+    /// How many agents of the target were ended in good order.
+    pub(crate) fn target_agents(&self) -> usize {
+        let inner = self.inner();
+        let goodbyes = inner.target.requests.iter();
+        goodbyes
+            .filter(|request| matches!(request, Request::Goodbye))
+            .count()
+    }
+
+    /// Makes the history that opens no gate: the target was the source of the last sync.
+    pub(crate) fn synced_before(&self) {
+        let (atlas, vega) = (name("atlas"), name("vega"));
+        let entry = history_entry("00000001", &vega, &atlas, Host::Target);
+        self.with(Host::Source, |m| m.state.history.push(entry.clone()));
+        let theirs = HistoryEntry {
+            role: Host::Source,
+            ..entry
+        };
+        self.with(Host::Target, |m| m.state.history.push(theirs));
+    }
+
+    fn start(&self, host: Host, access: &Access) -> AgentClient {
+        let world = self.clone();
+        let death = Arc::new(Mutex::new(None));
+        let switch = Arc::clone(&death);
+        let answer = move |request: &Request| {
+            let levers = Levers {
+                abort: world.abort(),
+                death: loop {
+                    let guard = switch.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(death) = &*guard {
+                        break Arc::clone(death);
+                    }
+                    drop(guard);
+                    std::thread::yield_now();
+                },
+            };
+            world.with(host, |machine| machine.requests.push(request.clone()));
+            // The hook runs without the world's lock: it may look at the world.
+            let mut hook = world.1.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(answer) = hook.as_mut().and_then(|hook| hook(host, request, &levers)) {
+                return answer;
+            }
+            drop(hook);
+            world.with(host, |machine| machine.answer(request))
+        };
+        let banner = self
+            .inner()
+            .banner
+            .clone()
+            .filter(|_| host == Host::Target)
+            .unwrap_or_else(crate::agent::protocol::banner);
+        let agent = FakeAgent::with_banner(
+            &banner,
+            host,
+            "typed",
+            access.events.clone(),
+            access.abort.clone(),
+            answer,
+        );
+        *death.lock().unwrap_or_else(PoisonError::into_inner) = Some(agent.death_switch());
+        let client = agent.client.clone();
+        self.inner().agents.push(agent);
+        client
+    }
+}
+
+impl Machines for World {
+    fn local(&self, access: &Access) -> Result<AgentClient, MachineError> {
+        Ok(self.start(Host::Source, access))
+    }
+
+    fn target(&self, access: &Access) -> Result<AgentClient, MachineError> {
+        let mut inner = self.inner();
+        if inner.unreachable > 0 {
+            inner.unreachable -= 1;
+            return Err(MachineError::Target {
+                hostname: "vega".into(),
+                source: Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)),
+            });
+        }
+        drop(inner);
+        Ok(self.start(Host::Target, access))
+    }
+}
+
+pub(crate) fn name(hostname: &str) -> MachineName {
+    MachineName {
+        hostname: hostname.into(),
+        machine_id: format!("id-{hostname}"),
+    }
+}
+
+pub(crate) fn history_entry(
+    session: &str,
+    source: &MachineName,
+    target: &MachineName,
+    role: Host,
+) -> HistoryEntry {
+    HistoryEntry {
+        session: session.into(),
+        role,
+        source: source.clone(),
+        target: target.clone(),
+        started_at: Timestamp::UNIX_EPOCH,
+        ended_at: Timestamp::UNIX_EPOCH,
+        state: SessionState::Completed,
+        version: "0.1.0".into(),
+        modules: Vec::new(),
+        source_snapshots: Vec::new(),
+        target_snapshots: Vec::new(),
+        folders: BTreeMap::new(),
+    }
+}
+
+/// Answers questions from a list; keeps what was asked.
+#[derive(Debug, Default)]
+pub(crate) struct Scripted {
+    answers: Mutex<Vec<char>>,
+    pub(crate) asked: Mutex<Vec<Question>>,
+}
+
+impl Scripted {
+    /// Gives the answers with these keys, in order; then the default of each question.
+    pub(crate) fn new(keys: &str) -> Arc<Self> {
+        Arc::new(Self {
+            answers: Mutex::new(keys.chars().rev().collect()),
+            asked: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn texts(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().map(|question| question.text.clone()).collect()
+    }
+}
+
+impl Prompter for Scripted {
+    fn can_ask(&self) -> bool {
+        true
+    }
+
+    fn choose(&self, question: &Question) -> Result<usize, PromptError> {
+        self.asked.lock().unwrap().push(question.clone());
+        let key = self.answers.lock().unwrap().pop();
+        Ok(key
+            .and_then(|key| question.choices.iter().position(|c| c.key == key))
+            .unwrap_or(question.default))
+    }
+
+    fn secret(&self, _: &str) -> Result<Secret, PromptError> {
+        Err(PromptError::CannotAsk)
+    }
+
+    fn line(&self, _: &str) -> Result<String, PromptError> {
+        Err(PromptError::CannotAsk)
+    }
+}
+
+/// What a test module does at each step.
+type Step<T> = Box<dyn FnMut(&ModuleContext<'_>) -> T + Send>;
+
+/// A sync module made of closures.
+pub(crate) struct TestModule {
+    pub(crate) name: &'static str,
+    pub(crate) validate: Step<Vec<ValidationError>>,
+    pub(crate) plan: Step<PlanSummary>,
+    pub(crate) execute: Step<Result<String, ModuleError>>,
+    pub(crate) abort: Step<()>,
+}
+
+impl TestModule {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            validate: Box::new(|_| Vec::new()),
+            plan: Box::new(|_| PlanSummary::default()),
+            execute: Box::new(|_| Ok("done".into())),
+            abort: Box::new(|_| ()),
+        }
+    }
+
+    pub(crate) fn executing(
+        mut self,
+        execute: impl FnMut(&ModuleContext<'_>) -> Result<String, ModuleError> + Send + 'static,
+    ) -> Self {
+        self.execute = Box::new(execute);
+        self
+    }
+}
+
+impl Module for TestModule {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn kind(&self) -> ModuleKind {
+        ModuleKind::Sync
+    }
+
+    fn validate(
+        &mut self,
+        context: &ModuleContext<'_>,
+    ) -> Result<Vec<ValidationError>, ModuleError> {
+        Ok((self.validate)(context))
+    }
+
+    fn plan(&mut self, context: &ModuleContext<'_>) -> Result<Box<dyn Plan>, ModuleError> {
+        Ok(Box::new(ListPlan {
+            summary: (self.plan)(context),
+            changes: Vec::new(),
+        }))
+    }
+
+    fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError> {
+        (self.execute)(context)
+    }
+
+    fn abort(&mut self, context: &ModuleContext<'_>, _: Duration) {
+        (self.abort)(context);
+    }
+}
+
+/// One run to be made.
+pub(crate) struct Trial {
+    pub(crate) world: World,
+    pub(crate) config: Config,
+    pub(crate) options: SyncOptions,
+    pub(crate) prompter: Arc<dyn Prompter>,
+    pub(crate) modules: Vec<Box<dyn Module>>,
+    pub(crate) events: EventSink,
+    heard: crossbeam_channel::Receiver<Event>,
+    written: Arc<Mutex<Vec<u8>>>,
+    _directory: tempfile::TempDir,
+}
+
+/// How it went.
+pub(crate) struct Outcome {
+    pub(crate) ended: Ended,
+    pub(crate) events: Vec<Event>,
+    pub(crate) plan: String,
+}
+
+impl Outcome {
+    pub(crate) fn code(&self) -> u8 {
+        self.ended.status.code()
+    }
+
+    pub(crate) fn logged(&self, level: LogLevel) -> Vec<&LogEvent> {
+        let lines = self.events.iter().filter_map(|event| match event {
+            Event::Log(line) if line.level == level => Some(line),
+            _ => None,
+        });
+        lines.collect()
+    }
+
+    /// The first error with its causes, for assertions about words.
+    pub(crate) fn error(&self) -> String {
+        let first = self.ended.errors.first();
+        first
+            .map(|e| format!("{} [{}]", e.line(), e.hint.as_deref().unwrap_or_default()))
+            .unwrap_or_default()
+    }
+}
+
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Trial {
+    /// A run that opens no gate, asks nothing and succeeds, with one sync module, `work`.
+    pub(crate) fn new(world: &World) -> Self {
+        Self::of(world, vec![TestModule::new("work")])
+    }
+
+    /// The same with these sync modules, in this order.
+    pub(crate) fn of(world: &World, modules: Vec<TestModule>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.yaml");
+        std::fs::write(&path, "ours\n").unwrap();
+        let names = modules.iter().map(|module| module.name);
+        let config = config(path, names);
+        let mut all = crate::modules::registry();
+        all.extend(modules.into_iter().map(|m| Box::new(m) as Box<dyn Module>));
+        let mut events = EventSink::none();
+        let heard = events.subscribe();
+        Self {
+            world: world.clone(),
+            config,
+            options: SyncOptions {
+                host: "vega".into(),
+                yes: true,
+                batch: true,
+                ..SyncOptions::default()
+            },
+            prompter: Arc::new(crate::prompt::NeverAsk),
+            modules: all,
+            events,
+            heard,
+            written: Arc::default(),
+            _directory: directory,
+        }
+    }
+
+    pub(crate) fn run(self) -> Outcome {
+        let ended = sync(Setup {
+            config: self.config,
+            options: self.options,
+            session: SyncSession::with_id("0123abcd".into()),
+            machines: Arc::new(self.world.clone()),
+            prompter: self.prompter,
+            events: self.events,
+            abort: self.world.abort(),
+            modules: self.modules,
+            plan_output: Box::new(TextPlan::new(Shared(Arc::clone(&self.written)))),
+            log_file: None,
+            open_log: None,
+        });
+        let plan = String::from_utf8(self.written.lock().unwrap().clone()).unwrap();
+        Outcome {
+            ended,
+            events: self.heard.try_iter().collect(),
+            plan,
+        }
+    }
+}
+
+fn config(path: PathBuf, modules: impl Iterator<Item = &'static str>) -> Config {
+    Config {
+        path,
+        log_file_level: LogLevel::Full,
+        log_cli_level: LogLevel::Info,
+        sync_modules: modules.map(|name| (name.to_owned(), true)).collect(),
+        disk: DiskConfig {
+            preflight_minimum: Space::Percent(20),
+            runtime_minimum: Space::Percent(15),
+            warning_threshold: Space::Percent(25),
+            check_interval: 30,
+        },
+        btrfs_snapshots: SnapshotConfig {
+            subvolumes: vec!["@".into(), "@home".into()],
+            snapshot_dir: "/.snapshots".into(),
+            keep_recent: 3,
+            max_age_days: None,
+        },
+        user_data: UserDataConfig {
+            folders: vec![Folder {
+                path: "/home".into(),
+                filter: None,
+            }],
+            mass_delete_percent: 50,
+            mass_delete_count: 100,
+        },
+        dummy_success: DummySuccessConfig {
+            source_duration: 0,
+            target_duration: 0,
+        },
+        dummy_fail: DummyFailConfig {
+            source_duration: 0,
+            target_duration: 0,
+            fail_at: 0,
+        },
+    }
+}

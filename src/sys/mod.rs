@@ -2,7 +2,9 @@
 
 pub mod btrfs;
 pub mod command;
+pub mod inherit;
 pub mod mounts;
+pub mod poll;
 pub mod process;
 pub mod inherit;
 pub mod poll;
