@@ -1,1 +1,7 @@
-fn main() {}
+//! Integration tests: two real machines, real files, oracles written by others.
+//!
+//! Tests that need the lab (root, btrfs, namespaces) begin with [`support::lab::Lab::fresh`] and say
+//! `SKIPPED` where there can be none.
+
+mod harness;
+mod support;

@@ -205,21 +205,16 @@ keep_pristine() {
   for s in @ @home; do btrfs subvolume snapshot -r "$d/$s" "$d/lab-pristine/$s" >/dev/null; done
 }
 
-delete_subvolume() { # with everything nested in it, deepest first
-  local d=$1 path=$2 nested
-  btrfs subvolume list -o "$d/$path" | sed 's/^.* path //' | while IFS= read -r nested; do
-    [[ $nested != "$path" ]] && delete_subvolume "$d" "$nested"; done
-  btrfs property set -ts "$d/$path" ro false 2>/dev/null || true
-  btrfs subvolume delete "$d/$path" >/dev/null
-}
-
 from_pristine() { # HOST must be down
   local d=$DIR/disk/$1 s
-  for s in "$d"/*/ "$d"/.[!.]*/; do s=${s%/}; s=${s##*/}
-    case $s in lab-pristine | '*' | '.[!.]*') ;; *) delete_subvolume "$d" "$s" ;; esac; done
+  # In reverse order a nested subvolume comes before the one it is in.
+  btrfs subvolume list "$d" | sed 's/^.* path //' | grep -v '^lab-pristine/' | LC_ALL=C sort -r | while IFS= read -r s; do
+    btrfs subvolume delete "$d/$s" >/dev/null; done
+  find "$d" -mindepth 1 -maxdepth 1 ! -name lab-pristine -exec rm -rf --one-file-system {} +
   for s in @ @home; do btrfs subvolume snapshot "$d/lab-pristine/$s" "$d/$s" >/dev/null; done
-  if grep -q ' /.snapshots ' "$d/@/etc/fstab"; then btrfs subvolume create "$d/.snapshots" >/dev/null; fi
+  make_snapshot_dir "$1"
 }
+make_snapshot_dir() { if grep -q ' /.snapshots ' "$DIR/disk/$1/@/etc/fstab"; then btrfs subvolume create "$DIR/disk/$1/.snapshots" >/dev/null; fi; }
 
 # ---------------------------------------------------------------- booting
 
@@ -243,10 +238,11 @@ cmd_wait() {
 
 first_child() { child=$(tr -d ' ' <"/proc/$1/task/$1/children" 2>/dev/null) && [[ -n $child ]]; }
 cmd___super() { # keeps HOST running: boots it, and again when it asked for a reboot
-  local h=$1 cg=$2 outer child rc
+  local h=$1 cg=$2 net outer child rc; net=/run/netns/$(netns "$1")
   while :; do
+    # No command substitution in here: the first child must be the machine's pid 1.
     ( echo $BASHPID >"$cg/cgroup.procs"
-      exec nsenter --net="/run/netns/$(netns "$h")" \
+      exec nsenter --net="$net" \
         unshare --mount --uts --ipc --pid --cgroup --fork --kill-child=KILL "$SELF" __init "$h" ) & outer=$!
     child=; if until_true 5 first_child "$outer"; then save_pid "$h" "$child"; fi
     rc=0; wait "$outer" || rc=$?
@@ -471,19 +467,17 @@ cmd_up() {
   both make_disk
   both introduce
   both keep_pristine
-  both from_pristine_first
+  both make_snapshot_dir
   both cmd_start
   trap - EXIT
   say "up: ${HOSTS[*]} ($DIR)"
 }
-from_pristine_first() { if [[ $LAB_SNAPSHOTS == subvolume ]]; then btrfs subvolume create "$DIR/disk/$1/.snapshots" >/dev/null; fi; }
 
 cmd_reset() {
   need_root
   both cmd_kill
   both from_pristine
-  if [[ $(<"$DIR/wire") == off ]]; then :; else echo off >"$DIR/wire"; fi
-  cmd_heal
+  echo off >"$DIR/wire"; cmd_heal
   both cmd_start
 }
 

@@ -1,0 +1,45 @@
+# What a person does with this project. Everything that needs root says so and uses sudo for that part alone.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+export CARGO
+
+LAB = tests/lab
+
+.PHONY: help build demo test lint bench install clean-lab
+
+help:
+	@echo "make demo     two real machines on this one, a real sync between them, the proof"
+	@echo "make test     every test; those that need root and btrfs run under sudo"
+	@echo "make lint     formatting and clippy, warnings are errors"
+	@echo "make bench    side by side with rsync; writes the table of BENCHMARKS.md"
+	@echo "make install  into \$$(DESTDIR)\$$(PREFIX), PREFIX=$(PREFIX)"
+	@echo "make clean-lab  remove what an interrupted lab left behind, and its cache"
+
+build:
+	@$(LAB)/need.sh build
+	$(CARGO) build --release --bin pc-switcher
+
+demo:
+	@$(LAB)/need.sh build lab
+	@$(LAB)/demo.sh
+
+test:
+	@$(LAB)/need.sh build lab || $(LAB)/need.sh --check build
+	@$(LAB)/test.sh
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --all-targets -- -D warnings
+
+bench:
+	@$(LAB)/need.sh build lab
+	@$(LAB)/bench.sh
+
+install: build
+	install -D -m 755 target/release/pc-switcher $(DESTDIR)$(PREFIX)/bin/pc-switcher
+
+clean-lab:
+	@$(LAB)/as-root.sh $(LAB)/lab.sh sweep
+	@$(LAB)/as-root.sh rm -rf --one-file-system /var/cache/pc-switcher-lab

@@ -1,0 +1,61 @@
+#!/bin/bash
+# need.sh [--check] build|lab|bench...: makes sure that the programs a task needs are there.
+# Installs only what is missing, says what and why; with --check it only says so and fails.
+set -euo pipefail
+
+check=
+if [[ ${1:-} == --check ]]; then check=1; shift; fi
+
+# program, Debian and Ubuntu package, what for
+needs() {
+  case $1 in
+    build) cat <<'LIST'
+cc        gcc            compiling the SSH and TLS libraries
+make      make           compiling the TLS library
+perl      perl           configuring the TLS library
+pkg-config pkg-config    finding system libraries
+LIST
+      ;;
+    lab) cat <<'LIST'
+debootstrap debootstrap  the lab machines' root file system
+mkfs.btrfs  btrfs-progs  the lab machines' disks
+ip          iproute2     the network between them
+zstd        zstd         the cached root file system
+cc          gcc          the lab's slow wire
+ssh-keygen  openssh-client  keys of the lab machines
+rsync       rsync        comparing both homes (oracle)
+lsattr      e2fsprogs    comparing flags (oracle)
+nsenter     util-linux   entering the lab machines
+setpriv     util-linux   booting the lab machines
+LIST
+      ;;
+    *) echo "need.sh: no such task: $1" >&2; exit 2 ;;
+  esac
+}
+
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+missing=() reasons=()
+while read -r program package why; do
+  command -v "$program" >/dev/null && continue
+  [[ " ${missing[*]-} " == *" $package "* ]] || missing+=("$package")
+  reasons+=("$package ($why)")
+done < <(for task in "$@"; do needs "$task"; done)
+
+if [[ " $* " == *" build "* ]] && ! command -v cargo >/dev/null; then
+  echo "Rust is missing: install it from your distribution or with rustup (rustc 1.95 or newer), then run this again." >&2
+  exit 1
+fi
+[[ ${#missing[@]} -gt 0 ]] || exit 0
+list=$(printf '%s, ' "${reasons[@]}"); list=${list%, }
+if [[ -n $check ]]; then echo "missing: $list"; exit 1; fi
+
+root=()
+if [[ $EUID != 0 ]]; then
+  command -v sudo >/dev/null || { echo "Missing: $list. Installing them needs root, and there is no sudo." >&2; exit 1; }
+  root=(sudo)
+fi
+command -v apt-get >/dev/null || { echo "Missing: $list. Install them: this script only knows apt-get." >&2; exit 1; }
+echo "Installing ${missing[*]}: $list"
+export DEBIAN_FRONTEND=noninteractive
+"${root[@]}" apt-get update -q >/dev/null || echo "apt-get update failed; trying with the lists that are there" >&2
+"${root[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
