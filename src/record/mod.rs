@@ -3,7 +3,6 @@
 pub mod log;
 pub mod history;
 pub mod lock;
-pub mod log;
 pub mod state;
 #[cfg(test)]
 pub mod testing;

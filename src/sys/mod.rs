@@ -6,8 +6,6 @@ pub mod inherit;
 pub mod mounts;
 pub mod poll;
 pub mod process;
-pub mod inherit;
-pub mod poll;
 #[cfg(test)]
 pub mod testing;
 pub mod trusted;
