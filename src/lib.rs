@@ -4,6 +4,7 @@
 //! `cli` → `run` → `modules` → `mirror` → `agent` → `snapshot` → `host` → `record` → `ui` → the rest.
 
 pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod escape;
 pub mod event;

@@ -556,18 +556,19 @@ impl<'a> Checker<'a> {
         let directory = self.file.parent().unwrap_or(Path::new(""));
         let defaults = UserDataConfig::in_directory(directory);
         let mut section = self.subsection(top, "user_data", keys::USER_DATA);
-        let folders = match section.take("folders") {
-            Some(field) => self.folders(&field, snapshot_dir),
-            None => {
+        let folders = if let Some(field) = section.take("folders") {
+            self.folders(&field, snapshot_dir)
+        } else {
+            let filters = defaults
+                .folders
+                .iter()
+                .filter_map(|folder| folder.filter.as_deref());
+            for (index, filter) in filters.enumerate() {
                 if let Some(at) = enabled {
-                    for (index, folder) in defaults.folders.iter().enumerate() {
-                        let path = format!("user_data.folders[{index}].filter");
-                        let filter = folder.filter.as_deref().expect("the defaults have filters");
-                        self.filter_exists(at, &path, filter);
-                    }
+                    self.filter_exists(at, &format!("user_data.folders[{index}].filter"), filter);
                 }
-                None
             }
+            None
         };
         let percent = self.number(
             section.take("mass_delete_percent"),
