@@ -3,6 +3,7 @@
 //! [`load`] reads a file, [`parse`] takes its text. Nothing else in the program reads YAML.
 
 mod check;
+mod fields;
 mod keys;
 mod problem;
 mod yaml;
