@@ -17,6 +17,7 @@ use super::content::hash_file;
 use super::entry::{Aspects, Entry, FLAG_NOCOW, Kind, Meta, join, split};
 use super::filter::{Filter, FilterState, Verdict};
 use super::links::Leaders;
+use super::look::Looker;
 use super::plan::{FolderPlan, Old, Op, Planner, Step};
 use super::scan::{ChunkEncoder, Notes, ScanError};
 use super::tree::{Found, Names, Tree};
@@ -79,6 +80,7 @@ pub struct TargetScan<'a> {
     abort: &'a AbortFlag,
     content: bool,
     leaders: Leaders,
+    looker: Looker<'a>,
     stack: Vec<Level>,
     pending: VecDeque<Pending>,
     acked: Option<u64>,
@@ -94,6 +96,7 @@ impl<'a> TargetScan<'a> {
     /// A scan of `tree`, the folder as it is on this machine.
     pub fn new(
         tree: &'a Tree,
+        looker: Looker<'a>,
         incoming: &'a Receiver<Vec<u8>>,
         peer: Batch<'a>,
         cli: Batch<'a>,
@@ -108,6 +111,7 @@ impl<'a> TargetScan<'a> {
             abort,
             content,
             leaders: Leaders::default(),
+            looker,
             stack: Vec::new(),
             pending: VecDeque::new(),
             acked: None,
@@ -222,19 +226,23 @@ impl<'a> TargetScan<'a> {
         let mut ours = Ours::default();
         let mut equal = false;
         if let Place::Here(fd) = &place {
-            let mut run = Vec::new();
-            while let Some(name) = level.names.get(level.next)
-                && chunk.upper.as_deref().is_none_or(|upper| name <= upper)
-            {
-                run.push(name.to_vec());
+            let names = std::mem::take(&mut level.names);
+            let first = level.next;
+            let in_run =
+                |name: &[u8]| chunk.upper.as_deref().is_none_or(|upper| name <= upper);
+            while names.get(level.next).is_some_and(in_run) {
                 level.next += 1;
             }
+            let run = first..level.next;
             let by_digest = run.len() <= DIGEST_ENTRIES;
             let fd = Rc::clone(fd);
             let mut encoder = ChunkEncoder::default();
-            for name in run {
+            for position in run {
                 self.abort.check()?;
-                self.look_at(&fd, &path, name, &filter, by_digest, &mut ours)?;
+                self.look_at(&fd, &path, &names, position, &filter, by_digest, &mut ours)?;
+            }
+            if let Some(level) = self.stack.last_mut() {
+                level.names = names;
             }
             if by_digest {
                 for (name, found) in &mut ours.entries {
@@ -305,6 +313,7 @@ impl<'a> TargetScan<'a> {
                 .with_directory_rules(text, &escape_bytes(path))
                 .map_err(|_| Malformed("unusable rules of a directory"))?,
         };
+        self.looker.begin();
         let names = match &place {
             Place::Here(fd) => match Names::read(fd.as_fd()) {
                 Ok(names) => names,
@@ -353,15 +362,18 @@ impl<'a> TargetScan<'a> {
         })
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one entry of one directory under one filter")]
     fn look_at(
         &mut self,
         dir: &OwnedFd,
         path: &[u8],
-        name: Vec<u8>,
+        names: &Names,
+        position: usize,
         filter: &FilterState,
         by_digest: bool,
         ours: &mut Ours,
     ) -> Result<(), ScanError> {
+        let name = names.get(position).expect("within the run").to_vec();
         let as_dir = filter.verdict(&name, true);
         let as_other = filter.verdict(&name, false);
         if as_dir == Verdict::Exclude && as_other == Verdict::Exclude {
@@ -373,8 +385,10 @@ impl<'a> TargetScan<'a> {
             ours.entries.push((name, None));
             return Ok(());
         }
-        let Some(found) = self.look(dir, path, &name)? else { return Ok(()) };
-        let verdict = if matches!(found.meta.kind, Kind::Dir | Kind::Opaque) { as_dir } else { as_other };
+        let found = self.looker.look(dir, path, names, position);
+        let Some(found) = self.note(found, dir, path, &name)? else { return Ok(()) };
+        let verdict =
+            if matches!(found.meta.kind, Kind::Dir | Kind::Opaque) { as_dir } else { as_other };
         if verdict == Verdict::Exclude {
             ours.protected.push(name);
         } else {
@@ -386,11 +400,23 @@ impl<'a> TargetScan<'a> {
 
     /// Everything about one of our entries; opaque if it cannot be read.
     fn look(&mut self, dir: &OwnedFd, path: &[u8], name: &[u8]) -> Result<Option<Found>, ScanError> {
+        let found = self.tree.look(dir.as_fd(), name);
+        self.note(found, dir, path, name)
+    }
+
+    /// Completes what was found: its place in a hard-link group, its content's hash.
+    fn note(
+        &mut self,
+        found: Result<Option<Found>, Errno>,
+        dir: &OwnedFd,
+        path: &[u8],
+        name: &[u8],
+    ) -> Result<Option<Found>, ScanError> {
         let unreadable = |notes: &mut Notes, error: Errno| {
             notes.error("cannot be read", &format!("{}: {error}", escape_bytes(&join(path, name))));
             Ok(Some(Found { meta: Meta::opaque(), ino: 0, nlink: 1 }))
         };
-        let mut found = match self.tree.look(dir.as_fd(), name) {
+        let mut found = match found {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
             Err(error) => return unreadable(&mut self.notes, error),

@@ -16,6 +16,7 @@ use super::content::hash_file;
 use super::entry::{Entry, Kind, Meta, join};
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::links::Leaders;
+use super::look::Looker;
 use super::tree::{Names, Tree};
 use super::wire::{
     Batch, Chunk, Digest, LISTING_MAX, Message, Messages, RULES_MAX, SCAN_WINDOW_BYTES,
@@ -146,6 +147,7 @@ pub struct SourceScan<'a> {
     abort: &'a AbortFlag,
     content: bool,
     leaders: Leaders,
+    looker: Looker<'a>,
     /// Announced and not acknowledged: number and listing, in order.
     window: VecDeque<(u64, Vec<u8>)>,
     window_bytes: usize,
@@ -170,6 +172,7 @@ impl<'a> SourceScan<'a> {
     #[must_use]
     pub fn new(
         tree: &'a Tree,
+        looker: Looker<'a>,
         incoming: &'a Receiver<Vec<u8>>,
         batch: Batch<'a>,
         abort: &'a AbortFlag,
@@ -182,6 +185,7 @@ impl<'a> SourceScan<'a> {
             abort,
             content,
             leaders: Leaders::default(),
+            looker,
             window: VecDeque::new(),
             window_bytes: 0,
             next_seq: 0,
@@ -249,13 +253,16 @@ impl<'a> SourceScan<'a> {
                 .with_directory_rules(text, &origin)
                 .map_err(|errors| ScanError::Rules(errors.first().map_or(origin, ToString::to_string)))?;
         }
+        self.looker.begin();
         let mut begins = Some((path.clone(), rules));
         let mut subdirs = Names::default();
         let mut chunk = ChunkEncoder::default();
         for position in 0..names.len() {
             self.abort.check()?;
             let name = names.get(position).expect("within the length");
-            let Some(entry) = self.entry(&fd, &path, name, &filter, &mut complete) else { continue };
+            let Some(entry) = self.entry(&fd, &path, &names, position, &filter, &mut complete) else {
+                continue;
+            };
             if entry.meta.kind == Kind::Dir {
                 subdirs.push(name);
             }
@@ -276,10 +283,12 @@ impl<'a> SourceScan<'a> {
         &mut self,
         dir: &OwnedFd,
         path: &[u8],
-        name: &[u8],
+        names: &Names,
+        position: usize,
         filter: &FilterState,
         complete: &mut bool,
     ) -> Option<Entry> {
+        let name = names.get(position).expect("within the length");
         let mut failed = |notes: &mut Notes, error: Errno| {
             *complete = false;
             notes.error("cannot be read", &format!("{}: {error}", escape_bytes(&join(path, name))));
@@ -292,7 +301,7 @@ impl<'a> SourceScan<'a> {
         if as_dir == Verdict::Exclude && as_other == Verdict::Exclude {
             return None;
         }
-        let mut found = match self.tree.look(dir.as_fd(), name) {
+        let mut found = match self.looker.look(dir, path, names, position) {
             Ok(found) => found?,
             Err(error) => return failed(&mut self.notes, error),
         };

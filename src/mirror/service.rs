@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::apply::{ApplyError, apply};
 use super::compare::TargetScan;
 use super::filter::Filter;
+use super::look::Looker;
 use super::plan::FolderPlan;
 use super::scan::{Notes, ScanError, SourceScan};
 use super::serve::Server;
@@ -134,9 +135,10 @@ fn report(context: &ServiceContext, notes: Notes, reply: &mut MirrorReply) {
 fn scan_source(context: &ServiceContext, scan: &ScanTree) -> Result<MirrorReply, Fault> {
     let filter = parse_filter(scan)?;
     let tree = open_tree(&scan.root, scan.without_mounts)?;
+    let looker = Looker::new(&tree, Path::new(&scan.root));
     let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
     let mut source =
-        SourceScan::new(&tree, &context.incoming, batch, &context.abort, scan.content);
+        SourceScan::new(&tree, looker, &context.incoming, batch, &context.abort, scan.content);
     source.run(&filter, &scan.root)?;
     let mut reply = MirrorReply {
         items: source.entries,
@@ -169,8 +171,10 @@ impl MirrorService {
         let tree = open_tree(&scan.root, scan.without_mounts)?;
         let peer = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
         let cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
+        let looker = Looker::new(&tree, Path::new(&scan.root));
         let target = TargetScan::new(
             &tree,
+            looker,
             &context.incoming,
             peer,
             cli,

@@ -180,6 +180,22 @@ impl Tree {
         }
     }
 
+    /// Whether `name` is a directory of this very filesystem tree with inode number `ino`: neither
+    /// a nested subvolume nor a mount point.
+    pub fn is_plain_dir(&self, dir: BorrowedFd<'_>, name: &[u8], ino: u64) -> Result<bool, Errno> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        match rustix::fs::statx(dir, name, flags, StatxFlags::TYPE | StatxFlags::INO) {
+            Ok(stat) => Ok(stat.stx_ino == ino
+                && ino != EMPTY_SUBVOLUME_INO
+                && ino != SUBVOLUME_ROOT_INO
+                && dev_of(&stat) == self.dev
+                && !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+                && kind_of(u32::from(stat.stx_mode)) == Kind::Dir),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The attributes of something that is open.
     pub fn look_fd(&self, fd: BorrowedFd<'_>) -> Result<Meta, Errno> {
         let mut meta = meta_of(&statx_fd(fd)?);
@@ -344,8 +360,16 @@ fn read_xattrs(
 #[derive(Debug, Default)]
 pub struct Names {
     text: Vec<u8>,
-    /// Offset of each name; its length is the byte before it.
-    index: Vec<u32>,
+    index: Vec<NameAt>,
+}
+
+/// Where a name stands in the text (its length is the byte before it), and what the directory says
+/// of its inode.
+#[derive(Debug, Clone, Copy)]
+struct NameAt {
+    ino: u64,
+    offset: u32,
+    file_type: FileType,
 }
 
 impl Names {
@@ -359,30 +383,42 @@ impl Names {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                names.push(name);
+                names.add(name, entry.ino(), entry.file_type());
             }
         }
-        names.sort();
+        let text = &names.text;
+        names.index.sort_unstable_by(|a, b| name_at(text, a.offset).cmp(name_at(text, b.offset)));
         Ok(names)
     }
 
     /// Adds a name at the end.
     pub fn push(&mut self, name: &[u8]) {
-        let length = u8::try_from(name.len()).expect("NAME_MAX is 255");
-        self.text.push(length);
-        self.index.push(u32::try_from(self.text.len()).expect("a directory's names fit 4 GiB"));
-        self.text.extend_from_slice(name);
+        self.add(name, 0, FileType::Unknown);
     }
 
-    fn sort(&mut self) {
-        let text = &self.text;
-        self.index.sort_unstable_by(|a, b| name_at(text, *a).cmp(name_at(text, *b)));
+    fn add(&mut self, name: &[u8], ino: u64, file_type: FileType) {
+        let length = u8::try_from(name.len()).expect("NAME_MAX is 255");
+        self.text.push(length);
+        let offset = u32::try_from(self.text.len()).expect("a directory's names fit 4 GiB");
+        self.index.push(NameAt { ino, offset, file_type });
+        self.text.extend_from_slice(name);
     }
 
     /// The name at `position` in sorted order.
     #[must_use]
     pub fn get(&self, position: usize) -> Option<&[u8]> {
-        self.index.get(position).map(|offset| name_at(&self.text, *offset))
+        self.index.get(position).map(|at| name_at(&self.text, at.offset))
+    }
+
+    /// What the directory says of the entry at `position`: inode number and type. For a nested
+    /// subvolume the number is not an inode's.
+    ///
+    /// # Panics
+    /// If there is no such position.
+    #[must_use]
+    pub fn identity(&self, position: usize) -> (u64, FileType) {
+        let at = &self.index[position];
+        (at.ino, at.file_type)
     }
 
     /// How many names there are.
