@@ -1,6 +1,6 @@
 //! Plays a made-up sync to the terminal, to see how a run looks without two machines.
 //!
-//! `cargo run --example replay -- [ask] [flood] [fail] [quick] [plain|json|none]`, at any width, in `tmux`,
+//! `cargo run --example replay -- [ask] [list] [flood] [fail] [quick] [plain|json|none]`, at any width, in `tmux`,
 //! through a pipe, with `NO_COLOR=1`.
 
 use std::time::{Duration, Instant};
