@@ -3,6 +3,15 @@
 pub mod client;
 #[cfg(test)]
 pub mod fake;
+pub mod facts;
+mod fault;
+pub mod handlers;
+pub mod inflow;
 pub mod link;
+pub mod outgoing;
+pub mod person;
+pub mod places;
+pub mod programs;
 pub mod protocol;
+pub mod server;
 pub mod service;
