@@ -30,7 +30,7 @@ fn uname_pattern(arch: &str) -> &'static str {
     }
 }
 
-const PRELUDE: &str = "umask 077; \
+const PRELUDE: &str = "umask 077; cd /; \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export PATH; \
     r() { echo pc-switcher-refused $*; exit 70; }; ";
 

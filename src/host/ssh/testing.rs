@@ -36,6 +36,8 @@ pub(crate) struct Extra<'a> {
     pub(crate) host_keys: &'a [&'a str],
     /// Whether programs may not be run from `/run`.
     pub(crate) run_noexec: bool,
+    /// Whether the directory `bin` comes first on the `PATH` of who logs in.
+    pub(crate) fake_path: bool,
 }
 
 impl TestSshd {
@@ -80,16 +82,25 @@ impl TestSshd {
             at("authorized_keys").display()
         )
         .unwrap();
+        if extra.fake_path {
+            writeln!(
+                text,
+                "SetEnv PATH={}:/usr/sbin:/usr/bin:/sbin:/bin",
+                at("bin").display()
+            )
+            .unwrap();
+        }
         std::fs::write(at("sshd_config"), text).unwrap();
         let log = std::fs::File::create(at("sshd.log")).unwrap();
-        // In a mount namespace of its own: another /run, another home of root.
+        // In a mount namespace of its own: another /run, another home of root, which is also the
+        // first directory agents look for programs in.
         std::fs::create_dir(at("home")).unwrap();
         let exec = if extra.run_noexec { "noexec" } else { "exec" };
         let child = command("unshare")
-            .args(["--mount", "--propagation", "private", "/bin/sh", "-c"])
+            .args(["--mount", "--propagation", "slave", "/bin/sh", "-c"])
             .arg(format!(
                 "mount -t tmpfs -o size=256m,mode=755,{exec} tmpfs /run && mkdir /run/sshd && \
-                 mount --bind \"$1\" /root && exec \"$2\" -D -e -f \"$3\""
+                 mount --bind \"$1\" /root && mount --bind \"$1\" /usr/local/sbin && exec \"$2\" -D -e -f \"$3\""
             ))
             .arg("sh")
             .arg(at("home"))
