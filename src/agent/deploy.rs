@@ -397,10 +397,6 @@ impl Place {
     }
 
     /// The banner and what followed it, or what is wrong with `sudo`, or any other error.
-    #[expect(
-        clippy::type_complexity,
-        reason = "the three outcomes are told apart by every caller at once"
-    )]
     fn judge(
         &self,
         opened: Opened,

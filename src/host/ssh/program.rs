@@ -44,10 +44,11 @@ impl std::fmt::Debug for Program {
 }
 
 impl SshConnection {
-    /// Starts `command` and goes through `opening` with it. If it did not come to a banner, the
-    /// channel is closed and the connection can be used again.
+    /// Starts `command` and goes through `opening` with it.
     ///
-    /// Returns how the opening ended and what the program wrote to stderr meanwhile, too.
+    /// Returns how the opening ended, what the program wrote to stderr meanwhile, and the program,
+    /// or the connection if there was no banner. The connection can be used again if the program
+    /// ended or the password was refused.
     pub fn open_program(
         self,
         command: &str,
@@ -66,11 +67,19 @@ impl SshConnection {
             };
             return Ok((opened, text, Ok(program)));
         }
-        // It has not done what it should: its stdin is closed, which ends it.
-        let opened = match (self.close(&mut channel), opened) {
-            (Ok(()), Opened::Ended(_)) => Opened::Ended(channel.exit_status().ok()),
-            (Ok(()), opened) => opened,
-            (Err(e), _) => return Err(e),
+        // Closing its stdin ends it.
+        let closed = self.close(&mut channel);
+        let opened = match opened {
+            Opened::Ended(_) => {
+                closed?;
+                Opened::Ended(channel.exit_status().ok())
+            }
+            Opened::PasswordRefused => {
+                closed?;
+                opened
+            }
+            // The caller gives up; what it is told matters more than a program that hangs.
+            _ => opened,
         };
         Ok((opened, text, Err(self)))
     }
