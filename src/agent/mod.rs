@@ -7,6 +7,7 @@ pub mod facts;
 mod fault;
 pub mod handlers;
 pub mod inflow;
+pub mod deploy;
 pub mod link;
 pub mod outgoing;
 pub mod person;

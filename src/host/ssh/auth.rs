@@ -20,10 +20,10 @@ use crate::interrupt::AbortFlag;
 use crate::prompt::{PromptError, Prompter};
 
 /// How long the server may take for one step of a login (its name look-ups, PAM).
-const STEP_LIMIT: Duration = Duration::from_secs(60);
+const STEP_LIMIT: Duration = Duration::from_mins(1);
 
 /// How long the agent may take: it may be waiting for a touch or its own passphrase window.
-const AGENT_LIMIT: Duration = Duration::from_secs(60);
+const AGENT_LIMIT: Duration = Duration::from_mins(1);
 
 /// How often a passphrase or password is asked for.
 const TRIES: usize = 3;
@@ -220,7 +220,7 @@ impl Login<'_> {
                     continue;
                 }
                 Err(Unusable::NotAKey) => {
-                    if !path.extension().is_some_and(|e| e == "pub") {
+                    if path.extension().is_none_or(|e| e != "pub") {
                         self.tried
                             .push(format!("{shown} not used: not a private key"));
                     }
@@ -335,7 +335,7 @@ impl Login<'_> {
             let password = self.prompter.secret(&format!(
                 "Password of {} on {}: ",
                 escape_str(&self.config.user),
-                escape_str(&self.config.alias)
+                escape_str(&self.config.hostname)
             ))?;
             let session = &self.wire.session;
             let user = &self.config.user;
@@ -435,11 +435,11 @@ struct Answers<'a> {
 }
 
 impl KeyboardInteractivePrompt for Answers<'_> {
-    fn prompt<'b>(
+    fn prompt(
         &mut self,
         _username: &str,
         instructions: &str,
-        prompts: &[ssh2::Prompt<'b>],
+        prompts: &[ssh2::Prompt<'_>],
     ) -> Vec<String> {
         let mut answers = Vec::with_capacity(prompts.len());
         for (index, prompt) in prompts.iter().enumerate() {
@@ -448,7 +448,7 @@ impl KeyboardInteractivePrompt for Answers<'_> {
                 continue;
             }
             self.asked = true;
-            let mut text = format!("({}@{}) ", self.config.user, self.config.alias);
+            let mut text = format!("({}@{}) ", self.config.user, self.config.hostname);
             if index == 0 && !instructions.trim().is_empty() {
                 text.push_str(instructions.trim());
                 text.push(' ');

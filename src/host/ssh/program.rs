@@ -16,7 +16,7 @@ use super::carrier::STEP;
 use super::error::SshError;
 use super::exec::{WINDOW, broken_words};
 use crate::host::opening::{BANNER_TIMEOUT, Conversation, Opened, Opening, STALL_TIMEOUT};
-use crate::host::stream::{ByteSink, Closed, Outgoing, Queue, Tail};
+use crate::host::stream::{ByteSink, Closed, Outgoing, Queue, Tail, Traffic};
 use crate::sys::poll::{interest, wait_any, wait_for};
 
 /// Bytes read in one call.
@@ -44,10 +44,11 @@ impl std::fmt::Debug for Program {
 }
 
 impl SshConnection {
-    /// Starts `command` and goes through `opening` with it. If it did not come to a banner, the
-    /// channel is closed and the connection can be used again.
+    /// Starts `command` and goes through `opening` with it.
     ///
-    /// Returns how the opening ended and what the program wrote to stderr meanwhile, too.
+    /// Returns how the opening ended, what the program wrote to stderr meanwhile, and the program,
+    /// or the connection if there was no banner. The connection can be used again if the program
+    /// ended or the password was refused.
     pub fn open_program(
         self,
         command: &str,
@@ -66,11 +67,19 @@ impl SshConnection {
             };
             return Ok((opened, text, Ok(program)));
         }
-        // It has not done what it should: its stdin is closed, which ends it.
-        let opened = match (self.close(&mut channel), opened) {
-            (Ok(()), Opened::Ended(_)) => Opened::Ended(channel.exit_status().ok()),
-            (Ok(()), opened) => opened,
-            (Err(e), _) => return Err(e),
+        // Closing its stdin ends it.
+        let closed = self.close(&mut channel);
+        let opened = match opened {
+            Opened::Ended(_) => {
+                closed?;
+                Opened::Ended(channel.exit_status().ok())
+            }
+            Opened::PasswordRefused => {
+                closed?;
+                opened
+            }
+            // The caller gives up; what it is told matters more than a program that hangs.
+            _ => opened,
         };
         Ok((opened, text, Err(self)))
     }
@@ -141,8 +150,13 @@ impl SshConnection {
 
 impl Program {
     /// Hands the streams to a thread named `name`: what arrives goes to `sink`, what is sent into
-    /// the returned queue goes to the program.
-    pub fn run(self, name: &str, sink: Box<dyn ByteSink>) -> Result<Outgoing, SshError> {
+    /// the returned queue goes to the program. Both are counted in `traffic`.
+    pub fn run(
+        self,
+        name: &str,
+        sink: Box<dyn ByteSink>,
+        traffic: Traffic,
+    ) -> Result<Outgoing, SshError> {
         let local = |source| SshError::Local {
             host: self.connection.config.alias.clone(),
             source,
@@ -153,6 +167,7 @@ impl Program {
             program: self,
             queue,
             sink,
+            traffic,
             closing: None,
         };
         std::thread::Builder::new()
@@ -167,6 +182,7 @@ struct Pump {
     program: Program,
     queue: Queue,
     sink: Box<dyn ByteSink>,
+    traffic: Traffic,
     /// When stdin was closed.
     closing: Option<Instant>,
 }
@@ -213,6 +229,7 @@ impl Pump {
                 Ok(0) => break,
                 Ok(count) => {
                     self.queue.wrote(count);
+                    self.traffic.add_sent(count as u64);
                     moved = true;
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
@@ -242,6 +259,7 @@ impl Pump {
         match channel.read(buffer) {
             Ok(0) => {}
             Ok(count) => {
+                self.traffic.add_received(count as u64);
                 self.sink.received(&buffer[..count])?;
                 return Ok(true);
             }
