@@ -11,6 +11,7 @@ use crate::event::Host;
 use crate::exit::ExitStatus;
 use crate::module::{ModuleError, ValidationError};
 use crate::prompt::PromptError;
+use crate::record::LockHolder;
 use crate::run::error::RunError;
 use crate::run::machines::MachineError;
 
@@ -21,6 +22,8 @@ pub struct Explained {
     pub message: String,
     /// What caused it, outermost first; or the single errors, where it is a list of them.
     pub causes: Vec<String>,
+    /// Whether `causes` are single errors that were found together.
+    pub is_list: bool,
     /// What a person can do about it.
     pub hint: Option<String>,
     /// What a script sees.
@@ -28,12 +31,13 @@ pub struct Explained {
 }
 
 impl Explained {
-    /// The message with its causes in one line, for the log.
+    /// The message with its causes in one line, or a line each for a list, for the log.
     #[must_use]
     pub fn line(&self) -> String {
+        let separator = if self.is_list { "\n" } else { ": " };
         let mut line = self.message.clone();
         for cause in &self.causes {
-            line.push_str(": ");
+            line.push_str(separator);
             line.push_str(cause);
         }
         line
@@ -77,42 +81,47 @@ pub fn explain(error: &RunError) -> Explained {
     let mut explained = Explained {
         message,
         causes,
+        is_list: false,
         hint,
         status,
     };
-    match error {
-        RunError::Config(errors) => {
-            explained.causes = errors
-                .iter()
-                .map(|e| format!("{}: {}", e.path, e.message))
-                .collect();
-        }
-        RunError::Validation(errors) => explained.causes = errors.iter().map(reason).collect(),
-        RunError::DiskSpace(errors) => {
-            explained.causes = errors.iter().map(ToString::to_string).collect();
-        }
+    let list: Vec<String> = match error {
+        RunError::Config(errors) => (errors.iter())
+            .map(|e| format!("{}: {}", e.path, e.message))
+            .collect(),
+        RunError::Validation(errors) => (errors.iter())
+            .map(|(hostname, error)| reason(hostname, error))
+            .collect(),
+        RunError::DiskSpace(errors) => errors.iter().map(ToString::to_string).collect(),
         RunError::Locked { holder, .. } => {
-            explained.causes = vec![format!(
-                "session {}, started on {} at {}, process {} there",
-                holder.session,
-                holder.from,
-                holder.since.strftime("%Y-%m-%d %H:%M:%S UTC"),
-                holder.pid
-            )]
+            explained.causes = vec![held_by(holder)];
+            Vec::new()
         }
-        _ => {}
+        _ => Vec::new(),
+    };
+    if !list.is_empty() {
+        explained.causes = list;
+        explained.is_list = true;
     }
     explained
 }
 
-fn reason(error: &ValidationError) -> String {
-    match &error.hint {
-        Some(hint) => format!(
-            "{}: {}: {} ({hint})",
-            error.host, error.module, error.message
-        ),
-        None => format!("{}: {}: {}", error.host, error.module, error.message),
-    }
+fn held_by(holder: &LockHolder) -> String {
+    format!(
+        "session {} from {} holds its lock since {} (process {} there)",
+        holder.session,
+        holder.from,
+        holder.since.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        holder.pid
+    )
+}
+
+fn reason(hostname: &str, error: &ValidationError) -> String {
+    let hint = match &error.hint {
+        Some(hint) => format!(" ({hint})"),
+        None => String::new(),
+    };
+    format!("{hostname}: {}: {}{hint}", error.module, error.message)
 }
 
 fn judge(error: &RunError) -> (ExitStatus, Option<String>) {

@@ -41,7 +41,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Map;
 
-pub use plan::{PlanOutput, TextPlan};
+pub use plan::{Changes, PlanOutput, Visit, totals};
 
 use crate::agent::client::{AgentClient, ConfirmEach};
 use crate::agent::protocol::AgentFacts;

@@ -11,7 +11,7 @@ use std::path::Path;
 use similar::TextDiff;
 
 use super::error::RunError;
-use super::plan::PlanOutput;
+use super::plan::{PlanOutput, totals};
 use super::{Pair, Run};
 use crate::agent::protocol::{Reply, Request};
 use crate::config::Config;
@@ -220,21 +220,24 @@ pub(super) fn list(writes: &[Write], out: &mut dyn PlanOutput) -> io::Result<()>
         changed: replaced,
         ..PlanSummary::default()
     };
-    out.module("configuration", &summary)?;
-    for write in writes {
-        let change = Change {
-            action: if write.replaces {
-                Action::Change
-            } else {
-                Action::Create
-            },
-            item: format!("~/.config/pc-switcher/{}", write.name).into_bytes(),
-            detail: String::new(),
-            bytes: 0,
-        };
-        out.change("configuration", &change)?;
-    }
-    Ok(())
+    let heading = format!("configuration: {}", totals(&summary));
+    out.print(&heading, &mut |visit| {
+        for write in writes {
+            let change = Change {
+                action: if write.replaces {
+                    Action::Change
+                } else {
+                    Action::Create
+                },
+                item: format!("~/.config/pc-switcher/{}", write.name).into_bytes(),
+                detail: String::new(),
+                bytes: 0,
+            };
+            if visit(&change).is_err() {
+                return;
+            }
+        }
+    })
 }
 
 /// Writes what was decided.

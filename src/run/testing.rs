@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::machines::{Access, MachineError, Machines};
 use super::options::SyncOptions;
 use super::session::SyncSession;
-use super::{Ended, Setup, TextPlan, sync};
+use super::{Changes, Ended, PlanOutput, Setup, sync};
 use crate::agent::client::AgentClient;
 use crate::agent::fake::{FakeAgent, fault};
 use crate::agent::protocol::{
@@ -520,7 +520,7 @@ pub(crate) struct Trial {
     pub(crate) modules: Vec<Box<dyn Module>>,
     pub(crate) events: EventSink,
     heard: crossbeam_channel::Receiver<Event>,
-    written: Arc<Mutex<Vec<u8>>>,
+    written: Arc<Mutex<String>>,
     _directory: tempfile::TempDir,
 }
 
@@ -553,16 +553,21 @@ impl Outcome {
     }
 }
 
-#[derive(Clone)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
+/// Lists a plan as plain text.
+struct Listed(Arc<Mutex<String>>);
 
-impl std::io::Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
+impl PlanOutput for Listed {
+    fn print(&mut self, heading: &str, changes: &mut Changes<'_>) -> std::io::Result<()> {
+        let mut text = self.0.lock().unwrap();
+        text.push_str(heading);
+        text.push('\n');
+        changes(&mut |change| {
+            text.push(char::from(change.action as u8));
+            text.push(' ');
+            text.push_str(&String::from_utf8_lossy(&change.item));
+            text.push('\n');
+            Ok(())
+        });
         Ok(())
     }
 }
@@ -612,11 +617,11 @@ impl Trial {
             events: self.events,
             abort: self.world.abort(),
             modules: self.modules,
-            plan_output: Box::new(TextPlan::new(Shared(Arc::clone(&self.written)))),
+            plan_output: Box::new(Listed(Arc::clone(&self.written))),
             log_file: None,
             open_log: None,
         });
-        let plan = String::from_utf8(self.written.lock().unwrap().clone()).unwrap();
+        let plan = self.written.lock().unwrap().clone();
         Outcome {
             ended,
             events: self.heard.try_iter().collect(),
