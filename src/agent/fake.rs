@@ -64,7 +64,7 @@ impl FakeAgent {
             .spawn(move || other_end.run(&from_cli, &stop))
             .expect("a thread can be started");
         let link = Link {
-            outgoing: to_agent,
+            outgoing: to_agent.into(),
             incoming,
             traffic: Traffic::default(),
             banner: banner.to_owned(),

@@ -167,17 +167,23 @@ impl Work {
     /// connection there is, and says so: late news is better than none.
     fn own_agent(&self) -> Option<AgentClient> {
         let access = Access {
+            session: self.facts.id.clone(),
             events: self.shared.events.clone(),
             abort: self.ended.clone(),
             prompter: Arc::clone(&self.shared.prompter),
         };
-        let greeted = self.shared.machines.target(&access).map(|agent| {
-            let hello = Request::Hello {
-                session: self.facts.id.clone(),
-                uid: None,
-            };
-            agent.call(hello).map(|_| agent)
-        });
+        let first = self.pair.target.facts.pid;
+        let greeted = self
+            .shared
+            .machines
+            .target_again(&access, first)
+            .map(|agent| {
+                let hello = Request::Hello {
+                    session: self.facts.id.clone(),
+                    uid: None,
+                };
+                agent.call(hello).map(|_| agent)
+            });
         let why = match greeted {
             Ok(Ok(agent)) => return Some(agent),
             Ok(Err(error)) => error.to_string(),

@@ -287,6 +287,7 @@ impl Run {
 
     fn access(&self) -> Access {
         Access {
+            session: self.session.id().to_owned(),
             events: self.shared.events.clone(),
             abort: self.shared.stop.flag().clone(),
             prompter: Arc::clone(&self.shared.prompter),

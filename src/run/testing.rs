@@ -30,6 +30,9 @@ use crate::prompt::{PromptError, Prompter, Question, Secret};
 use crate::record::{HistoryEntry, LockHolder, MachineName, MachineState};
 use crate::snapshot::{SnapshotDir, SnapshotFacts, Subvolume, SubvolumeFacts};
 
+/// Process id of every first agent.
+const PID: u32 = 7;
+
 /// What a fake machine has.
 #[derive(Debug, Clone)]
 pub(crate) struct MachineWorld {
@@ -79,7 +82,7 @@ impl MachineWorld {
                 boot_id: "boot".into(),
                 arch: "x86_64".into(),
                 kernel: "6.1".into(),
-                pid: 7,
+                pid: PID,
                 uid: Some(1000),
                 installed: self.installed.clone(),
                 now: Timestamp::now(),
@@ -371,6 +374,11 @@ impl Machines for World {
         }
         drop(inner);
         Ok(self.start(Host::Target, access))
+    }
+
+    fn target_again(&self, access: &Access, first: u32) -> Result<AgentClient, MachineError> {
+        assert_eq!(first, PID);
+        self.target(access)
     }
 }
 
