@@ -3,6 +3,7 @@
 //! [`load`] reads a file, [`parse`] takes its text. Nothing else in the program reads YAML.
 
 mod check;
+mod fields;
 mod keys;
 mod problem;
 mod yaml;
@@ -50,10 +51,8 @@ pub fn load(path: &Path, modules: &[KnownModule<'_>]) -> Result<Config, Vec<Conf
         Err(error) => return Err(whole(format!("cannot read it: {error}"), None)),
     }
     let mut text = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| {
-        let limit = u64::try_from(MAX_BYTES + 1).expect("fits");
-        file.take(limit).read_to_end(&mut text)
-    });
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut text));
     if let Err(error) = read {
         return Err(whole(format!("cannot read it: {error}"), None));
     }

@@ -221,23 +221,23 @@ fn the_example_names_every_key() {
         ("dummy_success", keys::DUMMY_SUCCESS),
         ("dummy_fail", keys::DUMMY_FAIL),
     ] {
-        let text: String = if section.is_empty() {
+        let lines: Vec<&str> = if section.is_empty() {
             EXAMPLE
                 .lines()
-                .filter(|l| !l.starts_with(' '))
-                .map(|l| format!("\n{l}"))
+                .filter(|line| !line.starts_with(' '))
                 .collect()
         } else {
             let at = EXAMPLE.find(&format!("\n{section}:")).expect("section") + 1;
             let lines = EXAMPLE[at..].lines().skip(1);
-            lines
-                .take_while(|l| l.starts_with(' '))
-                .map(|l| format!("\n{}", &l[2..]))
-                .collect()
+            lines.map_while(|line| line.strip_prefix("  ")).collect()
         };
         for (name, canonical) in keys {
             if name == canonical {
-                assert!(text.contains(&format!("\n{name}:")), "{section}.{name}");
+                let key = format!("{name}:");
+                assert!(
+                    lines.iter().any(|line| line.starts_with(&key)),
+                    "{section}.{name}"
+                );
             } else {
                 assert!(EXAMPLE.contains(&format!("\"{name}\"")), "{section}.{name}");
             }

@@ -31,12 +31,13 @@ impl Position {
     /// The place `offset` bytes into `text`.
     pub(super) fn of_byte(text: &[u8], offset: usize) -> Self {
         let before = &text[..offset];
+        let lines = before.split(|&b| b == b'\n');
         let line_start = before
             .iter()
             .rposition(|&b| b == b'\n')
             .map_or(0, |at| at + 1);
         Self {
-            line: before.iter().filter(|&&b| b == b'\n').count() + 1,
+            line: lines.count(),
             column: String::from_utf8_lossy(&before[line_start..])
                 .chars()
                 .count()
@@ -270,6 +271,15 @@ fn syntax_error(text: &str, error: &ScanError) -> SyntaxError {
             hint: Some("YAML takes blanks only; use two for each level"),
         };
     }
+    let line = text.lines().nth(at.line.saturating_sub(1));
+    let character = line.and_then(|line| line.chars().nth(at.column.saturating_sub(1)));
+    if let Some(c @ ('@' | '`')) = character {
+        return SyntaxError {
+            at,
+            message: format!("a word cannot begin with {c}"),
+            hint: Some("put it in quotes: \"@home\""),
+        };
+    }
     SyntaxError {
         at,
         message: format!(
@@ -308,7 +318,7 @@ mod tests {
         let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x]\n");
         for level in 1..12 {
             let aliases = vec![format!("*a{}", level - 1); 9].join(",");
-            bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+            bomb = format!("{bomb}a{level}: &a{level} [{aliases}]\n");
         }
         assert!(parse(&bomb).is_err());
         let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a,".repeat(20));

@@ -1,0 +1,412 @@
+//! The one definition of the command line; help, man pages and completions come from it.
+//!
+//! Nothing here acts: reading the arguments must stay fast and without side effects.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::exit::ExitStatus;
+
+/// Columns of the widest help line.
+const HELP_WIDTH: usize = 80;
+
+const EXAMPLES: &str = "\
+Examples:
+  pc-switcher init                 write the configuration, with comments
+  pc-switcher sync vega --dry-run  show what a sync to vega would change
+  pc-switcher sync vega            put this machine's state on vega";
+
+const SYNC_EXAMPLES: &str = "\
+Examples:
+  pc-switcher sync vega --dry-run          list every change, make none
+  pc-switcher sync vega                    ask where something is unclear
+  pc-switcher sync vega --only user_data   only people's files
+  pc-switcher sync vega --batch --yes --allow-out-of-order
+                                           never ask, as from a timer
+
+A gate is a question that stops the sync: with --batch, or without a terminal,
+it refuses with status 4 and names the flag that answers it. --yes answers
+ordinary confirmations and opens no gate.";
+
+const INIT_EXAMPLES: &str = "\
+Examples:
+  pc-switcher init            write config.yaml, home.filter and root.filter
+  pc-switcher init --force    start anew, overwriting all three";
+
+const SNAPSHOTS_EXAMPLES: &str = "\
+Examples:
+  pc-switcher snapshots list               those of this machine
+  pc-switcher snapshots list --host vega   those of vega";
+
+/// Work on one Linux machine, sync, and go on working on the other as if it were the same machine.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(
+    name = "pc-switcher",
+    version,
+    max_term_width = HELP_WIDTH,
+    arg_required_else_help = true,
+    propagate_version = true,
+    after_help = EXAMPLES,
+    after_long_help = long_help()
+)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArgs {
+    /// Configuration file [default: ~/.config/pc-switcher/config.yaml]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+    /// Never ask: a question without its flag is a refusal
+    #[arg(long, global = true)]
+    pub batch: bool,
+    /// When to colour
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    pub color: ColorMode,
+    /// How to show progress; json: one event a line on standard output
+    #[arg(long, global = true, value_name = "HOW", value_enum, default_value_t)]
+    pub progress: ProgressMode,
+    /// Show more; may be repeated
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Show less; may be repeated
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub quiet: u8,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorMode {
+    /// On a terminal; `NO_COLOR` and `CLICOLOR_FORCE` are honoured.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How to show progress.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// Live on a terminal, plain lines elsewhere.
+    #[default]
+    Auto,
+    /// Plain lines.
+    Plain,
+    /// One JSON object a line on standard output.
+    Json,
+    /// Not at all.
+    None,
+}
+
+/// The commands.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Put this machine's state on another machine.
+    Sync(SyncArgs),
+    /// Write a configuration with every key explained.
+    Init(InitArgs),
+    /// Look at the snapshots that syncs have taken.
+    Snapshots(SnapshotsArgs),
+    /// Serve the protocol on standard input and output (internal).
+    #[command(hide = true)]
+    Agent,
+}
+
+/// `sync`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = SYNC_EXAMPLES)]
+pub struct SyncArgs {
+    /// The machine to change: a host name, an address or an alias of ~/.ssh/config
+    #[arg(value_name = "HOST", value_parser = parse_host)]
+    pub host: String,
+
+    /// List exactly what the sync would do; change nothing
+    #[arg(long, help_heading = "What is synced")]
+    pub dry_run: bool,
+    /// Only these modules
+    #[arg(
+        long,
+        help_heading = "What is synced",
+        value_name = "MODULE,..",
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = parse_module)]
+    pub only: Vec<String>,
+    /// All enabled modules but these
+    #[arg(
+        long,
+        help_heading = "What is synced",
+        value_name = "MODULE,..",
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = parse_module)]
+    pub skip: Vec<String>,
+    /// Compare all files, not only those that changed since the last sync
+    #[arg(long, help_heading = "What is synced")]
+    pub full_scan: bool,
+    /// Afterwards, compare the content of all files on both machines
+    #[arg(long, help_heading = "What is synced")]
+    pub verify: bool,
+
+    /// Answer ordinary confirmations with yes; opens no gate
+    #[arg(short, long, help_heading = "Questions")]
+    pub yes: bool,
+    /// Ask before every command that changes the target
+    #[arg(long, help_heading = "Questions", conflicts_with = "batch")]
+    pub confirm_each_command: bool,
+    /// Sync though these two machines have never been synced
+    #[arg(long, help_heading = "Gates")]
+    pub allow_first_sync: bool,
+    /// Sync though the target has state that never came back to this machine
+    #[arg(long, help_heading = "Gates")]
+    pub allow_out_of_order: bool,
+    /// Sync though the last sync to the target died on the way
+    #[arg(long, help_heading = "Gates")]
+    pub allow_incomplete: bool,
+    /// Sync though unusually many files will be deleted on the target
+    #[arg(long, help_heading = "Gates")]
+    pub allow_mass_delete: bool,
+}
+
+/// `init`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = INIT_EXAMPLES)]
+pub struct InitArgs {
+    /// Overwrite config.yaml, home.filter and root.filter if they exist
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `snapshots`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = SNAPSHOTS_EXAMPLES)]
+pub struct SnapshotsArgs {
+    /// What about them.
+    #[command(subcommand)]
+    pub command: SnapshotsCommand,
+}
+
+/// Commands of `snapshots`.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum SnapshotsCommand {
+    /// List them: subvolume, before or after which sync, when.
+    List {
+        /// Those of this machine instead of one's own
+        #[arg(long, value_name = "HOST", value_parser = parse_host)]
+        host: Option<String>,
+    },
+}
+
+/// The examples and what the exit status says.
+fn long_help() -> String {
+    let mut text = format!("{EXAMPLES}\n\nExit status:\n");
+    for (status, meaning) in ExitStatus::ALL {
+        writeln!(text, "  {:>3}  {meaning}", status.code()).expect("a String takes every write");
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// A host as ssh takes it; what could be an option or several words is refused.
+fn parse_host(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() {
+        Err("a host name cannot be empty")
+    } else if text.starts_with('-') {
+        Err("a host name cannot begin with '-'")
+    } else if text.len() > 255 {
+        Err("a host name is at most 255 characters long")
+    } else if text
+        .chars()
+        .any(|c| c.is_whitespace() || c.is_control() || c == '/')
+    {
+        Err("a host name has no blanks, slashes or control characters")
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// The name of a module; whether there is one of that name is known later.
+fn parse_module(text: &str) -> Result<String, &'static str> {
+    let name = text.trim();
+    if name.is_empty() {
+        Err("a module name is missing before or after a comma")
+    } else {
+        Ok(name.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    /// Every command with all that is below it.
+    fn commands(command: clap::Command) -> Vec<clap::Command> {
+        let below: Vec<_> = command
+            .get_subcommands()
+            .cloned()
+            .flat_map(commands)
+            .collect();
+        std::iter::once(command).chain(below).collect()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_line_fits_80_columns() {
+        let mut root = Cli::command();
+        root.build();
+        let commands = commands(root);
+        assert!(commands.len() >= 6);
+        for mut command in commands {
+            for text in [command.render_help(), command.render_long_help()] {
+                for line in text.to_string().lines() {
+                    let name = command.get_name();
+                    assert!(line.chars().count() <= HELP_WIDTH, "{name}: {line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_long_help_lists_every_exit_status() {
+        let help = Cli::command().render_long_help().to_string();
+        for (status, meaning) in ExitStatus::ALL {
+            assert!(
+                help.contains(&format!("{:>3}  {meaning}\n", status.code())),
+                "{status:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn help_is_grouped_and_has_examples() {
+        let mut root = Cli::command();
+        root.build();
+        let sync = root.find_subcommand_mut("sync").expect("sync");
+        let help = sync.render_help().to_string();
+        let headings = [
+            "What is synced:",
+            "Questions:",
+            "Gates:",
+            "Global options:",
+            "Examples:",
+        ];
+        let at: Vec<usize> = headings.map(|h| help.find(h).expect(h)).to_vec();
+        assert!(at.is_sorted(), "{help}");
+        assert!(
+            !Cli::command()
+                .render_long_help()
+                .to_string()
+                .contains("agent")
+        );
+    }
+
+    #[test]
+    fn every_flag_of_sync_is_read() {
+        let cli = parse(
+            "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify \
+             --allow-first-sync --allow-out-of-order --allow-incomplete --allow-mass-delete \
+             --confirm-each-command --config /c --color never --progress json -vv",
+        );
+        let expected = Cli {
+            global: GlobalArgs {
+                config: Some("/c".into()),
+                batch: false,
+                color: ColorMode::Never,
+                progress: ProgressMode::Json,
+                verbose: 2,
+                quiet: 0,
+            },
+            command: Command::Sync(SyncArgs {
+                host: "vega".to_owned(),
+                dry_run: true,
+                only: vec!["a".to_owned(), "b".to_owned()],
+                skip: vec!["c".to_owned()],
+                full_scan: true,
+                verify: true,
+                yes: true,
+                confirm_each_command: true,
+                allow_first_sync: true,
+                allow_out_of_order: true,
+                allow_incomplete: true,
+                allow_mass_delete: true,
+            }),
+        };
+        assert_eq!(cli.expect("valid"), expected);
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_command() {
+        for line in [
+            "pc-switcher --batch -q init --force",
+            "pc-switcher init --force -q --batch",
+        ] {
+            let cli = parse(line).expect("valid");
+            assert!(cli.global.batch && cli.global.quiet == 1, "{line}");
+            assert_eq!(cli.command, Command::Init(InitArgs { force: true }));
+        }
+        let cli = parse("pc-switcher snapshots list --host vega").expect("valid");
+        let Command::Snapshots(SnapshotsArgs { command }) = cli.command else {
+            panic!("snapshots");
+        };
+        assert_eq!(
+            command,
+            SnapshotsCommand::List {
+                host: Some("vega".to_owned())
+            }
+        );
+        assert_eq!(
+            parse("pc-switcher agent").expect("valid").command,
+            Command::Agent
+        );
+    }
+
+    #[test]
+    fn usage_errors_end_with_the_documented_status() {
+        for line in [
+            "pc-switcher",
+            "pc-switcher sync",
+            "pc-switcher synk vega",
+            "pc-switcher sync vega altair",
+            "pc-switcher sync --frobnicate vega",
+            "pc-switcher sync -- -oProxyCommand=x",
+            "pc-switcher sync ve/ga",
+            "pc-switcher sync vega --only a,,b",
+            "pc-switcher sync vega -v -q",
+            "pc-switcher sync vega --batch --confirm-each-command",
+            "pc-switcher init --color sometimes",
+            "pc-switcher snapshots",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(
+                error.exit_code(),
+                i32::from(ExitStatus::Usage.code()),
+                "{line}"
+            );
+        }
+        let help = parse("pc-switcher sync --help").expect_err("help");
+        assert_eq!((help.kind(), help.exit_code()), (ErrorKind::DisplayHelp, 0));
+    }
+}

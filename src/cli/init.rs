@@ -1,0 +1,499 @@
+//! `init`: writes the commented configuration and the shipped filters.
+//!
+//! Existing files are never overwritten without `--force`, and then the old ones are kept beside
+//! the new. Each file is written whole or not at all.
+
+use std::fmt;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::config::EXAMPLE;
+use crate::escape::{escape_bytes, escape_str};
+use crate::exit::ExitStatus;
+
+/// The shipped filter of `/home`.
+pub const HOME_FILTER: &str = include_str!("../../filters/home.filter");
+/// The shipped filter of `/root`.
+pub const ROOT_FILTER: &str = include_str!("../../filters/root.filter");
+
+/// The line of the example that says which subvolumes there are.
+const SUBVOLUMES_LINE: &str = "  subvolumes: [\"@\", \"@home\"]\n";
+
+/// Added to the name of a file that `--force` replaces.
+const OLD_SUFFIX: &str = ".old";
+
+/// Mount points whose subvolumes hold what is mirrored by default.
+const MOUNT_POINTS: [&str; 3] = ["/", "/home", "/root"];
+
+/// Why nothing, or not everything, was written.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// All files are there already.
+    #[error("{} is there already, with both filters; nothing was written", shown(.0))]
+    AlreadyThere(PathBuf),
+    /// The directory cannot be made.
+    #[error("cannot create directory {}: {source}", shown(.path))]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", shown(.path))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl InitError {
+    /// What a person can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::AlreadyThere(_) => {
+                Some("edit the files, or start anew with --force (old files are kept as *.old)")
+            }
+            Self::Directory { .. } | Self::Write { .. } => None,
+        }
+    }
+
+    /// How the program ends.
+    #[must_use]
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            Self::AlreadyThere(_) => ExitStatus::Refused,
+            Self::Directory { .. } | Self::Write { .. } => ExitStatus::Failed,
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    escape_bytes(path.as_os_str().as_encoded_bytes())
+}
+
+/// What became of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was not there.
+    Written,
+    /// It was there; the old one is now at this path.
+    Replaced(PathBuf),
+    /// It was there and is as it was.
+    Kept,
+}
+
+/// What `init` did; displays as lines for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitReport {
+    /// The files, the configuration first.
+    pub files: Vec<(PathBuf, Outcome)>,
+    /// What was found about this machine's subvolumes.
+    pub layout: Layout,
+}
+
+impl fmt::Display for InitReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (path, outcome) in &self.files {
+            match outcome {
+                Outcome::Written => writeln!(f, "Wrote {}", shown(path))?,
+                Outcome::Kept => writeln!(f, "Kept {}, which was there already", shown(path))?,
+                Outcome::Replaced(old) => {
+                    writeln!(f, "Wrote {}; the old one is {}", shown(path), shown(old))?;
+                }
+            }
+        }
+        if self
+            .files
+            .first()
+            .is_some_and(|(_, outcome)| *outcome != Outcome::Kept)
+        {
+            match &self.layout {
+                Layout::Found(subvolumes) => {
+                    let names = subvolumes.iter().map(|(name, at)| format!("{name} ({at})"));
+                    let names: Vec<String> = names.collect();
+                    writeln!(f, "Found subvolumes {}", escape_str(&names.join(", ")))?;
+                }
+                Layout::Unknown(reason) => {
+                    writeln!(
+                        f,
+                        "Check btrfs_snapshots.subvolumes: {}",
+                        escape_str(reason)
+                    )?;
+                }
+            }
+        }
+        write!(
+            f,
+            "Next: look through them, then try 'pc-switcher sync HOST --dry-run'"
+        )
+    }
+}
+
+/// Writes `config_file` and the filters beside it. `root` is where `/proc` is looked for.
+pub fn init(config_file: &Path, root: &Path, force: bool) -> Result<InitReport, InitError> {
+    let layout = Layout::detect(root);
+    let config = example_for(&layout);
+    let directory = match config_file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let texts = [
+        (config_file.to_owned(), config.as_str()),
+        (directory.join("home.filter"), HOME_FILTER),
+        (directory.join("root.filter"), ROOT_FILTER),
+    ];
+    if !force && texts.iter().all(|(path, _)| is_there(path)) {
+        return Err(InitError::AlreadyThere(config_file.to_owned()));
+    }
+    // Others have no business in it: the XDG specification asks for 0700.
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| InitError::Directory {
+            path: directory.to_owned(),
+            source,
+        })?;
+    let mut files = Vec::new();
+    for (path, text) in texts {
+        let outcome = write(&path, text, force).map_err(|source| InitError::Write {
+            path: path.clone(),
+            source,
+        })?;
+        files.push((path, outcome));
+    }
+    Ok(InitReport { files, layout })
+}
+
+/// Whether there is anything of that name, a dangling link included.
+fn is_there(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
+}
+
+/// Writes one file whole, or keeps the one that is there.
+fn write(path: &Path, text: &str, force: bool) -> io::Result<Outcome> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !force && is_there(path) {
+        return Ok(Outcome::Kept);
+    }
+    let mut file = tempfile::Builder::new()
+        .permissions(std::fs::Permissions::from_mode(0o644))
+        .tempfile_in(directory)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    let mut outcome = Outcome::Written;
+    if force && is_there(path) {
+        let mut old = path.as_os_str().to_owned();
+        old.push(OLD_SUFFIX);
+        let old = PathBuf::from(old);
+        if is_there(&old) {
+            std::fs::remove_file(&old)?;
+        }
+        // A second name for the old file, so that there is one of this name at every instant.
+        std::fs::hard_link(path, &old)?;
+        outcome = Outcome::Replaced(old);
+    }
+    if force {
+        file.persist(path).map_err(|error| error.error)?;
+    } else if let Err(error) = file.persist_noclobber(path) {
+        // Another `init` may have been faster.
+        return match error.error.kind() {
+            io::ErrorKind::AlreadyExists => Ok(Outcome::Kept),
+            _ => Err(error.error),
+        };
+    }
+    std::fs::File::open(directory)?.sync_all()?;
+    Ok(outcome)
+}
+
+/// This machine's subvolumes, as far as they concern us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layout {
+    /// Flat names with the place each is mounted at.
+    Found(Vec<(String, String)>),
+    /// Why the names could not be told.
+    Unknown(String),
+}
+
+impl Layout {
+    /// Reads `/proc/self/mountinfo` below `root`.
+    #[must_use]
+    pub fn detect(root: &Path) -> Self {
+        match std::fs::read(root.join("proc/self/mountinfo")) {
+            Ok(text) => Self::from_mountinfo(&String::from_utf8_lossy(&text)),
+            Err(error) => Self::Unknown(format!("/proc/self/mountinfo: {error}")),
+        }
+    }
+
+    /// See `proc_pid_mountinfo(5)`; a later line is mounted over an earlier one.
+    fn from_mountinfo(text: &str) -> Self {
+        let mut found: Vec<(String, String)> = Vec::new();
+        for point in MOUNT_POINTS {
+            let mounts = text.lines().filter_map(mount);
+            let Some((_, fstype, options)) = mounts.rev().find(|(at, ..)| at == point) else {
+                // Part of the subvolume above it.
+                if point == "/" {
+                    return Self::Unknown("what is mounted on / cannot be told".to_owned());
+                }
+                continue;
+            };
+            if fstype != "btrfs" {
+                return Self::Unknown(format!("{point} is on {fstype}, not on btrfs"));
+            }
+            let path = options
+                .split(',')
+                .find_map(|option| option.strip_prefix("subvol="));
+            let path = unescape(path.unwrap_or_default());
+            let name = path.trim_start_matches('/');
+            if name.is_empty() {
+                let reason = format!("{point} is the top level of its filesystem, no subvolume");
+                return Self::Unknown(reason);
+            }
+            if name.contains('/') || name.chars().any(|c| c.is_control() || c == '\u{fffd}') {
+                return Self::Unknown(format!("{point} is the subvolume {name}, no flat name"));
+            }
+            if !found.iter().any(|(other, _)| other == name) {
+                found.push((name.to_owned(), point.to_owned()));
+            }
+        }
+        Self::Found(found)
+    }
+}
+
+/// Mount point, type and options of the filesystem of one line.
+fn mount(line: &str) -> Option<(String, &str, &str)> {
+    let (mount, filesystem) = line.split_once(" - ")?;
+    let point = unescape(mount.split(' ').nth(4)?);
+    let mut fields = filesystem.split(' ');
+    let fstype = fields.next()?;
+    Some((point, fstype, fields.nth(1)?))
+}
+
+/// Undoes the kernel's `\040` for blanks, tabs, line feeds and backslashes.
+fn unescape(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let code = rest.get(at + 1..at + 4);
+        if let Some(byte) = code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
+            out.push(char::from(byte));
+            rest = &rest[at + 4..];
+        } else {
+            out.push('\\');
+            rest = &rest[at + 1..];
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The example with this machine's subvolumes, or with a comment why they are not there.
+fn example_for(layout: &Layout) -> String {
+    let line = match layout {
+        Layout::Found(subvolumes) => {
+            let names = subvolumes.iter().map(|(name, _)| {
+                let name = name.replace('\\', "\\\\").replace('"', "\\\"");
+                format!("\"{name}\"")
+            });
+            let names: Vec<String> = names.collect();
+            format!("  subvolumes: [{}]\n", names.join(", "))
+        }
+        Layout::Unknown(reason) => format!(
+            "  # CHECK THIS: the names could not be found out\n  # ({}).\n{SUBVOLUMES_LINE}",
+            escape_str(reason)
+        ),
+    };
+    EXAMPLE.replacen(SUBVOLUMES_LINE, &line, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::{self, Config, KnownModule};
+
+    const DEBIAN: &str = "\
+25 1 0:22 /@ / rw,noatime shared:1 - btrfs /dev/sda2 rw,ssd,subvolid=256,subvol=/@
+26 25 0:22 /@home /home rw shared:2 - btrfs /dev/sda2 rw,subvolid=257,subvol=/@home
+27 25 0:5 / /proc rw - proc proc rw
+";
+
+    fn names(mountinfo: &str) -> Result<Vec<String>, String> {
+        match Layout::from_mountinfo(mountinfo) {
+            Layout::Found(found) => Ok(found.into_iter().map(|(name, _)| name).collect()),
+            Layout::Unknown(reason) => Err(reason),
+        }
+    }
+
+    /// A machine with that mountinfo, and a directory for its configuration.
+    fn machine(mountinfo: &str) -> (tempfile::TempDir, PathBuf) {
+        let root = tempfile::tempdir().expect("temporary directory");
+        fs::create_dir_all(root.path().join("proc/self")).expect("proc");
+        fs::write(root.path().join("proc/self/mountinfo"), mountinfo).expect("mountinfo");
+        let config = root.path().join("home/dev/.config/pc-switcher/config.yaml");
+        (root, config)
+    }
+
+    fn load(path: &Path) -> Config {
+        let modules = ["user_data", "dummy_success", "dummy_fail"];
+        let modules = modules.map(|name| KnownModule {
+            name,
+            required: false,
+        });
+        config::load(path, &modules).expect("what init writes is valid")
+    }
+
+    #[test]
+    fn the_example_has_the_line_that_is_replaced() {
+        assert_eq!(EXAMPLE.matches(SUBVOLUMES_LINE).count(), 1);
+    }
+
+    #[test]
+    fn layouts_of_distributions_are_recognised() {
+        assert_eq!(names(DEBIAN), Ok(vec!["@".to_owned(), "@home".to_owned()]));
+        let fedora = "\
+60 1 0:34 /root / rw - btrfs /dev/nvme0n1p3 rw,subvolid=257,subvol=/root
+61 60 0:34 /home /home rw - btrfs /dev/nvme0n1p3 rw,subvolid=256,subvol=/home
+";
+        assert_eq!(
+            names(fedora),
+            Ok(vec!["root".to_owned(), "home".to_owned()])
+        );
+        let opensuse = "\
+60 1 0:34 /@/.snapshots/1/snapshot / rw - btrfs /dev/sda2 rw,subvol=/@/.snapshots/1/snapshot
+61 60 0:34 /@/home /home rw - btrfs /dev/sda2 rw,subvolid=264,subvol=/@/home
+";
+        let reason = "/ is the subvolume @/.snapshots/1/snapshot, no flat name";
+        assert_eq!(names(opensuse), Err(reason.to_owned()));
+        let one = "25 1 0:22 /@ / rw - btrfs /dev/sda2 rw,subvol=/@\n";
+        assert_eq!(names(one), Ok(vec!["@".to_owned()]));
+        let root_of_its_own = format!("{DEBIAN}30 25 0:22 /@r /root rw - btrfs x rw,subvol=/@r\n");
+        assert_eq!(names(&root_of_its_own).map(|names| names.len()), Ok(3));
+    }
+
+    #[test]
+    fn what_is_not_flat_or_not_btrfs_is_told() {
+        let ext4 = "25 1 8:2 / / rw - ext4 /dev/sda2 rw\n";
+        assert_eq!(names(ext4), Err("/ is on ext4, not on btrfs".to_owned()));
+        let home = format!("{DEBIAN}31 26 8:3 / /home rw - xfs /dev/sdb1 rw\n");
+        assert_eq!(
+            names(&home),
+            Err("/home is on xfs, not on btrfs".to_owned())
+        );
+        let top = "25 1 0:22 / / rw - btrfs /dev/sda2 rw,subvolid=5,subvol=/\n";
+        assert!(names(top).is_err());
+        for damaged in [
+            "",
+            "\n",
+            "1 2 3",
+            "1 2 3 4 / 6 - btrfs",
+            "25 1 0:22 / / rw - btrfs x",
+        ] {
+            assert!(names(damaged).is_err(), "{damaged}");
+        }
+        assert_eq!(unescape(r"a\040b\134c\x\04"), r"a b\c\x\04");
+    }
+
+    #[test]
+    fn three_files_are_written_that_load() {
+        let (root, path) = machine(&DEBIAN.replace("@home", "@h\\040\"x"));
+        let report = init(&path, root.path(), false).expect("written");
+        assert!(
+            report
+                .files
+                .iter()
+                .all(|(_, outcome)| *outcome == Outcome::Written)
+        );
+        let config = load(&path);
+        assert_eq!(config.btrfs_snapshots.subvolumes, ["@", "@h \"x"]);
+        for folder in &config.user_data.folders {
+            let filter = folder.filter.as_ref().expect("a filter");
+            let text = fs::read(filter).expect("readable");
+            assert!(crate::mirror::filter::Filter::parse(&text, "f").is_ok());
+        }
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(path.parent().expect("directory")), 0o700);
+        assert_eq!(mode(&path) & 0o600, 0o600);
+        let shown = report.to_string();
+        assert_eq!(shown.matches("Wrote ").count(), 3, "{shown}");
+        assert!(
+            shown.contains("Found subvolumes @ (/), @h \"x (/home)\n"),
+            "{shown}"
+        );
+        let left = fs::read_dir(path.parent().expect("directory")).expect("listed");
+        assert_eq!(left.count(), 3);
+    }
+
+    #[test]
+    fn an_unknown_layout_leaves_the_default_with_a_comment() {
+        let (root, path) = machine("25 1 8:2 / / rw - ext4 /dev/sda2 rw\n");
+        let report = init(&path, root.path(), false).expect("written");
+        assert_eq!(load(&path).btrfs_snapshots.subvolumes, ["@", "@home"]);
+        let text = fs::read_to_string(&path).expect("readable");
+        assert!(text.contains("# CHECK THIS"), "{text}");
+        assert!(report.to_string().contains("/ is on ext4"));
+        let nowhere = Layout::detect(Path::new("/nonexistent"));
+        assert!(matches!(nowhere, Layout::Unknown(_)));
+    }
+
+    #[test]
+    fn existing_files_are_kept_unless_forced() {
+        let (root, path) = machine(DEBIAN);
+        let directory = path.parent().expect("directory");
+        let filter = directory.join("home.filter");
+        fs::create_dir_all(directory).expect("directory");
+        fs::write(&filter, "- mine\n").expect("filter");
+        let report = init(&path, root.path(), false).expect("written");
+        let outcomes: Vec<_> = report.files.iter().map(|(_, outcome)| outcome).collect();
+        assert_eq!(
+            outcomes,
+            [&Outcome::Written, &Outcome::Kept, &Outcome::Written]
+        );
+
+        fs::write(&path, "mine: true\n").expect("config");
+        let error = init(&path, root.path(), false).expect_err("all there");
+        assert!(error.hint().expect("a hint").contains("--force"));
+        assert_eq!(error.status(), ExitStatus::Refused);
+        assert_eq!(fs::read_to_string(&path).expect("readable"), "mine: true\n");
+        assert_eq!(fs::read_to_string(&filter).expect("readable"), "- mine\n");
+
+        let report = init(&path, root.path(), true).expect("forced");
+        let old = directory.join("config.yaml.old");
+        assert_eq!(report.files[0].1, Outcome::Replaced(old.clone()));
+        assert_eq!(fs::read_to_string(old).expect("kept"), "mine: true\n");
+        assert_eq!(fs::read_to_string(&filter).expect("readable"), HOME_FILTER);
+        load(&path);
+    }
+
+    #[test]
+    fn a_dangling_link_is_not_followed() {
+        let (root, path) = machine(DEBIAN);
+        let directory = path.parent().expect("directory");
+        fs::create_dir_all(directory).expect("directory");
+        let elsewhere = root.path().join("elsewhere");
+        std::os::unix::fs::symlink(&elsewhere, &path).expect("link");
+        let report = init(&path, root.path(), false).expect("the rest is written");
+        assert_eq!(report.files[0].1, Outcome::Kept);
+        assert!(!is_there(&elsewhere));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_an_error_with_its_path() {
+        let (root, _) = machine(DEBIAN);
+        let file = root.path().join("file");
+        fs::write(&file, "").expect("file");
+        let error = init(&file.join("config.yaml"), root.path(), false).expect_err("a file");
+        assert_eq!(error.status(), ExitStatus::Failed);
+        assert!(error.to_string().contains("/file: "), "{error}");
+    }
+}
