@@ -1,8 +1,13 @@
 //! The agent: our own binary as root on either machine, and how it is reached and spoken to.
 
 pub mod client;
+pub mod facts;
 #[cfg(test)]
 pub mod fake;
+mod fault;
 pub mod link;
+pub mod person;
+pub mod places;
+pub mod programs;
 pub mod protocol;
 pub mod service;
