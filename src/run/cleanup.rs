@@ -252,7 +252,7 @@ fn end_state(status: Option<ExitStatus>) -> SessionState {
 }
 
 /// Ends agents in good order, or at least closes their stdin, which ends them too.
-pub(super) fn say_goodbye(agents: &[AgentClient]) {
+pub fn say_goodbye(agents: &[AgentClient]) {
     let calls: Vec<_> = (agents.iter())
         .map(|agent| agent.unabortable().begin(Request::Goodbye))
         .collect();

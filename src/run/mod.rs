@@ -22,6 +22,7 @@ pub mod machines;
 pub mod options;
 mod plan;
 mod preflight;
+pub mod reach;
 mod reconcile;
 mod record;
 pub mod session;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Map;
 
+pub use cleanup::say_goodbye;
 pub use plan::{Changes, PlanOutput, Visit, totals};
 
 use crate::agent::client::{AgentClient, ConfirmEach};
