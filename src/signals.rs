@@ -115,3 +115,29 @@ impl Drop for SignalThread {
         self.end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_second_wish_ends_at_once() {
+        let (soon, later) = (Duration::from_millis(3), Duration::from_secs(2));
+        assert!(ends_at_once(SIGINT, soon));
+        assert!(!ends_at_once(SIGTERM, soon), "`timeout` signals twice");
+        assert!(ends_at_once(SIGTERM, later));
+        assert!(
+            !ends_at_once(SIGHUP, later),
+            "a closing terminal signals twice"
+        );
+    }
+
+    #[test]
+    fn ignored_signals_are_read_from_the_mask() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n";
+        let mask = ignored_mask(status);
+        assert_ne!(mask & (1 << (SIGHUP - 1)), 0);
+        assert_eq!(mask & (1 << (SIGINT - 1)), 0);
+        assert_eq!(ignored_mask(""), 0);
+    }
+}

@@ -98,11 +98,12 @@ enum Control {
     Finish,
 }
 
-/// The thread that writes a session's log file.
+/// The thread that writes a session's log file. Dropping it ends it like [`finish`](Self::finish),
+/// but nobody is told if lines are missing.
 #[derive(Debug)]
 pub struct LogWriter {
     control: Sender<Control>,
-    thread: JoinHandle<Result<PathBuf, LogError>>,
+    thread: Option<JoinHandle<Result<PathBuf, LogError>>>,
     session: String,
     started_at: Timestamp,
 }
@@ -118,7 +119,7 @@ impl LogWriter {
             .map_err(|_| LogError::NotRunning)?;
         Ok(Self {
             control,
-            thread,
+            thread: Some(thread),
             session: session.to_owned(),
             started_at: Timestamp::now(),
         })
@@ -139,9 +140,20 @@ impl LogWriter {
     }
 
     /// Writes everything emitted so far, syncs the file and ends the thread.
-    pub fn finish(self) -> Result<PathBuf, LogError> {
+    pub fn finish(mut self) -> Result<PathBuf, LogError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<PathBuf, LogError> {
         let _ = self.control.send(Control::Finish);
-        self.thread.join().map_err(|_| LogError::NotRunning)?
+        let thread = self.thread.take().ok_or(LogError::NotRunning)?;
+        thread.join().map_err(|_| LogError::NotRunning)?
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        let _ = self.end();
     }
 }
 
@@ -171,7 +183,7 @@ impl Writer {
         commands: &Receiver<Control>,
     ) -> Result<PathBuf, LogError> {
         loop {
-            let patience = self.flush_at.map_or(Duration::from_secs(3600), |at| {
+            let patience = self.flush_at.map_or(Duration::from_hours(1), |at| {
                 at.saturating_duration_since(Instant::now())
             });
             select! {

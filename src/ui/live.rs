@@ -18,6 +18,11 @@ pub(super) trait Screen: Send {
     /// Writes; errors are of no use to anyone (the terminal may be gone) and are dropped.
     fn write(&mut self, text: &str);
 
+    /// Whether a write would not block: it does on a stalled connection, and after Ctrl-S.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     /// Whether we may move the cursor now: not while the shell has us in the background.
     fn in_foreground(&self) -> bool {
         true
@@ -66,7 +71,9 @@ impl Live {
             write!(frame, "{line}\x1b[K\r\n").expect("a String takes every write");
         }
         frame.push_str(&drawn);
-        frame.push_str("\x1b[J");
+        // The cursor rests at the beginning of the last line: what is typed meanwhile (`^C`) is echoed
+        // there, where it cannot make the line wrap.
+        frame.push_str("\x1b[J\r");
         screen.write(&frame);
         self.drawn = drawn;
         self.widths = widths;
@@ -214,6 +221,21 @@ mod tests {
             live.draw(&mut screen, LOOK, &[], lines(&["status"]));
         }
         assert_eq!(screen.writes(), 1);
+    }
+
+    #[test]
+    fn an_echoed_key_does_not_tear_a_full_line() {
+        let mut screen = MemoryScreen::new(6, 10);
+        let mut live = Live::default();
+        live.draw(&mut screen, LOOK, &[], lines(&["status", "123456789"]));
+        screen.write("^C");
+        live.draw(
+            &mut screen,
+            LOOK,
+            &["log".into()],
+            lines(&["status", "abc"]),
+        );
+        assert_eq!(screen.text(), "log\nstatus\nabc");
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl Default for UiOptions {
 
 impl UiOptions {
     /// `level` made more verbose by each `-v`, less by each `-q`.
-    fn adjusted(&self, level: LogLevel) -> LogLevel {
+    fn adjusted(self, level: LogLevel) -> LogLevel {
         let all = LogLevel::ALL;
         let at = all.iter().position(|l| *l == level).unwrap_or(0);
         let step = usize::from(self.verbosity.unsigned_abs());
@@ -118,7 +118,7 @@ impl UiOptions {
         all[at]
     }
 
-    fn mode(&self, is_terminal: bool, env: impl Fn(&str) -> Option<OsString>) -> Mode {
+    fn mode(self, is_terminal: bool, env: impl Fn(&str) -> Option<OsString>) -> Mode {
         let term = env("TERM").filter(|term| !term.is_empty() && term != "dumb");
         match self.progress {
             ProgressMode::Json => Mode::Json,
@@ -187,7 +187,7 @@ fn render(mut renderer: Renderer, mut events: Receiver<Event>, orders: &Receiver
         let patience = if renderer.is_animated() {
             FRAME
         } else {
-            Duration::from_secs(3600)
+            Duration::from_hours(1)
         };
         let order = select! {
             recv(orders) -> order => Some(order.unwrap_or(Request::Finish)),

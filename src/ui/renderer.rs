@@ -24,8 +24,8 @@ pub(super) const FRAME: Duration = Duration::from_millis(100);
 const PLAIN_PROGRESS: Duration = Duration::from_secs(10);
 
 /// Log lines a second that a person can follow at all, and how many may come at once.
-const LINES_PER_SEC: f64 = 15.0;
-const LINES_AT_ONCE: f64 = 60.0;
+const LINES_PER_SEC: f64 = 8.0;
+const LINES_AT_ONCE: f64 = 50.0;
 
 /// How a run is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,10 +111,10 @@ impl Renderer {
                 self.rows
                     .push(format!("[{}/10] {}", phase.number(), phase.title()));
             }
-            Event::Progress(progress) if self.mode == Mode::Plain => {
-                if self.level <= LogLevel::Info {
-                    self.tell_progress(&progress.module, now);
-                }
+            Event::Progress(progress)
+                if self.mode == Mode::Plain && self.level <= LogLevel::Info =>
+            {
+                self.tell_progress(&progress.module, now);
             }
             Event::ModuleStarted { module } => {
                 self.told.insert(module.clone(), now);
@@ -162,7 +162,7 @@ impl Renderer {
             self.write_rows();
             return;
         }
-        if self.drawn_at.is_some_and(|at| now < at + FRAME) {
+        if self.drawn_at.is_some_and(|at| now < at + FRAME) || !self.screen.is_ready() {
             return;
         }
         self.drawn_at = Some(now);

@@ -141,7 +141,13 @@ fn at_40_columns_the_lines_say_the_most_important() {
     let mut stage = Stage::new(Mode::Live, 20, 40);
     stage.play(&running("atlas", "vega", ITEM));
     stage.pass(Duration::from_millis(200));
-    insta::assert_snapshot!(stage.screen.text(), @"");
+    insta::assert_snapshot!(stage.screen.text(), @"
+    warning: user_data (vega): two rules
+      match nothing
+    atlas → vega  7/10 execute  0:00  ⚠1
+    user_data  ━───────  21%  12,345/56,789
+      /home/me/pro…/of/directories/file.txt
+    ");
 }
 
 #[test]
@@ -151,7 +157,12 @@ fn at_80_columns_the_item_has_a_line_of_its_own() {
     stage.pass(Duration::from_millis(1200));
     stage.play(&[progress(12_400, ITEM)]);
     stage.pass(Duration::from_millis(200));
-    insta::assert_snapshot!(stage.screen.text(), @"");
+    insta::assert_snapshot!(stage.screen.text(), @"
+    warning: user_data (vega): two rules match nothing
+    atlas → vega  [7/10] execute  0.4 ms  0:01  1 warning
+    user_data  ━━━─────────────  21%  12,400/56,789  39.3 MiB/s  18:49 left
+      /home/me/projects/something/with/a/deep/tree/of/directories/file.txt
+    ");
 }
 
 #[test]
@@ -161,7 +172,11 @@ fn at_200_columns_everything_is_on_one_line() {
     stage.pass(Duration::from_millis(1200));
     stage.play(&[progress(12_400, ITEM)]);
     stage.pass(Duration::from_millis(200));
-    insta::assert_snapshot!(stage.screen.text(), @"");
+    insta::assert_snapshot!(stage.screen.text(), @"
+    warning: user_data (vega): two rules match nothing
+    atlas → vega  [7/10] execute  0.4 ms  0:01  1 warning
+    user_data  ━━━━━───────────────────  21%  12,400/56,789  12.1 GiB/55.5 GiB  39.3 MiB/s  18:49 left  /home/me/projects/something/with/a/deep/tree/of/directories/file.txt
+    ");
 }
 
 #[test]
@@ -180,7 +195,7 @@ fn nothing_wraps_at_any_width_whatever_the_names() {
                 module: name.repeat(3),
             }]);
             for _ in 0..4 {
-                stage.pass(Duration::from_millis(1000));
+                stage.pass(Duration::from_secs(1));
             }
             if cols >= 22 {
                 assert_eq!(stage.screen.wrapped_rows(), 0, "{cols} {name}");
@@ -272,19 +287,21 @@ fn after_two_silent_seconds_it_says_what_is_waited_for() {
     assert!(!stage.screen.text().contains("waiting"));
     stage.pass(Duration::from_millis(1100));
     assert!(
-        stage
-            .screen
-            .text()
-            .contains("0:03: presync snapshots: waiting for vega"),
+        stage.screen.text().contains("waiting 0:03 for vega"),
         "{}",
         stage.screen.text()
     );
     stage.play(&[log_event(LogLevel::Full, "snapshot of @home")]);
-    stage.pass(Duration::from_millis(1000));
-    assert!(stage.screen.text().contains("user_data: snapshot of @home"));
+    stage.pass(Duration::from_secs(1));
+    assert!(
+        stage
+            .screen
+            .text()
+            .contains("for vega (last heard: user_data: snapshot of @home)")
+    );
     stage.play(&[progress(1, "x")]);
-    stage.pass(Duration::from_millis(1000));
-    assert!(!stage.screen.text().contains("0:05:"));
+    stage.pass(Duration::from_secs(1));
+    assert!(!stage.screen.text().contains("waiting"));
 }
 
 #[test]
@@ -330,7 +347,14 @@ fn plain_lines_tell_phases_logs_and_progress_every_ten_seconds() {
     stage.play(&[Event::ModuleFinished(done)]);
     stage.pass(Duration::ZERO);
     assert!(!stage.screen.raw().contains('\x1b'));
-    insta::assert_snapshot!(stage.screen.text(), @"");
+    insta::assert_snapshot!(stage.screen.text(), @"
+    [5/10] presync snapshots
+    [7/10] execute
+    warning: user_data (vega): two rules match nothing
+    user_data: 17%, 10,000 of 56,789, 9.8 GiB of 55.5 GiB, 1000.0 MiB/s, 0:46 left, b.txt
+    user_data: 35%, 20,000 of 56,789, 19.5 GiB of 55.5 GiB, 1000.0 MiB/s, 0:36 left, b.txt
+    ✔ user_data  1:12  12 created
+    ");
 }
 
 #[test]
@@ -340,7 +364,18 @@ fn quiet_shows_errors_and_the_closing_block_only() {
     stage.play(&[log_event(LogLevel::Error, "broken")]);
     stage.play(&[Event::Closing(report())]);
     stage.renderer.finish(stage.now);
-    insta::assert_snapshot!(stage.screen.text(), @"");
+    insta::assert_snapshot!(stage.screen.text(), @"
+    error: user_data (vega): broken
+
+    Failed: atlas → vega
+    ✔ user_data    1:12  12 created, 4.2 MiB
+    ⏭ docker       1:12  skipped: not installed
+    ✖ dummy_fail   1:12  failed: told to fail
+    2 warnings:
+    - user_data (vega): two rules match nothing (2 times)
+    Session 1a2b3c4d FAILED, 1 min 23 s, status 1
+    Log     /home/me/.local/state/pc-switcher/logs/x.log
+    ");
 }
 
 #[test]
@@ -350,7 +385,25 @@ fn the_closing_block_fits_a_narrow_terminal() {
     stage.pass(Duration::from_secs(1));
     stage.play(&[Event::Closing(report())]);
     stage.renderer.finish(stage.now);
-    insta::assert_snapshot!(stage.screen.text(), @"");
+    insta::assert_snapshot!(stage.screen.text(), @"
+    warning: user_data (vega): two rules
+      match nothing
+
+    Failed: atlas → vega
+    ✔ user_data    1:12  12 created, 4.2
+        MiB
+    ⏭ docker       1:12  skipped: not
+        installed
+    ✖ dummy_fail   1:12  failed: told to
+        fail
+    2 warnings:
+    - user_data (vega): two rules match
+        nothing (2 times)
+    Session 1a2b3c4d FAILED, 1 min 23 s,
+      status 1
+    Log     /home/me/.local/state/pc-switche
+    r/logs/x.log
+    ");
 }
 
 #[test]
@@ -362,7 +415,16 @@ fn without_utf8_words_stand_for_signs() {
     let lines = words::closing(&report(), look, Some(79));
     let text: Vec<String> = lines.iter().map(|l| l.render(look)).collect();
     assert!(text.iter().all(|line| line.is_ascii()));
-    insta::assert_snapshot!(text.join("\n"), @"");
+    insta::assert_snapshot!(text.join("\n"), @"
+    Failed: atlas to vega
+    ok      user_data    1:12  12 created, 4.2 MiB
+    skipped docker       1:12  not installed
+    failed  dummy_fail   1:12  told to fail
+    2 warnings:
+    - user_data (vega): two rules match nothing (2 times)
+    Session 1a2b3c4d FAILED, 1 min 23 s, status 1
+    Log     /home/me/.local/state/pc-switcher/logs/x.log
+    ");
 }
 
 #[test]
@@ -414,7 +476,21 @@ fn a_question_interrupts_the_bars_and_they_come_back() {
     stage.renderer.ask(&question);
     stage.play(&[log_event(LogLevel::Info, "while asked")]);
     stage.pass(Duration::from_secs(1));
-    insta::assert_snapshot!(stage.screen.text(), @"");
+    insta::assert_snapshot!(stage.screen.text(), @"
+    warning: user_data (vega): two rules
+      match nothing
+
+    vega has 3 files that were changed
+      there since the last sync.
+    Overwrite them with the versions of
+      atlas?
+      [o] overwrite – the versions on vega
+          are kept in its snapshot only
+      [a] abort – nothing is changed
+          (default)
+    To answer beforehand: --allow-conflicts
+    Answer o/a, Enter for abort:
+    ");
     stage.screen.write("a\r\n");
     stage.renderer.resume(stage.now);
     let text = stage.screen.text();

@@ -2,10 +2,19 @@
 
 use std::io::Write as _;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::live::Screen;
 
 /// Stderr.
 struct Stderr(console::Term);
+
+/// Whether a write to stderr would not block now.
+pub(super) fn is_writable() -> bool {
+    let stderr = std::io::stderr();
+    let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
+    poll(&mut polled, Some(&Timespec::default())) != Ok(0)
+}
 
 /// Stderr as a screen.
 pub(super) fn stderr_screen() -> impl Screen {
@@ -21,6 +30,10 @@ impl Screen for Stderr {
     fn write(&mut self, text: &str) {
         // Not `eprint!`: that panics when the terminal is gone.
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    fn is_ready(&self) -> bool {
+        is_writable()
     }
 
     fn in_foreground(&self) -> bool {

@@ -13,6 +13,8 @@ use rustix::termios::{
 
 use crate::interrupt::{AbortFlag, Interrupted};
 
+use super::screen::is_writable;
+
 /// How soon a raised abort flag is noticed.
 const STEP: Duration = Duration::from_millis(50);
 
@@ -31,7 +33,7 @@ pub fn restore_terminal() {
     {
         let _ = tcsetattr(&tty, OptionalActions::Now, &modes);
     }
-    if std::io::stderr().is_terminal() {
+    if std::io::stderr().is_terminal() && is_writable() {
         // Around the lock that a stuck writer may hold.
         let _ = rustix::io::write(std::io::stderr(), b"\x1b[0m\x1b[?25h\r\n");
     }

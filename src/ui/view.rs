@@ -265,22 +265,23 @@ impl View {
         let sign = signs[usize::try_from(turn % signs.len() as u128).unwrap_or(0)];
         let mut line = Line::of(sign, Paint::Accent);
         let what = self.what_is_waited_for();
-        line.push(format!(" {}: {what}", clock(silence)), Paint::Dim);
+        let time = clock(silence);
+        line.push(format!(" waiting {time} for {what}"), Paint::Plain);
+        if let Some(words) = &self.last_words {
+            line.push(format!(" (last heard: {words})"), Paint::Dim);
+        }
         Some(line)
     }
 
     fn what_is_waited_for(&self) -> String {
-        let module = self.modules.iter().rev().find_map(|m| {
+        let told = self.modules.iter().rev().find_map(|m| {
             let item = m.waiting_for.as_ref()?;
             Some(format!("{}: {}", clean(&m.name), clean(item)))
         });
-        let target = self.target.as_deref().unwrap_or("the other machine");
-        module
-            .or_else(|| self.last_words.clone())
-            .unwrap_or_else(|| match self.phase {
-                None | Some(Phase::Initialise) => format!("waiting for {target}"),
-                Some(phase) => format!("{}: waiting for {target}", phase.title()),
-            })
+        let running = || Some(clean(&self.modules.last()?.name));
+        told.or_else(running)
+            .or_else(|| self.target.clone())
+            .unwrap_or_else(|| "the other machine".into())
     }
 }
 

@@ -108,7 +108,7 @@ pub(super) fn log(log: &LogEvent, hosts: Hosts<'_>, detail: bool, width: Width) 
     lines
 }
 
-/// One module's line: sign or word, name in `name_width` columns, time, what it did or why not.
+/// One module's line: sign or word, name in `name_width` columns (0: no table), time, what it did or why not.
 pub(super) fn module_result(
     result: &ModuleResult,
     name_width: usize,
@@ -123,7 +123,10 @@ pub(super) fn module_result(
     let name = clean(&result.module);
     let pad = " ".repeat(name_width.saturating_sub(columns(&name)));
     let took = result.ended_at.duration_since(result.started_at);
-    let took = clock(took.try_into().unwrap_or_default());
+    let mut took = clock(took.try_into().unwrap_or_default());
+    if name_width > 0 {
+        took = format!("{took:>5}");
+    }
     let word = match result.status {
         ModuleStatus::Success => "",
         ModuleStatus::Skipped => "skipped",
@@ -140,7 +143,7 @@ pub(super) fn module_result(
         .map(|text| clean_lines(text, 1).join(" "))
         .collect();
     let head = format!("{sign} ");
-    let text = format!("{name}{pad}  {took:>5}  {}", texts.join(": "));
+    let text = format!("{name}{pad}  {took}  {}", texts.join(": "));
     paragraph((&head, paint), (text.trim_end(), Paint::Plain), width, 4)
 }
 

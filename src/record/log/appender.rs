@@ -70,7 +70,7 @@ impl<W: Write> Appender<W> {
         sync: impl FnOnce(&mut W) -> io::Result<()>,
     ) -> Result<(), (u64, io::Error)> {
         self.flush();
-        let unwritten = self.buffer.iter().filter(|byte| **byte == b'\n').count();
+        let unwritten = self.buffer.split_inclusive(|byte| *byte == b'\n').count();
         let lost = self.lost + unwritten as u64;
         match self.failure {
             Some(failure) => Err((lost, failure)),

@@ -59,12 +59,12 @@ pub(super) fn create(
     if stat.st_mode & 0o777 != 0o700 {
         rustix::fs::fchmod(&held, Mode::RWXU).map_err(|e| directory(e.into()))?;
     }
-    let start = started_at.strftime("%Y%m%dT%H%M%SZ");
+    let began = started_at.strftime("%Y%m%dT%H%M%SZ");
     let id: String = session
         .chars()
         .filter(char::is_ascii_alphanumeric)
         .collect();
-    let name = format!("sync-{start}-{id}.log");
+    let name = format!("sync-{began}-{id}.log");
     let path = dir.join(&name);
     let flags = OFlags::WRONLY
         | OFlags::APPEND

@@ -123,7 +123,7 @@ impl Lines {
                 if let Some(progress) = self.progress.remove(&result.module) {
                     self.write_pending(progress, out);
                 }
-                module_line(result)
+                module_line(&result)
             }
             Event::Closing(report) => {
                 self.write_rest(out);
@@ -294,7 +294,7 @@ fn progress_line(progress: ProgressEvent) -> Line {
     .with(json!({ "progress": update }))
 }
 
-fn module_line(result: ModuleResult) -> Line {
+fn module_line(result: &ModuleResult) -> Line {
     let (level, word) = match result.status {
         ModuleStatus::Success => (LogLevel::Info, "succeeded"),
         ModuleStatus::Skipped => (LogLevel::Info, "skipped"),
