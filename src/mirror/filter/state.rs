@@ -13,7 +13,7 @@ use super::{Filter, FilterError, STAGING_NAME};
 /// Most per-directory filter files on one path.
 pub const MAX_DIRECTORY_FILTERS: usize = 32;
 /// Most rules of all per-directory filter files on one path: they cost time at every entry below.
-pub const MAX_DIRECTORY_RULES: usize = 500;
+pub const MAX_DIRECTORY_RULES: usize = 200;
 
 /// What becomes of an entry of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

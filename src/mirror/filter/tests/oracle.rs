@@ -259,3 +259,74 @@ fn rsync_transfers_and_deletes_what_we_do_not_exclude() {
         "only {decisive} of the random filters decided anything"
     );
 }
+
+#[test]
+fn rsync_understands_the_shipped_filters_the_same_way() {
+    if !have_rsync() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (tree, empty) = (
+        directory.path().join("tree"),
+        directory.path().join("empty"),
+    );
+    let list = directory.path().join("rules");
+    fs::create_dir(&empty).expect("directory");
+    let names = [
+        ".ssh/id_rsa",
+        ".ssh/config",
+        ".ssh/known_hosts.old",
+        ".ssh/cm-x",
+        ".gnupg/S.gpg-agent",
+        ".gnupg/.#lk1",
+        ".gnupg/public-keys.d/pubring.db.lock",
+        ".gnupg/pubring.kbx",
+        ".config/chrome/SingletonLock",
+        ".config/chrome/Default/Code Cache/js/1",
+        ".config/chrome/Default/Cache/Cache_Data/1",
+        ".config/chrome/Default/Bookmarks",
+        ".config/Code/CachedData/1",
+        ".config/Code/User/settings.json",
+        ".config/monitors.xml~",
+        ".cache/pip/http/1",
+        ".cache/fontconfig/1",
+        ".cache/x",
+        ".cargo/registry/1",
+        "snap/firefox/common/.cache/1",
+        "snap/firefox/common/x",
+        ".var/app/org.x/cache/1",
+        ".local/share/Trash/files/1",
+        ".mozilla/firefox/a.default/lock",
+        "Doc/.~lock.a.odt#",
+        "Doc/a.odt",
+        "project/.cache/1",
+        "project/.ssh/id_rsa",
+    ];
+    for name in names {
+        let path = tree.join("user").join(name);
+        fs::create_dir_all(path.parent().expect("in a directory")).expect("directory");
+        fs::write(path, "").expect("file");
+    }
+    let shipped = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("filters")
+            .join(name);
+        Filter::parse(&fs::read(path).expect("shipped filter"), name).expect("valid rules")
+    };
+    let home = shipped("home.filter");
+    let root = shipped("root.filter");
+    for (filter, tree) in [(home, tree.clone()), (root, tree.join("user"))] {
+        fs::write(&list, filter.to_rsync_rules()).expect("rules");
+        let (mut kept, mut excluded) = (BTreeSet::new(), BTreeSet::new());
+        walk(
+            &tree,
+            "",
+            &FilterState::root(&filter),
+            &|_| None,
+            &mut kept,
+            &mut excluded,
+        );
+        assert_eq!(rsync(&list, &tree, &empty, &["--dry-run"]), kept);
+        assert!(excluded.len() >= 15, "{excluded:?}");
+    }
+}
