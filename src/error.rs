@@ -160,7 +160,7 @@ fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
         ),
         RunError::Agent { source, .. } | RunError::Snapshots { source, .. } => judge_agent(source),
         RunError::Module { source, .. } => judge_module(source),
-        RunError::Prompt(error) => judge_prompt(error),
+        RunError::Prompt(error) => judge_prompt(*error),
         RunError::Read { .. } => (ExitStatus::Usage, None),
         RunError::Output(_) => (ExitStatus::Failed, None),
         RunError::Panicked { .. } | RunError::Transition(_) => (
@@ -174,7 +174,7 @@ fn refusal_hint(flag: Option<&str>) -> Option<String> {
     flag.map(|flag| format!("{flag} answers it"))
 }
 
-fn judge_prompt(error: &PromptError) -> (ExitStatus, Option<String>) {
+fn judge_prompt(error: PromptError) -> (ExitStatus, Option<String>) {
     match error {
         PromptError::CannotAsk => (
             ExitStatus::Refused,
@@ -213,7 +213,7 @@ fn judge_agent(error: &AgentError) -> (ExitStatus, Option<String>) {
         }
         | AgentError::Nonsense { .. } => (ExitStatus::Failed, None),
         AgentError::Declined { .. } => (ExitStatus::Refused, None),
-        AgentError::Prompt(error) => judge_prompt(error),
+        AgentError::Prompt(error) => judge_prompt(*error),
     }
 }
 
@@ -222,7 +222,7 @@ fn judge_module(error: &ModuleError) -> (ExitStatus, Option<String>) {
         ModuleError::Interrupted(_) => (ExitStatus::Interrupted, None),
         ModuleError::Agent(error) => judge_agent(error),
         ModuleError::Refused { flag, .. } => (ExitStatus::Refused, refusal_hint(flag.as_deref())),
-        ModuleError::Prompt(error) => judge_prompt(error),
+        ModuleError::Prompt(error) => judge_prompt(*error),
         ModuleError::DiskSpace(_) => (
             ExitStatus::DiskSpace,
             Some("free space there, then sync again".to_owned()),

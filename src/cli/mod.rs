@@ -14,7 +14,6 @@ use crate::config::{self, Config, ConfigProblem, KnownModule};
 use crate::error::Explained;
 use crate::exit::ExitStatus;
 use crate::module::Module;
-use crate::modules;
 use crate::ui::{self, ErrorReport};
 use args::{Cli, Command, GlobalArgs, SnapshotsCommand};
 

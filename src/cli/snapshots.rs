@@ -35,7 +35,11 @@ pub fn list(global: &GlobalArgs, host: Option<&str>) -> ExitStatus {
         Some(_) => reach.target(&access),
     };
     let listed = agent.map_err(RunError::from).and_then(|agent| {
-        let listed = ask(&agent, &access.session, &config.btrfs_snapshots.snapshot_dir);
+        let listed = ask(
+            &agent,
+            &access.session,
+            &config.btrfs_snapshots.snapshot_dir,
+        );
         say_goodbye(&[agent]);
         listed
     });

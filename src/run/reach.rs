@@ -33,9 +33,19 @@ impl Reach {
         }
     }
 
-    fn connect(&self, access: &Access, prompter: &dyn Prompter) -> Result<SshConnection, MachineError> {
-        ssh::connect(&self.host, &self.ssh, prompter, &access.events, &access.abort)
-            .map_err(|error| self.unreached(error.into()))
+    fn connect(
+        &self,
+        access: &Access,
+        prompter: &dyn Prompter,
+    ) -> Result<SshConnection, MachineError> {
+        ssh::connect(
+            &self.host,
+            &self.ssh,
+            prompter,
+            &access.events,
+            &access.abort,
+        )
+        .map_err(|error| self.unreached(error.into()))
     }
 
     fn unreached(&self, error: DeployError) -> MachineError {
@@ -57,7 +67,10 @@ impl Machines for Reach {
                 source => MachineError::Local(Box::new(source)),
             },
         )?;
-        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let hostname = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
         Ok(AgentClient::new(
             link,
             Host::Source,
@@ -73,8 +86,9 @@ impl Machines for Reach {
             memory: Arc::clone(&self.memory),
         };
         let connection = self.connect(access, &prompter)?;
-        let started = AgentBinary::find()
-            .and_then(|binary| start_agent(connection, &binary, &access.session, &*access.prompter));
+        let started = AgentBinary::find().and_then(|binary| {
+            start_agent(connection, &binary, &access.session, &*access.prompter)
+        });
         let (link, how) = started.map_err(|error| self.unreached(error))?;
         *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
         Ok(AgentClient::new(
@@ -87,7 +101,11 @@ impl Machines for Reach {
     }
 
     fn target_again(&self, access: &Access, first: u32) -> Result<AgentClient, MachineError> {
-        let how = self.first.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let how = self
+            .first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let Some(how) = how else {
             return self.target(access);
         };
@@ -114,7 +132,10 @@ struct Memory(Mutex<HashMap<String, Secret>>);
 
 impl Memory {
     fn answers(&self) -> HashMap<String, Secret> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
