@@ -5,9 +5,13 @@ pub mod facts;
 #[cfg(test)]
 pub mod fake;
 mod fault;
+pub mod handlers;
+pub mod inflow;
 pub mod link;
+pub mod outgoing;
 pub mod person;
 pub mod places;
 pub mod programs;
 pub mod protocol;
+pub mod server;
 pub mod service;
