@@ -1,6 +1,7 @@
 //! The agent: our own binary as root on either machine, and how it is reached and spoken to.
 
 pub mod client;
+pub mod deploy;
 pub mod facts;
 #[cfg(test)]
 pub mod fake;

@@ -1,5 +1,6 @@
 //! The command line: one file per command, arguments in, report out.
 
+pub mod agent;
 pub mod args;
 pub mod init;
 mod session;
@@ -43,13 +44,8 @@ fn dispatch(cli: &Cli) -> ExitStatus {
         Command::Snapshots(args) => match &args.command {
             SnapshotsCommand::List { host } => snapshots::list(global, host.as_deref()),
         },
-        Command::Agent => agent(),
+        Command::Agent => agent::run(),
     }
-}
-
-/// Serves the protocol on stdin and stdout, as root.
-fn agent() -> ExitStatus {
-    ExitStatus::Failed
 }
 
 fn write_config(global: &GlobalArgs, force: bool) -> ExitStatus {

@@ -16,7 +16,7 @@ use super::carrier::STEP;
 use super::error::SshError;
 use super::exec::{WINDOW, broken_words};
 use crate::host::opening::{BANNER_TIMEOUT, Conversation, Opened, Opening, STALL_TIMEOUT};
-use crate::host::stream::{ByteSink, Closed, Outgoing, Queue, Tail};
+use crate::host::stream::{ByteSink, Closed, Outgoing, Queue, Tail, Traffic};
 use crate::sys::poll::{interest, wait_any, wait_for};
 
 /// Bytes read in one call.
@@ -141,8 +141,13 @@ impl SshConnection {
 
 impl Program {
     /// Hands the streams to a thread named `name`: what arrives goes to `sink`, what is sent into
-    /// the returned queue goes to the program.
-    pub fn run(self, name: &str, sink: Box<dyn ByteSink>) -> Result<Outgoing, SshError> {
+    /// the returned queue goes to the program. Both are counted in `traffic`.
+    pub fn run(
+        self,
+        name: &str,
+        sink: Box<dyn ByteSink>,
+        traffic: Traffic,
+    ) -> Result<Outgoing, SshError> {
         let local = |source| SshError::Local {
             host: self.connection.config.alias.clone(),
             source,
@@ -153,6 +158,7 @@ impl Program {
             program: self,
             queue,
             sink,
+            traffic,
             closing: None,
         };
         std::thread::Builder::new()
@@ -167,6 +173,7 @@ struct Pump {
     program: Program,
     queue: Queue,
     sink: Box<dyn ByteSink>,
+    traffic: Traffic,
     /// When stdin was closed.
     closing: Option<Instant>,
 }
@@ -213,6 +220,7 @@ impl Pump {
                 Ok(0) => break,
                 Ok(count) => {
                     self.queue.wrote(count);
+                    self.traffic.add_sent(count as u64);
                     moved = true;
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
@@ -242,6 +250,7 @@ impl Pump {
         match channel.read(buffer) {
             Ok(0) => {}
             Ok(count) => {
+                self.traffic.add_received(count as u64);
                 self.sink.received(&buffer[..count])?;
                 return Ok(true);
             }

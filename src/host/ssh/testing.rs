@@ -1,4 +1,5 @@
-//! A private sshd for tests: loopback, a free port, throw-away keys, nothing of the person's.
+//! A private sshd for tests: loopback, a free port, throw-away keys, nothing of the person's, not
+//! even root's login scripts: it has a `/run` and a `/root` of its own.
 //!
 //! Needs root (sshd changes to the user who logs in) and the OpenSSH server; where either is
 //! missing a test is skipped loudly, and fails if `CI` is set.
@@ -33,6 +34,10 @@ pub(crate) struct Extra<'a> {
     pub(crate) server: &'a str,
     pub(crate) client: &'a str,
     pub(crate) host_keys: &'a [&'a str],
+    /// Whether programs may not be run from `/run`.
+    pub(crate) run_noexec: bool,
+    /// Whether the directory `bin` comes first on the `PATH` of who logs in.
+    pub(crate) fake_path: bool,
 }
 
 impl TestSshd {
@@ -52,8 +57,6 @@ impl TestSshd {
             eprintln!("SKIPPED: needs root and the OpenSSH server");
             return None;
         };
-        // sshd insists on its privilege separation directory.
-        let _ = std::fs::create_dir("/run/sshd");
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         keygen(&at("user_key"), "ed25519", "");
@@ -79,10 +82,29 @@ impl TestSshd {
             at("authorized_keys").display()
         )
         .unwrap();
+        if extra.fake_path {
+            writeln!(
+                text,
+                "SetEnv PATH={}:/usr/sbin:/usr/bin:/sbin:/bin",
+                at("bin").display()
+            )
+            .unwrap();
+        }
         std::fs::write(at("sshd_config"), text).unwrap();
         let log = std::fs::File::create(at("sshd.log")).unwrap();
-        let child = command(sshd)
-            .args(["-D", "-e", "-f"])
+        // In a mount namespace of its own: another /run, another home of root, which is also the
+        // first directory agents look for programs in.
+        std::fs::create_dir(at("home")).unwrap();
+        let exec = if extra.run_noexec { "noexec" } else { "exec" };
+        let child = command("unshare")
+            .args(["--mount", "--propagation", "slave", "/bin/sh", "-c"])
+            .arg(format!(
+                "mount -t tmpfs -o size=256m,mode=755,{exec} tmpfs /run && mkdir /run/sshd && \
+                 mount --bind \"$1\" /root && mount --bind \"$1\" /usr/local/sbin && exec \"$2\" -D -e -f \"$3\""
+            ))
+            .arg("sh")
+            .arg(at("home"))
+            .arg(sshd)
             .arg(at("sshd_config"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

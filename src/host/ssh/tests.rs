@@ -48,16 +48,3 @@ fn exec_takes_no_delayed_acknowledgements() {
     );
     assert!(times[10] < Duration::from_millis(35), "{times:?}");
 }
-
-#[test]
-fn debug_connect() {
-    let Some(sshd) = TestSshd::with(&Extra {
-        host_keys: &["ed25519", "ecdsa"],
-        ..Extra::default()
-    }) else {
-        return;
-    };
-    sshd.know("ecdsa");
-    sshd.try_connect("", &NeverAsk).unwrap();
-    let _ = (Person::default(), None::<SshError>);
-}

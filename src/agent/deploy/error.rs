@@ -1,0 +1,245 @@
+//! Why an agent did not start, each with its remedy.
+
+use std::path::PathBuf;
+
+use super::{BINARY_VARIABLE, STATIC_SIBLING};
+use crate::escape::escape_str;
+use crate::host::local::StartError;
+use crate::host::ssh::SshError;
+use crate::host::sudo::SudoTrouble;
+use crate::interrupt::Interrupted;
+use crate::prompt::PromptError;
+
+/// Why an agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// Asked to stop while waiting.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The connection failed.
+    #[error(transparent)]
+    Ssh(SshError),
+    /// The binary to stream cannot be read.
+    #[error("cannot read the agent binary {}: {source}", path.display())]
+    Binary {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The program could not be started on this machine.
+    #[error("cannot start the agent on this machine: {detail}")]
+    Local {
+        /// What the kernel said.
+        detail: String,
+    },
+    /// Another CPU architecture.
+    #[error("refused: {host} has {theirs}, this binary is for {ours}")]
+    Architecture {
+        /// The machine.
+        host: String,
+        /// What `uname -m` says there.
+        theirs: String,
+        /// Ours.
+        ours: &'static str,
+    },
+    /// `sudo` does not let us become root.
+    #[error("{user} cannot become root on {host}: {}", words(*trouble))]
+    Sudo {
+        /// The machine.
+        host: String,
+        /// Who we are there.
+        user: String,
+        /// What is wrong.
+        trouble: SudoTrouble,
+        /// The one line in sudoers that would allow it.
+        sudoers: String,
+    },
+    /// We did not become root.
+    #[error("the agent on {host} would not be root")]
+    NotRoot {
+        /// The machine.
+        host: String,
+    },
+    /// `/run/pc-switcher` is something else than root's own directory.
+    #[error("/run/pc-switcher on {host} is not a directory of root")]
+    RunDirectory {
+        /// The machine.
+        host: String,
+    },
+    /// `/run` allows no programs, and no private file system could be made.
+    #[error("{host} mounts /run noexec and allows no private mount")]
+    NoExec {
+        /// The machine.
+        host: String,
+    },
+    /// No room for the binary.
+    #[error("no space for the agent in /run on {host}: it needs {bytes} bytes")]
+    NoSpace {
+        /// The machine.
+        host: String,
+        /// Size of the binary.
+        bytes: usize,
+    },
+    /// A program the deployment needs is missing.
+    #[error("{host} has no {tool}")]
+    NoTool {
+        /// The machine.
+        host: String,
+        /// The program.
+        tool: String,
+    },
+    /// What arrived is not what was sent, or what runs is not what was sent before.
+    #[error("the agent binary on {host} does not match its checksum")]
+    Damaged {
+        /// The machine.
+        host: String,
+    },
+    /// The binary does not run there.
+    #[error("the agent binary does not run on {host}: {}", escape_str(detail))]
+    WillNotRun {
+        /// The machine.
+        host: String,
+        /// What was said about it.
+        detail: String,
+    },
+    /// It ended without saying why in a way we know.
+    #[error("the agent on {host} did not start: {}", escape_str(detail))]
+    NotStarted {
+        /// The machine.
+        host: String,
+        /// The last words on stderr, or the exit status.
+        detail: String,
+    },
+    /// Too much output that is no agent's.
+    #[error("{host} prints too much at login for the agent to be heard")]
+    Babble {
+        /// The machine.
+        host: String,
+    },
+    /// It speaks another protocol.
+    #[error("the agent on {host} speaks another protocol ({})", escape_str(banner))]
+    Protocol {
+        /// The machine.
+        host: String,
+        /// Its banner.
+        banner: String,
+    },
+    /// A password was needed and could not be asked for.
+    #[error(transparent)]
+    Prompt(PromptError),
+}
+
+impl From<SshError> for DeployError {
+    fn from(error: SshError) -> Self {
+        match error {
+            SshError::Interrupted(interrupted) => Self::Interrupted(interrupted),
+            other => Self::Ssh(other),
+        }
+    }
+}
+
+impl From<PromptError> for DeployError {
+    fn from(error: PromptError) -> Self {
+        match error {
+            PromptError::Interrupted(interrupted) => Self::Interrupted(interrupted),
+            PromptError::CannotAsk => Self::Prompt(error),
+        }
+    }
+}
+
+impl From<StartError> for DeployError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Interrupted(interrupted) => Self::Interrupted(interrupted),
+            StartError::Io { .. } => Self::Local {
+                detail: error.to_string(),
+            },
+        }
+    }
+}
+
+fn words(trouble: SudoTrouble) -> &'static str {
+    match trouble {
+        SudoTrouble::PasswordRequired => "sudo wants a password",
+        SudoTrouble::PasswordWrong => "the password is wrong",
+        SudoTrouble::NotAllowed => "sudo does not allow it",
+        SudoTrouble::NeedsTerminal => "sudo insists on a terminal (requiretty)",
+        SudoTrouble::Missing => "there is no sudo",
+        SudoTrouble::Broken => "sudo is not set up",
+    }
+}
+
+impl DeployError {
+    /// What a person can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Ssh(error) => return error.hint(),
+            Self::Interrupted(_) => return None,
+            Self::Binary { .. } => {
+                format!("unset {BINARY_VARIABLE}, or reinstall pc-switcher")
+            }
+            Self::Local { .. } => "check that sudo is installed: `sudo -v`".to_owned(),
+            Self::Architecture { theirs, .. } => format!(
+                "build pc-switcher for {} and name it in {BINARY_VARIABLE}; both machines should run the same system",
+                escape_str(theirs)
+            ),
+            Self::Sudo {
+                host,
+                user,
+                trouble,
+                sudoers,
+            } => match trouble {
+                SudoTrouble::PasswordRequired => format!(
+                    "run it on a terminal without --batch to be asked, or allow it on {host}: `visudo -f /etc/sudoers.d/pc-switcher` with the line `{sudoers}`"
+                ),
+                SudoTrouble::PasswordWrong => "try again with the right password".to_owned(),
+                SudoTrouble::NotAllowed => format!(
+                    "as root on {host}: `visudo -f /etc/sudoers.d/pc-switcher` with the line `{sudoers}`"
+                ),
+                SudoTrouble::NeedsTerminal => format!(
+                    "as root on {host}: `visudo -f /etc/sudoers.d/pc-switcher` with the line `Defaults:{user} !requiretty`"
+                ),
+                SudoTrouble::Missing => {
+                    format!("install sudo on {host} and let {user} use it, or log in as root")
+                }
+                SudoTrouble::Broken => format!("`sudo true` must work on {host}"),
+            },
+            Self::NotRoot { host } => format!("`sudo id -u` on {host} must print 0"),
+            Self::RunDirectory { host } => {
+                format!("remove /run/pc-switcher on {host} as root and run it again")
+            }
+            Self::NoExec { host } => format!(
+                "install pc-switcher on {host}, or remount: `sudo mount -o remount,exec /run`"
+            ),
+            Self::NoSpace { host, .. } => {
+                format!("see what fills /run on {host}: `df -h /run; sudo du -xsh /run/*`")
+            }
+            Self::NoTool { host, tool } => {
+                format!(
+                    "install {tool} on {host} (Debian, Fedora and Arch: package coreutils or util-linux)"
+                )
+            }
+            Self::Damaged { .. } => {
+                "run it again; if it happens twice, suspect the memory or disk of either machine"
+                    .to_owned()
+            }
+            Self::WillNotRun { .. } => format!(
+                "build a static binary (README, `make static`) and put it at {STATIC_SIBLING} or name it in {BINARY_VARIABLE}"
+            ),
+            Self::NotStarted { host, .. } => {
+                format!("see what `ssh {host} sudo -n true` says")
+            }
+            Self::Babble { host } => format!(
+                "silence the login scripts on {host} for sessions without a terminal (~/.bashrc)"
+            ),
+            Self::Protocol { .. } => {
+                format!(
+                    "unset {BINARY_VARIABLE} or rebuild what it names: both sides must be the same version"
+                )
+            }
+            Self::Prompt(_) => "run it on a terminal without --batch".to_owned(),
+        })
+    }
+}
