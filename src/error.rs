@@ -6,9 +6,11 @@ use std::error::Error;
 use serde_json::{Map, Value, json};
 
 use crate::agent::client::AgentError;
+use crate::agent::deploy::DeployError;
 use crate::agent::protocol::FaultKind;
 use crate::event::Host;
 use crate::exit::ExitStatus;
+use crate::host::sudo::SudoTrouble;
 use crate::module::{ModuleError, ValidationError};
 use crate::prompt::PromptError;
 use crate::record::LockHolder;
@@ -187,9 +189,32 @@ fn judge_prompt(error: PromptError) -> (ExitStatus, Option<String>) {
 fn judge_machine(error: &MachineError) -> (ExitStatus, Option<String>) {
     match error {
         MachineError::Interrupted(_) => (ExitStatus::Interrupted, None),
-        MachineError::Local(_) => (ExitStatus::Failed, None),
-        MachineError::Target { .. } => (ExitStatus::Connection, None),
+        MachineError::Local(source) => judge_deploy(&**source, ExitStatus::Failed),
+        MachineError::Target { source, .. } => judge_deploy(&**source, ExitStatus::Connection),
     }
+}
+
+/// An agent that did not start: what is refused on purpose has a status of its own, everything
+/// else is `otherwise`.
+fn judge_deploy(
+    error: &(dyn Error + Send + Sync + 'static),
+    otherwise: ExitStatus,
+) -> (ExitStatus, Option<String>) {
+    let Some(error) = error.downcast_ref::<DeployError>() else {
+        return (otherwise, None);
+    };
+    let status = match error {
+        DeployError::Interrupted(_) => ExitStatus::Interrupted,
+        DeployError::Architecture { .. } => ExitStatus::Validation,
+        DeployError::Sudo {
+            trouble: SudoTrouble::PasswordRequired,
+            ..
+        }
+        | DeployError::Prompt(_) => ExitStatus::Refused,
+        DeployError::NoSpace { .. } => ExitStatus::DiskSpace,
+        _ => otherwise,
+    };
+    (status, error.hint())
 }
 
 fn judge_agent(error: &AgentError) -> (ExitStatus, Option<String>) {
@@ -228,5 +253,93 @@ fn judge_module(error: &ModuleError) -> (ExitStatus, Option<String>) {
             Some("free space there, then sync again".to_owned()),
         ),
         ModuleError::Failed { hint, .. } => (ExitStatus::Failed, hint.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::ssh::SshError;
+    use crate::interrupt::Interrupted;
+    use crate::module::DiskSpaceCritical;
+
+    fn target(source: DeployError) -> RunError {
+        RunError::Machine(MachineError::Target {
+            hostname: "vega".into(),
+            source: Box::new(source),
+        })
+    }
+
+    #[test]
+    fn what_went_wrong_on_the_way_keeps_its_cause_and_its_remedy() {
+        let refused = DeployError::Ssh(SshError::Connect {
+            host: "vega".into(),
+            address: "192.0.2.1:22".into(),
+            source: std::io::ErrorKind::ConnectionRefused.into(),
+        });
+        let explained = explain(&target(refused));
+        assert_eq!(explained.status, ExitStatus::Connection);
+        assert_eq!(explained.message, "cannot reach vega");
+        assert!(
+            explained.line().contains("connection refused"),
+            "{explained:?}"
+        );
+        assert!(explained.hint.is_some_and(|hint| hint.contains("sshd")));
+    }
+
+    #[test]
+    fn a_password_nobody_can_type_is_a_refusal_and_another_architecture_a_validation_error() {
+        let sudo = |trouble| {
+            target(DeployError::Sudo {
+                host: "vega".into(),
+                user: "anna".into(),
+                trouble,
+                sudoers: "anna ALL=(root) NOPASSWD: /bin/sh".into(),
+            })
+        };
+        let required = explain(&sudo(SudoTrouble::PasswordRequired));
+        assert_eq!(required.status, ExitStatus::Refused);
+        assert!(required.hint.is_some_and(|hint| hint.contains("NOPASSWD")));
+        assert_eq!(
+            explain(&sudo(SudoTrouble::Missing)).status,
+            ExitStatus::Connection
+        );
+        let architecture = DeployError::Architecture {
+            host: "vega".into(),
+            theirs: "aarch64".into(),
+            ours: "x86_64",
+        };
+        assert_eq!(
+            explain(&target(architecture)).status,
+            ExitStatus::Validation
+        );
+    }
+
+    #[test]
+    fn errors_found_together_are_a_list() {
+        let low = |mount_point: &str| DiskSpaceCritical {
+            host: Host::Target,
+            hostname: "vega".into(),
+            mount_point: mount_point.into(),
+            free_space: "1.0 GiB (2%)".into(),
+            threshold: "20%".into(),
+        };
+        let explained = explain(&RunError::DiskSpace(vec![low("/"), low("/home")]));
+        assert!(explained.is_list);
+        assert_eq!(explained.causes.len(), 2);
+        assert_eq!(explained.line().lines().count(), 3);
+    }
+
+    #[test]
+    fn the_hint_and_the_status_go_into_the_log_line() {
+        let explained = explain(&RunError::Refused {
+            message: "vega was never synced".into(),
+            flag: Some("--allow-first-sync".into()),
+        });
+        let context = explained.context();
+        assert_eq!(context["hint"], "--allow-first-sync answers it");
+        assert_eq!(context["exit_status"], 4);
+        let interrupted = explain(&RunError::Interrupted(Interrupted));
+        assert_eq!(interrupted.status.code(), 130);
     }
 }

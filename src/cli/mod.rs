@@ -15,6 +15,7 @@ use crate::config::{self, Config, ConfigProblem, KnownModule};
 use crate::error::Explained;
 use crate::exit::ExitStatus;
 use crate::module::Module;
+use crate::modules;
 use crate::ui::{self, ErrorReport};
 use args::{Cli, Command, GlobalArgs, SnapshotsCommand};
 
@@ -44,7 +45,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
         Command::Snapshots(args) => match &args.command {
             SnapshotsCommand::List { host } => snapshots::list(global, host.as_deref()),
         },
-        Command::Agent => agent::run(),
+        Command::Agent => agent::run(modules::services()),
     }
 }
 

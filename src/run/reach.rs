@@ -61,12 +61,11 @@ impl Reach {
 
 impl Machines for Reach {
     fn local(&self, access: &Access) -> Result<AgentClient, MachineError> {
-        let link = start_local_agent(&access.session, &*access.prompter, &access.abort).map_err(
-            |error| match error {
+        let link =
+            start_local_agent(&*access.prompter, &access.abort).map_err(|error| match error {
                 DeployError::Interrupted(interrupted) => MachineError::Interrupted(interrupted),
                 source => MachineError::Local(Box::new(source)),
-            },
-        )?;
+            })?;
         let hostname = rustix::system::uname()
             .nodename()
             .to_string_lossy()
