@@ -173,20 +173,21 @@ impl Work {
             prompter: Arc::clone(&self.shared.prompter),
         };
         let first = self.pair.target.facts.pid;
-        let greeted = self
-            .shared
-            .machines
-            .target_again(&access, first)
-            .map(|agent| {
+        let why = match self.shared.machines.target_again(&access, first) {
+            Ok(agent) => {
                 let hello = Request::Hello {
                     session: self.facts.id.clone(),
                     uid: None,
                 };
-                agent.call(hello).map(|_| agent)
-            });
-        let why = match greeted {
-            Ok(Ok(agent)) => return Some(agent),
-            Ok(Err(error)) => error.to_string(),
+                match agent.call(hello) {
+                    Ok(_) => return Some(agent),
+                    Err(error) => {
+                        // One that is started is ended, too.
+                        super::cleanup::say_goodbye(&[agent]);
+                        error.to_string()
+                    }
+                }
+            }
             Err(error) => error.to_string(),
         };
         if !self.ended.is_raised() {
