@@ -134,9 +134,7 @@ pub(super) fn decide(run: &Run, pair: &Pair) -> Result<Vec<Write>, RunError> {
     let shown = diff(&writes, &theirs, source, target);
     if options.dry_run || options.yes {
         run.log(LogLevel::Info, Some(Host::Target), finding);
-        for line in shown {
-            run.log(LogLevel::Full, Some(Host::Target), line);
-        }
+        run.log(LogLevel::Full, Some(Host::Target), shown.join("\n"));
         return Ok(writes);
     }
     if options.batch || !run.shared.prompter.can_ask() {
@@ -255,7 +253,7 @@ pub(super) fn apply(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
         run.log(
             LogLevel::Info,
             Some(Host::Target),
-            format!("{}: wrote {}", machine.hostname, escape_str(&write.name)),
+            format!("wrote {}", escape_str(&write.name)),
         );
     }
     Ok(())
