@@ -6,11 +6,14 @@ use std::error::Error;
 use serde_json::{Map, Value, json};
 
 use crate::agent::client::AgentError;
+use crate::agent::deploy::DeployError;
 use crate::agent::protocol::FaultKind;
 use crate::event::Host;
 use crate::exit::ExitStatus;
+use crate::host::sudo::SudoTrouble;
 use crate::module::{ModuleError, ValidationError};
 use crate::prompt::PromptError;
+use crate::record::LockHolder;
 use crate::run::error::RunError;
 use crate::run::machines::MachineError;
 
@@ -21,6 +24,8 @@ pub struct Explained {
     pub message: String,
     /// What caused it, outermost first; or the single errors, where it is a list of them.
     pub causes: Vec<String>,
+    /// Whether `causes` are single errors that were found together.
+    pub is_list: bool,
     /// What a person can do about it.
     pub hint: Option<String>,
     /// What a script sees.
@@ -28,12 +33,13 @@ pub struct Explained {
 }
 
 impl Explained {
-    /// The message with its causes in one line, for the log.
+    /// The message with its causes in one line, or a line each for a list, for the log.
     #[must_use]
     pub fn line(&self) -> String {
+        let separator = if self.is_list { "\n" } else { ": " };
         let mut line = self.message.clone();
         for cause in &self.causes {
-            line.push_str(": ");
+            line.push_str(separator);
             line.push_str(cause);
         }
         line
@@ -77,42 +83,47 @@ pub fn explain(error: &RunError) -> Explained {
     let mut explained = Explained {
         message,
         causes,
+        is_list: false,
         hint,
         status,
     };
-    match error {
-        RunError::Config(errors) => {
-            explained.causes = errors
-                .iter()
-                .map(|e| format!("{}: {}", e.path, e.message))
-                .collect();
-        }
-        RunError::Validation(errors) => explained.causes = errors.iter().map(reason).collect(),
-        RunError::DiskSpace(errors) => {
-            explained.causes = errors.iter().map(ToString::to_string).collect();
-        }
+    let list: Vec<String> = match error {
+        RunError::Config(errors) => (errors.iter())
+            .map(|e| format!("{}: {}", e.path, e.message))
+            .collect(),
+        RunError::Validation(errors) => (errors.iter())
+            .map(|(hostname, error)| reason(hostname, error))
+            .collect(),
+        RunError::DiskSpace(errors) => errors.iter().map(ToString::to_string).collect(),
         RunError::Locked { holder, .. } => {
-            explained.causes = vec![format!(
-                "session {}, started on {} at {}, process {} there",
-                holder.session,
-                holder.from,
-                holder.since.strftime("%Y-%m-%d %H:%M:%S UTC"),
-                holder.pid
-            )]
+            explained.causes = vec![held_by(holder)];
+            Vec::new()
         }
-        _ => {}
+        _ => Vec::new(),
+    };
+    if !list.is_empty() {
+        explained.causes = list;
+        explained.is_list = true;
     }
     explained
 }
 
-fn reason(error: &ValidationError) -> String {
-    match &error.hint {
-        Some(hint) => format!(
-            "{}: {}: {} ({hint})",
-            error.host, error.module, error.message
-        ),
-        None => format!("{}: {}: {}", error.host, error.module, error.message),
-    }
+fn held_by(holder: &LockHolder) -> String {
+    format!(
+        "session {} from {} holds its lock since {} (process {} there)",
+        holder.session,
+        holder.from,
+        holder.since.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        holder.pid
+    )
+}
+
+fn reason(hostname: &str, error: &ValidationError) -> String {
+    let hint = match &error.hint {
+        Some(hint) => format!(" ({hint})"),
+        None => String::new(),
+    };
+    format!("{hostname}: {}: {}{hint}", error.module, error.message)
 }
 
 fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
@@ -151,7 +162,7 @@ fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
         ),
         RunError::Agent { source, .. } | RunError::Snapshots { source, .. } => judge_agent(source),
         RunError::Module { source, .. } => judge_module(source),
-        RunError::Prompt(error) => judge_prompt(error),
+        RunError::Prompt(error) => judge_prompt(*error),
         RunError::Read { .. } => (ExitStatus::Usage, None),
         RunError::Output(_) => (ExitStatus::Failed, None),
         RunError::Panicked { .. } | RunError::Transition(_) => (
@@ -165,7 +176,7 @@ fn refusal_hint(flag: Option<&str>) -> Option<String> {
     flag.map(|flag| format!("{flag} answers it"))
 }
 
-fn judge_prompt(error: &PromptError) -> (ExitStatus, Option<String>) {
+fn judge_prompt(error: PromptError) -> (ExitStatus, Option<String>) {
     match error {
         PromptError::CannotAsk => (
             ExitStatus::Refused,
@@ -178,9 +189,32 @@ fn judge_prompt(error: &PromptError) -> (ExitStatus, Option<String>) {
 fn judge_machine(error: &MachineError) -> (ExitStatus, Option<String>) {
     match error {
         MachineError::Interrupted(_) => (ExitStatus::Interrupted, None),
-        MachineError::Local(_) => (ExitStatus::Failed, None),
-        MachineError::Target { .. } => (ExitStatus::Connection, None),
+        MachineError::Local(source) => judge_deploy(&**source, ExitStatus::Failed),
+        MachineError::Target { source, .. } => judge_deploy(&**source, ExitStatus::Connection),
     }
+}
+
+/// An agent that did not start: what is refused on purpose has a status of its own, everything
+/// else is `otherwise`.
+fn judge_deploy(
+    error: &(dyn Error + Send + Sync + 'static),
+    otherwise: ExitStatus,
+) -> (ExitStatus, Option<String>) {
+    let Some(error) = error.downcast_ref::<DeployError>() else {
+        return (otherwise, None);
+    };
+    let status = match error {
+        DeployError::Interrupted(_) => ExitStatus::Interrupted,
+        DeployError::Architecture { .. } => ExitStatus::Validation,
+        DeployError::Sudo {
+            trouble: SudoTrouble::PasswordRequired,
+            ..
+        }
+        | DeployError::Prompt(_) => ExitStatus::Refused,
+        DeployError::NoSpace { .. } => ExitStatus::DiskSpace,
+        _ => otherwise,
+    };
+    (status, error.hint())
 }
 
 fn judge_agent(error: &AgentError) -> (ExitStatus, Option<String>) {
@@ -204,7 +238,7 @@ fn judge_agent(error: &AgentError) -> (ExitStatus, Option<String>) {
         }
         | AgentError::Nonsense { .. } => (ExitStatus::Failed, None),
         AgentError::Declined { .. } => (ExitStatus::Refused, None),
-        AgentError::Prompt(error) => judge_prompt(error),
+        AgentError::Prompt(error) => judge_prompt(*error),
     }
 }
 
@@ -213,11 +247,99 @@ fn judge_module(error: &ModuleError) -> (ExitStatus, Option<String>) {
         ModuleError::Interrupted(_) => (ExitStatus::Interrupted, None),
         ModuleError::Agent(error) => judge_agent(error),
         ModuleError::Refused { flag, .. } => (ExitStatus::Refused, refusal_hint(flag.as_deref())),
-        ModuleError::Prompt(error) => judge_prompt(error),
+        ModuleError::Prompt(error) => judge_prompt(*error),
         ModuleError::DiskSpace(_) => (
             ExitStatus::DiskSpace,
             Some("free space there, then sync again".to_owned()),
         ),
         ModuleError::Failed { hint, .. } => (ExitStatus::Failed, hint.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::ssh::SshError;
+    use crate::interrupt::Interrupted;
+    use crate::module::DiskSpaceCritical;
+
+    fn target(source: DeployError) -> RunError {
+        RunError::Machine(MachineError::Target {
+            hostname: "vega".into(),
+            source: Box::new(source),
+        })
+    }
+
+    #[test]
+    fn what_went_wrong_on_the_way_keeps_its_cause_and_its_remedy() {
+        let refused = DeployError::Ssh(SshError::Connect {
+            host: "vega".into(),
+            address: "192.0.2.1:22".into(),
+            source: std::io::ErrorKind::ConnectionRefused.into(),
+        });
+        let explained = explain(&target(refused));
+        assert_eq!(explained.status, ExitStatus::Connection);
+        assert_eq!(explained.message, "cannot reach vega");
+        assert!(
+            explained.line().contains("connection refused"),
+            "{explained:?}"
+        );
+        assert!(explained.hint.is_some_and(|hint| hint.contains("sshd")));
+    }
+
+    #[test]
+    fn a_password_nobody_can_type_is_a_refusal_and_another_architecture_a_validation_error() {
+        let sudo = |trouble| {
+            target(DeployError::Sudo {
+                host: "vega".into(),
+                user: "anna".into(),
+                trouble,
+                sudoers: "anna ALL=(root) NOPASSWD: /bin/sh".into(),
+            })
+        };
+        let required = explain(&sudo(SudoTrouble::PasswordRequired));
+        assert_eq!(required.status, ExitStatus::Refused);
+        assert!(required.hint.is_some_and(|hint| hint.contains("NOPASSWD")));
+        assert_eq!(
+            explain(&sudo(SudoTrouble::Missing)).status,
+            ExitStatus::Connection
+        );
+        let architecture = DeployError::Architecture {
+            host: "vega".into(),
+            theirs: "aarch64".into(),
+            ours: "x86_64",
+        };
+        assert_eq!(
+            explain(&target(architecture)).status,
+            ExitStatus::Validation
+        );
+    }
+
+    #[test]
+    fn errors_found_together_are_a_list() {
+        let low = |mount_point: &str| DiskSpaceCritical {
+            host: Host::Target,
+            hostname: "vega".into(),
+            mount_point: mount_point.into(),
+            free_space: "1.0 GiB (2%)".into(),
+            threshold: "20%".into(),
+        };
+        let explained = explain(&RunError::DiskSpace(vec![low("/"), low("/home")]));
+        assert!(explained.is_list);
+        assert_eq!(explained.causes.len(), 2);
+        assert_eq!(explained.line().lines().count(), 3);
+    }
+
+    #[test]
+    fn the_hint_and_the_status_go_into_the_log_line() {
+        let explained = explain(&RunError::Refused {
+            message: "vega was never synced".into(),
+            flag: Some("--allow-first-sync".into()),
+        });
+        let context = explained.context();
+        assert_eq!(context["hint"], "--allow-first-sync answers it");
+        assert_eq!(context["exit_status"], 4);
+        let interrupted = explain(&RunError::Interrupted(Interrupted));
+        assert_eq!(interrupted.status.code(), 130);
     }
 }

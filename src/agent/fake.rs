@@ -41,6 +41,9 @@ impl FakeAgent {
     }
 
     /// An agent that introduces itself with `banner`.
+    ///
+    /// # Panics
+    /// If no thread can be started.
     pub fn with_banner(
         banner: &str,
         host: Host,
@@ -90,12 +93,14 @@ impl FakeAgent {
     }
 
     /// The switch behind [`die`](Self::die), for handlers that die of a request.
+    #[must_use]
     pub fn death_switch(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.dead)
     }
 }
 
 /// A fault for tests.
+#[must_use]
 pub fn fault(kind: FaultKind, message: &str) -> Fault {
     Fault {
         kind,

@@ -1,13 +1,13 @@
 //! The agent: our own binary as root on either machine, and how it is reached and spoken to.
 
 pub mod client;
+pub mod deploy;
+pub mod facts;
 #[cfg(test)]
 pub mod fake;
-pub mod facts;
 mod fault;
 pub mod handlers;
 pub mod inflow;
-pub mod deploy;
 pub mod link;
 pub mod outgoing;
 pub mod person;

@@ -83,11 +83,10 @@ impl DiskMonitor {
 
     fn cannot_tell(&mut self, context: &ModuleContext<'_>, host: Host, why: &str, late: bool) {
         if self.silent.insert(host == Host::Target) {
-            let hostname = &context.machine(host).hostname;
             let message = if late {
-                format!("{hostname} did not say in time how much disk space it has")
+                "no answer in time about disk space".to_owned()
             } else {
-                format!("{hostname} cannot say how much disk space it has: {why}")
+                format!("no answer about disk space: {why}")
             };
             context.log(LogLevel::Warning, host, message);
         }
@@ -131,8 +130,8 @@ impl DiskMonitor {
                     LogLevel::Warning,
                     host,
                     format!(
-                        "{}: only {} free on {}, below {}",
-                        low.hostname, low.free_space, low.mount_point, low.threshold
+                        "only {} free on {}, below {}",
+                        low.free_space, low.mount_point, low.threshold
                     ),
                 );
             }

@@ -9,6 +9,7 @@ pub mod install_on_target;
 pub mod space;
 pub mod user_data;
 
+use crate::agent::service::Service;
 use crate::module::{Module, ModuleKind};
 
 /// Every module there is. Sync modules run in the order of the configuration; the order here
@@ -23,6 +24,12 @@ pub fn registry() -> Vec<Box<dyn Module>> {
         Box::new(dummy::DummySuccess),
         Box::new(dummy::DummyFail),
     ]
+}
+
+/// What modules have the agent do for them, beyond what it does for everybody.
+#[must_use]
+pub fn services() -> Vec<Box<dyn Service>> {
+    Vec::new()
 }
 
 /// Names of the modules of one kind, in the order of the registry.

@@ -21,15 +21,6 @@ pub fn threshold(space: &Space, total: u64) -> u64 {
     }
 }
 
-/// The threshold as it was configured.
-#[must_use]
-pub fn configured(space: &Space) -> String {
-    match space {
-        Space::Percent(percent) => format!("{percent}%"),
-        Space::Bytes(_, text) => text.clone(),
-    }
-}
-
 /// Bytes for people ("3.2 GiB").
 #[must_use]
 pub fn human(bytes: u64) -> String {
@@ -104,7 +95,7 @@ pub fn below(
         hostname: machine.hostname.clone(),
         mount_point: fact.mount_point.clone(),
         free_space: share(free, fact.total_bytes),
-        threshold: configured(minimum),
+        threshold: minimum.to_string(),
     })
 }
 

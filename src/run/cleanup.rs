@@ -58,6 +58,8 @@ pub(super) fn run(mut run: Run, result: Result<(), RunError>) -> Ended {
 struct Ending {
     first: Option<RunError>,
     errors: Vec<Explained>,
+    /// What was logged about them: they are shown with their hints, not repeated among warnings.
+    logged: Vec<String>,
 }
 
 impl Ending {
@@ -68,6 +70,7 @@ impl Ending {
             return Self {
                 first: None,
                 errors: Vec::new(),
+                logged: Vec::new(),
             };
         };
         let (first, surfaced) = match run.shared.stop.take() {
@@ -80,6 +83,7 @@ impl Ending {
         Self {
             first: Some(first),
             errors,
+            logged: Vec::new(),
         }
     }
 
@@ -89,7 +93,7 @@ impl Ending {
     }
 
     /// Logs what stopped the run: CRITICAL if a module returned it, a warning if a signal did.
-    fn say(&self, run: &Run) {
+    fn say(&mut self, run: &Run) {
         let Some(first) = &self.first else { return };
         let level = match first {
             RunError::Module { .. } => LogLevel::Critical,
@@ -105,6 +109,7 @@ impl Ending {
                 ),
                 _ => error.line(),
             };
+            self.logged.push(message.clone());
             let events = &run.shared.events;
             events.log(level, super::CORE, None, message, error.context());
         }
@@ -113,11 +118,13 @@ impl Ending {
     /// An error while cleaning up: told, but never instead of the first one.
     fn add(&mut self, run: &Run, error: &RunError) {
         let explained = explain(error);
+        let message = format!("while cleaning up: {}", explained.line());
+        self.logged.push(message.clone());
         run.shared.events.log(
             LogLevel::Error,
             super::CORE,
             None,
-            format!("while cleaning up: {}", explained.line()),
+            message,
             explained.context(),
         );
         self.errors.push(explained);
@@ -252,7 +259,7 @@ fn end_state(status: Option<ExitStatus>) -> SessionState {
 }
 
 /// Ends agents in good order, or at least closes their stdin, which ends them too.
-pub(super) fn say_goodbye(agents: &[AgentClient]) {
+pub fn say_goodbye(agents: &[AgentClient]) {
     let calls: Vec<_> = (agents.iter())
         .map(|agent| agent.unabortable().begin(Request::Goodbye))
         .collect();
@@ -306,7 +313,9 @@ fn close(mut run: Run, ending: Ending) -> Ended {
         dry_run: run.shared.options.dry_run,
         exit_code: status.code(),
         modules: run.session.results().to_vec(),
-        warnings: counts.lines,
+        warnings: (counts.lines.into_iter())
+            .filter(|line| line.module != super::CORE || !ending.logged.contains(&line.message))
+            .collect(),
         elapsed: run.elapsed(),
         log_file: run.log_file.clone(),
     };

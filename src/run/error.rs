@@ -64,9 +64,9 @@ pub enum RunError {
         /// Our version.
         ours: &'static str,
     },
-    /// Modules found reasons not to start.
+    /// Modules found reasons not to start, each on a machine of this name.
     #[error("{} reason(s) not to start", .0.len())]
-    Validation(Vec<ValidationError>),
+    Validation(Vec<(String, ValidationError)>),
     /// A gate was not opened.
     #[error("{message}")]
     Refused {

@@ -167,20 +167,27 @@ impl Work {
     /// connection there is, and says so: late news is better than none.
     fn own_agent(&self) -> Option<AgentClient> {
         let access = Access {
+            session: self.facts.id.clone(),
             events: self.shared.events.clone(),
             abort: self.ended.clone(),
             prompter: Arc::clone(&self.shared.prompter),
         };
-        let greeted = self.shared.machines.target(&access).map(|agent| {
-            let hello = Request::Hello {
-                session: self.facts.id.clone(),
-                uid: None,
-            };
-            agent.call(hello).map(|_| agent)
-        });
-        let why = match greeted {
-            Ok(Ok(agent)) => return Some(agent),
-            Ok(Err(error)) => error.to_string(),
+        let first = self.pair.target.facts.pid;
+        let why = match self.shared.machines.target_again(&access, first) {
+            Ok(agent) => {
+                let hello = Request::Hello {
+                    session: self.facts.id.clone(),
+                    uid: None,
+                };
+                match agent.call(hello) {
+                    Ok(_) => return Some(agent),
+                    Err(error) => {
+                        // One that is started is ended, too.
+                        super::cleanup::say_goodbye(&[agent]);
+                        error.to_string()
+                    }
+                }
+            }
             Err(error) => error.to_string(),
         };
         if !self.ended.is_raised() {

@@ -169,13 +169,9 @@ fn first_sync_scope(shared: &Shared, source: &str, target: &str) -> Vec<String> 
 /// Stops at a gate until it is answered.
 pub(super) fn open(shared: &Shared, gate: &Gate) -> Result<(), RunError> {
     let log = |level, message: String| {
-        shared.events.log(
-            level,
-            CORE,
-            Some(Host::Target),
-            message,
-            serde_json::Map::new(),
-        );
+        shared
+            .events
+            .log(level, CORE, None, message, serde_json::Map::new());
     };
     if gate.opened {
         log(

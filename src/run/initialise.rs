@@ -13,7 +13,7 @@ use crate::agent::client::AgentClient;
 use crate::agent::protocol::{AgentFacts, Reply, Request, banner};
 use crate::escape::escape_str;
 use crate::event::{ConnectionEvent, ConnectionStatus, Event, Host, LogLevel};
-use crate::module::Machine;
+use crate::module::{Machine, ModuleKind};
 use crate::modules::install_on_target::is_newer;
 use crate::record::LockHolder;
 
@@ -62,6 +62,18 @@ fn choose_modules(run: &mut Run) -> Result<(), RunError> {
     let registry = std::mem::take(&mut run.registry);
     let shared = Arc::get_mut(&mut run.shared).expect("no thread shares the run before phase 1");
     run.selection = select(registry, &mut shared.config, &shared.options)?;
+    let modules = run.selection.foreground.iter();
+    let mut order: Vec<String> = (modules.filter(|m| m.kind() == ModuleKind::System))
+        .map(|module| module.name().to_owned())
+        .collect();
+    order.extend(
+        run.shared
+            .config
+            .sync_modules
+            .iter()
+            .map(|(name, _)| name.clone()),
+    );
+    run.session.set_order(order);
     for (module, reason) in &run.selection.skipped {
         run.session.skip(module, reason);
     }
@@ -154,7 +166,7 @@ fn greet(run: &Run, agent: AgentClient, host: Host, uid: Option<u32>) -> Result<
         LogLevel::Full,
         Some(host),
         format!(
-            "{hostname}: agent {} on {}, kernel {}",
+            "agent {} of {hostname} on {}, kernel {}",
             escape_str(&facts.version),
             escape_str(&facts.arch),
             escape_str(&facts.kernel)

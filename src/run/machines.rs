@@ -13,6 +13,8 @@ use crate::prompt::Prompter;
 /// What a new agent is connected with.
 #[derive(Clone)]
 pub struct Access {
+    /// Session id.
+    pub session: String,
     /// Where the agent's log lines go.
     pub events: EventSink,
     /// Ends waiting for the agent, and connecting to it.
@@ -41,11 +43,15 @@ pub enum MachineError {
     },
 }
 
-/// Starts agents. Each call gives a new agent, on the target over a connection of its own.
+/// Starts agents. Each call gives a new one.
 pub trait Machines: Send + Sync {
     /// An agent on this machine.
     fn local(&self, access: &Access) -> Result<AgentClient, MachineError>;
 
-    /// An agent on the target.
+    /// The first agent on the target.
     fn target(&self, access: &Access) -> Result<AgentClient, MachineError>;
+
+    /// One more agent on the target, over a connection of its own; `first` is the process id of
+    /// the first one there.
+    fn target_again(&self, access: &Access, first: u32) -> Result<AgentClient, MachineError>;
 }

@@ -22,6 +22,7 @@ pub mod machines;
 pub mod options;
 mod plan;
 mod preflight;
+pub mod reach;
 mod reconcile;
 mod record;
 pub mod session;
@@ -41,7 +42,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Map;
 
-pub use plan::{PlanOutput, TextPlan};
+pub use cleanup::say_goodbye;
+pub use plan::{Changes, PlanOutput, Visit, totals};
 
 use crate::agent::client::{AgentClient, ConfirmEach};
 use crate::agent::protocol::AgentFacts;
@@ -287,6 +289,7 @@ impl Run {
 
     fn access(&self) -> Access {
         Access {
+            session: self.session.id().to_owned(),
             events: self.shared.events.clone(),
             abort: self.shared.stop.flag().clone(),
             prompter: Arc::clone(&self.shared.prompter),

@@ -2,63 +2,29 @@
 //! values, past the mass-delete gate and a second look at the disks.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::error::RunError;
-use super::{Pair, Run, context, gates, preflight, reconcile};
-use crate::escape::escape_bytes;
+use super::{Pair, Run, Shared, context, gates, preflight, reconcile};
 use crate::event::{Host, LogLevel, ModuleResult, ModuleStatus};
 use crate::interrupt::Interrupted;
-use crate::module::{Change, ModuleKind, Plan, PlanSummary};
+use crate::module::{Change, ModuleError, ModuleKind, Plan, PlanSummary};
 use crate::modules::space::human;
 
+/// Calls its argument with every change of a list, until that returns an error.
+pub type Changes<'a> = dyn FnMut(&mut Visit<'_>) + 'a;
+
+/// What is called with every change; an error says that nobody wants more of them.
+pub type Visit<'a> = dyn FnMut(&Change) -> Result<(), Interrupted> + 'a;
+
 /// Where a dry run lists its plan.
-pub trait PlanOutput: Send {
-    /// A module's plan begins.
-    fn module(&mut self, module: &str, summary: &PlanSummary) -> io::Result<()>;
-
-    /// One change of it.
-    fn change(&mut self, module: &str, change: &Change) -> io::Result<()>;
-
-    /// The list is complete.
-    fn finish(&mut self) -> io::Result<()>;
-}
-
-/// The plan as text: a line per module, then a line per change.
-#[derive(Debug)]
-pub struct TextPlan<W: Write + Send> {
-    out: io::BufWriter<W>,
-}
-
-impl<W: Write + Send> TextPlan<W> {
-    /// Writes to `out`.
-    pub fn new(out: W) -> Self {
-        Self {
-            out: io::BufWriter::new(out),
-        }
-    }
-}
-
-impl<W: Write + Send> PlanOutput for TextPlan<W> {
-    fn module(&mut self, module: &str, summary: &PlanSummary) -> io::Result<()> {
-        writeln!(self.out, "{module}: {}", totals(summary))
-    }
-
-    fn change(&mut self, _: &str, change: &Change) -> io::Result<()> {
-        let action = char::from(change.action as u8);
-        write!(self.out, "  {action} {}", escape_bytes(&change.item))?;
-        if !change.detail.is_empty() {
-            write!(self.out, "  ({})", change.detail)?;
-        }
-        writeln!(self.out)
-    }
-
-    fn finish(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
+pub trait PlanOutput {
+    /// Prints a heading and a list of changes under it. A reader that has gone (`| head`) is no
+    /// error; the list is cut short.
+    fn print(&mut self, heading: &str, changes: &mut Changes<'_>) -> io::Result<()>;
 }
 
 /// A plan's totals for people.
@@ -117,13 +83,10 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
                 format!("plan: {}", totals(summary)),
             );
             if dry_run {
-                list(&*plan, name, &mut *run.plan_output)?;
+                list(&shared, &*plan, name, &mut *run.plan_output)?;
                 run.session.push_result(dry_result(name, summary));
             }
         }
-    }
-    if dry_run {
-        run.plan_output.finish().map_err(RunError::Output)?;
     }
     for (module, summary) in mass_deletes {
         gates::open(&shared, &mass_delete_gate(run, pair, module, &summary))?;
@@ -144,19 +107,20 @@ fn dry_result(module: &str, summary: &PlanSummary) -> ModuleResult {
     }
 }
 
-fn list(plan: &dyn Plan, module: &'static str, out: &mut dyn PlanOutput) -> Result<(), RunError> {
-    out.module(module, plan.summary())
+fn list(
+    shared: &Shared,
+    plan: &dyn Plan,
+    module: &'static str,
+    out: &mut dyn PlanOutput,
+) -> Result<(), RunError> {
+    let heading = format!("{module}: {}", totals(plan.summary()));
+    let mut result = Ok(());
+    out.print(&heading, &mut |visit| result = plan.for_each(visit))
         .map_err(RunError::Output)?;
-    let mut failed = None;
-    let visited = plan.for_each(&mut |change| {
-        out.change(module, change).map_err(|error| {
-            failed = Some(error);
-            Interrupted
-        })
-    });
-    match (failed, visited) {
-        (Some(error), _) => Err(RunError::Output(error)),
-        (None, result) => result.map_err(RunError::module(module)),
+    match result {
+        // Stopped by the output, whose reader has gone.
+        Err(ModuleError::Interrupted(_)) if !shared.stop.flag().is_raised() => Ok(()),
+        result => result.map_err(RunError::module(module)),
     }
 }
 
@@ -190,7 +154,6 @@ fn mass_delete_gate(run: &Run, pair: &Pair, module: &str, summary: &PlanSummary)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::module::{Action, ListPlan};
 
     fn deleting(deleted: u64, existing: u64) -> PlanSummary {
         PlanSummary {
@@ -212,34 +175,5 @@ mod tests {
             "not above the share"
         );
         assert!(is_mass_delete(&deleting(u64::MAX, u64::MAX), 50, 500));
-    }
-
-    #[test]
-    fn a_plan_is_listed_escaped_and_in_order() {
-        let mut written = Vec::new();
-        let plan = ListPlan::new(vec![
-            Change {
-                action: Action::Create,
-                item: b"/home/a\x1b[31m".to_vec(),
-                detail: "content".into(),
-                bytes: 3,
-            },
-            Change {
-                action: Action::Delete,
-                item: b"/home/b".to_vec(),
-                detail: String::new(),
-                bytes: 0,
-            },
-        ]);
-        let mut out = TextPlan::new(&mut written);
-        list(&plan, "user_data", &mut out).unwrap();
-        out.finish().unwrap();
-        drop(out);
-        let text = String::from_utf8(written).unwrap();
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "user_data: 1 created, 1 deleted");
-        assert!(lines[1].starts_with("  + /home/a") && lines[1].ends_with("(content)"));
-        assert!(!text.contains('\x1b'));
-        assert_eq!(lines[2], "  - /home/b");
     }
 }

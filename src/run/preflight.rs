@@ -68,8 +68,7 @@ fn check(run: &Run, pair: &Pair, planned: &BTreeMap<String, u64>) -> Result<(), 
                     LogLevel::Full,
                     Some(machine.host),
                     format!(
-                        "{}: {} free on {}, {} will be written",
-                        machine.hostname,
+                        "{} free on {}, {} will be written",
                         space::share(fact.free_bytes, fact.total_bytes),
                         fact.mount_point,
                         space::human(needed)

@@ -11,7 +11,7 @@ use std::path::Path;
 use similar::TextDiff;
 
 use super::error::RunError;
-use super::plan::PlanOutput;
+use super::plan::{PlanOutput, totals};
 use super::{Pair, Run};
 use crate::agent::protocol::{Reply, Request};
 use crate::config::Config;
@@ -134,9 +134,7 @@ pub(super) fn decide(run: &Run, pair: &Pair) -> Result<Vec<Write>, RunError> {
     let shown = diff(&writes, &theirs, source, target);
     if options.dry_run || options.yes {
         run.log(LogLevel::Info, Some(Host::Target), finding);
-        for line in shown {
-            run.log(LogLevel::Full, Some(Host::Target), line);
-        }
+        run.log(LogLevel::Full, Some(Host::Target), shown.join("\n"));
         return Ok(writes);
     }
     if options.batch || !run.shared.prompter.can_ask() {
@@ -220,21 +218,24 @@ pub(super) fn list(writes: &[Write], out: &mut dyn PlanOutput) -> io::Result<()>
         changed: replaced,
         ..PlanSummary::default()
     };
-    out.module("configuration", &summary)?;
-    for write in writes {
-        let change = Change {
-            action: if write.replaces {
-                Action::Change
-            } else {
-                Action::Create
-            },
-            item: format!("~/.config/pc-switcher/{}", write.name).into_bytes(),
-            detail: String::new(),
-            bytes: 0,
-        };
-        out.change("configuration", &change)?;
-    }
-    Ok(())
+    let heading = format!("configuration: {}", totals(&summary));
+    out.print(&heading, &mut |visit| {
+        for write in writes {
+            let change = Change {
+                action: if write.replaces {
+                    Action::Change
+                } else {
+                    Action::Create
+                },
+                item: format!("~/.config/pc-switcher/{}", write.name).into_bytes(),
+                detail: String::new(),
+                bytes: 0,
+            };
+            if visit(&change).is_err() {
+                return;
+            }
+        }
+    })
 }
 
 /// Writes what was decided.
@@ -252,7 +253,7 @@ pub(super) fn apply(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
         run.log(
             LogLevel::Info,
             Some(Host::Target),
-            format!("{}: wrote {}", machine.hostname, escape_str(&write.name)),
+            format!("wrote {}", escape_str(&write.name)),
         );
     }
     Ok(())

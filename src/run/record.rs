@@ -133,10 +133,7 @@ fn prune(run: &Run, pair: &Pair) {
             run.log(
                 LogLevel::Warning,
                 Some(peer.machine.host),
-                format!(
-                    "{}: old snapshots were not deleted: {error}",
-                    peer.machine.hostname
-                ),
+                format!("old snapshots were not deleted: {error}"),
             );
         };
         let agent = &peer.machine.agent;
@@ -167,7 +164,7 @@ fn prune(run: &Run, pair: &Pair) {
             Ok(_) => run.log(
                 LogLevel::Info,
                 Some(peer.machine.host),
-                format!("{}: deleted {count} old snapshots", peer.machine.hostname),
+                format!("deleted {count} old snapshots"),
             ),
             Err(error) => warn(&error),
         }

@@ -25,6 +25,7 @@ pub struct SyncSession {
     started_at: Timestamp,
     state: SessionState,
     results: Vec<ModuleResult>,
+    order: Vec<String>,
 }
 
 impl SyncSession {
@@ -42,6 +43,7 @@ impl SyncSession {
             started_at: Timestamp::now(),
             state: SessionState::Initializing,
             results: Vec::new(),
+            order: Vec::new(),
         }
     }
 
@@ -83,12 +85,20 @@ impl SyncSession {
         }
     }
 
+    /// Results are kept in this order of modules; others follow in the order they come.
+    pub fn set_order(&mut self, modules: Vec<String>) {
+        self.order = modules;
+    }
+
     /// Stores what a module came to; a second result of the same module replaces the first.
     pub fn push_result(&mut self, result: ModuleResult) {
         match self.results.iter_mut().find(|r| r.module == result.module) {
             Some(old) => *old = result,
             None => self.results.push(result),
         }
+        let order = &self.order;
+        let place = |module: &String| order.iter().position(|m| m == module);
+        (self.results).sort_by_key(|result| place(&result.module).unwrap_or(order.len()));
     }
 
     /// Stores that a module was not run, and why.
@@ -199,6 +209,21 @@ mod tests {
             assert_eq!(id.len(), 8);
             assert!(id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
         }
+    }
+
+    #[test]
+    fn results_are_kept_in_order_and_what_has_no_place_comes_last() {
+        let mut session = SyncSession::new();
+        session.set_order(["a", "b"].map(str::to_owned).into());
+        for module in ["watch", "b", "other", "a"] {
+            session.skip(module, "");
+        }
+        let names: Vec<&str> = session
+            .results()
+            .iter()
+            .map(|r| r.module.as_str())
+            .collect();
+        assert_eq!(names, ["a", "b", "watch", "other"]);
     }
 
     #[test]

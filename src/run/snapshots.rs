@@ -60,11 +60,7 @@ fn take(run: &mut Run, pair: &Pair, kind: SnapshotKind) -> Result<(), RunError> 
                 run.log(
                     LogLevel::Full,
                     Some(host),
-                    format!(
-                        "{}: created {}",
-                        pair.peer(host).machine.hostname,
-                        names.join(", ")
-                    ),
+                    format!("created {}", names.join(", ")),
                 );
                 let own = run.snapshots_mut(host);
                 match kind {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::error::RunError;
 use super::{Pair, Run, context};
 use crate::event::{Host, LogLevel};
+use crate::module::ValidationError;
 use crate::modules::btrfs_snapshots::{begin_facts, finish_facts};
 
 pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
@@ -21,7 +22,11 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     if errors.is_empty() {
         Ok(())
     } else {
-        Err(RunError::Validation(errors))
+        let named = errors.into_iter().map(|error: ValidationError| {
+            let hostname = pair.peer(error.host).machine.hostname.clone();
+            (hostname, error)
+        });
+        Err(RunError::Validation(named.collect()))
     }
 }
 

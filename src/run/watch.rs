@@ -83,6 +83,9 @@ pub struct Tally {
 
 impl Tally {
     /// Listens to `events`; later clones of that sink are heard, earlier ones are not.
+    ///
+    /// # Panics
+    /// If the machine cannot start one more thread: nothing else would work either.
     pub fn start(events: &mut EventSink) -> Self {
         let heard = events.subscribe();
         let (ask, asked) = unbounded::<Sender<Counts>>();
@@ -176,6 +179,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 impl ConnectionWatch {
     /// Watches `agents`; the first one's latency is told.
+    ///
+    /// # Panics
+    /// If the machine cannot start one more thread: nothing else would work either.
     #[must_use]
     pub fn start(agents: Vec<AgentClient>, events: EventSink, stop: Stop) -> Self {
         let ended = AbortFlag::new();

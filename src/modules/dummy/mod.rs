@@ -34,7 +34,7 @@ fn pretend(
         context.log(
             LogLevel::Info,
             host,
-            format!("pretending to work on {hostname} for {secs} s"),
+            format!("pretending to work for {secs} s"),
         );
         each_second(host, 0, elapsed)?;
         for second in 1..=secs {
@@ -46,11 +46,7 @@ fn pretend(
                 return Err(machine.agent.nonsense("not the disk's space").into());
             }
             elapsed += 1;
-            context.log(
-                LogLevel::Full,
-                host,
-                format!("second {second} of {secs} on {hostname}"),
-            );
+            context.log(LogLevel::Full, host, format!("second {second} of {secs}"));
             context.emit_progress(progress(elapsed, total, hostname));
             each_second(host, second, elapsed)?;
         }

@@ -1,34 +1,24 @@
-//! Two machines in memory, for tests of whole runs: what they remember, their snapshots, disks
-//! and configuration, with everything that was asked of them.
+//! What the machines remember, their snapshots, disks and configuration, with everything that was
+//! asked of them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::machines::{Access, MachineError, Machines};
-use super::options::SyncOptions;
-use super::session::SyncSession;
-use super::{Ended, Setup, TextPlan, sync};
 use crate::agent::client::AgentClient;
 use crate::agent::fake::{FakeAgent, fault};
 use crate::agent::protocol::{
     AgentFacts, DiskFacts, Fault, FaultKind, Installed, Reply, Request, RunOutput,
 };
-use crate::config::{
-    Config, DiskConfig, DummyFailConfig, DummySuccessConfig, Folder, SnapshotConfig, Space,
-    UserDataConfig,
-};
-use crate::event::{Event, EventSink, Host, LogEvent, LogLevel, SessionState};
+use crate::event::{Host, SessionState};
 use crate::interrupt::AbortFlag;
-use crate::module::{
-    ListPlan, Module, ModuleContext, ModuleError, ModuleKind, Plan, PlanSummary, ValidationError,
-};
-use crate::prompt::{PromptError, Prompter, Question, Secret};
 use crate::record::{HistoryEntry, LockHolder, MachineName, MachineState};
+use crate::run::machines::{Access, MachineError, Machines};
 use crate::snapshot::{SnapshotDir, SnapshotFacts, Subvolume, SubvolumeFacts};
+
+/// Process id of every first agent.
+const PID: u32 = 7;
 
 /// What a fake machine has.
 #[derive(Debug, Clone)]
@@ -79,7 +69,7 @@ impl MachineWorld {
                 boot_id: "boot".into(),
                 arch: "x86_64".into(),
                 kernel: "6.1".into(),
-                pid: 7,
+                pid: PID,
                 uid: Some(1000),
                 installed: self.installed.clone(),
                 now: Timestamp::now(),
@@ -372,6 +362,11 @@ impl Machines for World {
         drop(inner);
         Ok(self.start(Host::Target, access))
     }
+
+    fn target_again(&self, access: &Access, first: u32) -> Result<AgentClient, MachineError> {
+        assert_eq!(first, PID);
+        self.target(access)
+    }
 }
 
 pub(crate) fn name(hostname: &str) -> MachineName {
@@ -400,265 +395,5 @@ pub(crate) fn history_entry(
         source_snapshots: Vec::new(),
         target_snapshots: Vec::new(),
         folders: BTreeMap::new(),
-    }
-}
-
-/// Answers questions from a list; keeps what was asked.
-#[derive(Debug, Default)]
-pub(crate) struct Scripted {
-    answers: Mutex<Vec<char>>,
-    pub(crate) asked: Mutex<Vec<Question>>,
-}
-
-impl Scripted {
-    /// Gives the answers with these keys, in order; then the default of each question.
-    pub(crate) fn new(keys: &str) -> Arc<Self> {
-        Arc::new(Self {
-            answers: Mutex::new(keys.chars().rev().collect()),
-            asked: Mutex::default(),
-        })
-    }
-
-    pub(crate) fn texts(&self) -> Vec<String> {
-        let asked = self.asked.lock().unwrap();
-        asked.iter().map(|question| question.text.clone()).collect()
-    }
-}
-
-impl Prompter for Scripted {
-    fn can_ask(&self) -> bool {
-        true
-    }
-
-    fn choose(&self, question: &Question) -> Result<usize, PromptError> {
-        self.asked.lock().unwrap().push(question.clone());
-        let key = self.answers.lock().unwrap().pop();
-        Ok(key
-            .and_then(|key| question.choices.iter().position(|c| c.key == key))
-            .unwrap_or(question.default))
-    }
-
-    fn secret(&self, _: &str) -> Result<Secret, PromptError> {
-        Err(PromptError::CannotAsk)
-    }
-
-    fn line(&self, _: &str) -> Result<String, PromptError> {
-        Err(PromptError::CannotAsk)
-    }
-}
-
-/// What a test module does at each step.
-type Step<T> = Box<dyn FnMut(&ModuleContext<'_>) -> T + Send>;
-
-/// A sync module made of closures.
-pub(crate) struct TestModule {
-    pub(crate) name: &'static str,
-    pub(crate) validate: Step<Vec<ValidationError>>,
-    pub(crate) plan: Step<PlanSummary>,
-    pub(crate) execute: Step<Result<String, ModuleError>>,
-    pub(crate) abort: Step<()>,
-}
-
-impl TestModule {
-    pub(crate) fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            validate: Box::new(|_| Vec::new()),
-            plan: Box::new(|_| PlanSummary::default()),
-            execute: Box::new(|_| Ok("done".into())),
-            abort: Box::new(|_| ()),
-        }
-    }
-
-    pub(crate) fn executing(
-        mut self,
-        execute: impl FnMut(&ModuleContext<'_>) -> Result<String, ModuleError> + Send + 'static,
-    ) -> Self {
-        self.execute = Box::new(execute);
-        self
-    }
-}
-
-impl Module for TestModule {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn kind(&self) -> ModuleKind {
-        ModuleKind::Sync
-    }
-
-    fn validate(
-        &mut self,
-        context: &ModuleContext<'_>,
-    ) -> Result<Vec<ValidationError>, ModuleError> {
-        Ok((self.validate)(context))
-    }
-
-    fn plan(&mut self, context: &ModuleContext<'_>) -> Result<Box<dyn Plan>, ModuleError> {
-        Ok(Box::new(ListPlan {
-            summary: (self.plan)(context),
-            changes: Vec::new(),
-        }))
-    }
-
-    fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError> {
-        (self.execute)(context)
-    }
-
-    fn abort(&mut self, context: &ModuleContext<'_>, _: Duration) {
-        (self.abort)(context);
-    }
-}
-
-/// One run to be made.
-pub(crate) struct Trial {
-    pub(crate) world: World,
-    pub(crate) config: Config,
-    pub(crate) options: SyncOptions,
-    pub(crate) prompter: Arc<dyn Prompter>,
-    pub(crate) modules: Vec<Box<dyn Module>>,
-    pub(crate) events: EventSink,
-    heard: crossbeam_channel::Receiver<Event>,
-    written: Arc<Mutex<Vec<u8>>>,
-    _directory: tempfile::TempDir,
-}
-
-/// How it went.
-pub(crate) struct Outcome {
-    pub(crate) ended: Ended,
-    pub(crate) events: Vec<Event>,
-    pub(crate) plan: String,
-}
-
-impl Outcome {
-    pub(crate) fn code(&self) -> u8 {
-        self.ended.status.code()
-    }
-
-    pub(crate) fn logged(&self, level: LogLevel) -> Vec<&LogEvent> {
-        let lines = self.events.iter().filter_map(|event| match event {
-            Event::Log(line) if line.level == level => Some(line),
-            _ => None,
-        });
-        lines.collect()
-    }
-
-    /// The first error with its causes, for assertions about words.
-    pub(crate) fn error(&self) -> String {
-        let first = self.ended.errors.first();
-        first
-            .map(|e| format!("{} [{}]", e.line(), e.hint.as_deref().unwrap_or_default()))
-            .unwrap_or_default()
-    }
-}
-
-#[derive(Clone)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Trial {
-    /// A run that opens no gate, asks nothing and succeeds, with one sync module, `work`.
-    pub(crate) fn new(world: &World) -> Self {
-        Self::of(world, vec![TestModule::new("work")])
-    }
-
-    /// The same with these sync modules, in this order.
-    pub(crate) fn of(world: &World, modules: Vec<TestModule>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("config.yaml");
-        std::fs::write(&path, "ours\n").unwrap();
-        let names = modules.iter().map(|module| module.name);
-        let config = config(path, names);
-        let mut all = crate::modules::registry();
-        all.extend(modules.into_iter().map(|m| Box::new(m) as Box<dyn Module>));
-        let mut events = EventSink::none();
-        let heard = events.subscribe();
-        Self {
-            world: world.clone(),
-            config,
-            options: SyncOptions {
-                host: "vega".into(),
-                yes: true,
-                batch: true,
-                ..SyncOptions::default()
-            },
-            prompter: Arc::new(crate::prompt::NeverAsk),
-            modules: all,
-            events,
-            heard,
-            written: Arc::default(),
-            _directory: directory,
-        }
-    }
-
-    pub(crate) fn run(self) -> Outcome {
-        let ended = sync(Setup {
-            config: self.config,
-            options: self.options,
-            session: SyncSession::with_id("0123abcd".into()),
-            machines: Arc::new(self.world.clone()),
-            prompter: self.prompter,
-            events: self.events,
-            abort: self.world.abort(),
-            modules: self.modules,
-            plan_output: Box::new(TextPlan::new(Shared(Arc::clone(&self.written)))),
-            log_file: None,
-            open_log: None,
-        });
-        let plan = String::from_utf8(self.written.lock().unwrap().clone()).unwrap();
-        Outcome {
-            ended,
-            events: self.heard.try_iter().collect(),
-            plan,
-        }
-    }
-}
-
-fn config(path: PathBuf, modules: impl Iterator<Item = &'static str>) -> Config {
-    Config {
-        path,
-        log_file_level: LogLevel::Full,
-        log_cli_level: LogLevel::Info,
-        sync_modules: modules.map(|name| (name.to_owned(), true)).collect(),
-        disk: DiskConfig {
-            preflight_minimum: Space::Percent(20),
-            runtime_minimum: Space::Percent(15),
-            warning_threshold: Space::Percent(25),
-            check_interval: 30,
-        },
-        btrfs_snapshots: SnapshotConfig {
-            subvolumes: vec!["@".into(), "@home".into()],
-            snapshot_dir: "/.snapshots".into(),
-            keep_recent: 3,
-            max_age_days: None,
-        },
-        user_data: UserDataConfig {
-            folders: vec![Folder {
-                path: "/home".into(),
-                filter: None,
-            }],
-            mass_delete_percent: 50,
-            mass_delete_count: 100,
-        },
-        dummy_success: DummySuccessConfig {
-            source_duration: 0,
-            target_duration: 0,
-        },
-        dummy_fail: DummyFailConfig {
-            source_duration: 0,
-            target_duration: 0,
-            fail_at: 0,
-        },
     }
 }

@@ -1,0 +1,117 @@
+//! A person and modules that do as they are told.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::module::{
+    ListPlan, Module, ModuleContext, ModuleError, ModuleKind, Plan, PlanSummary, ValidationError,
+};
+use crate::prompt::{PromptError, Prompter, Question, Secret};
+
+/// Answers questions from a list; keeps what was asked.
+#[derive(Debug, Default)]
+pub(crate) struct Scripted {
+    answers: Mutex<Vec<char>>,
+    pub(crate) asked: Mutex<Vec<Question>>,
+}
+
+impl Scripted {
+    /// Gives the answers with these keys, in order; then the default of each question.
+    pub(crate) fn new(keys: &str) -> Arc<Self> {
+        Arc::new(Self {
+            answers: Mutex::new(keys.chars().rev().collect()),
+            asked: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn texts(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().map(|question| question.text.clone()).collect()
+    }
+}
+
+impl Prompter for Scripted {
+    fn can_ask(&self) -> bool {
+        true
+    }
+
+    fn choose(&self, question: &Question) -> Result<usize, PromptError> {
+        self.asked.lock().unwrap().push(question.clone());
+        let key = self.answers.lock().unwrap().pop();
+        Ok(key
+            .and_then(|key| question.choices.iter().position(|c| c.key == key))
+            .unwrap_or(question.default))
+    }
+
+    fn secret(&self, _: &str) -> Result<Secret, PromptError> {
+        Err(PromptError::CannotAsk)
+    }
+
+    fn line(&self, _: &str) -> Result<String, PromptError> {
+        Err(PromptError::CannotAsk)
+    }
+}
+
+/// What a test module does at each step.
+type Step<T> = Box<dyn FnMut(&ModuleContext<'_>) -> T + Send>;
+
+/// A sync module made of closures.
+pub(crate) struct TestModule {
+    pub(crate) name: &'static str,
+    pub(crate) validate: Step<Vec<ValidationError>>,
+    pub(crate) plan: Step<PlanSummary>,
+    pub(crate) execute: Step<Result<String, ModuleError>>,
+    pub(crate) abort: Step<()>,
+}
+
+impl TestModule {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            validate: Box::new(|_| Vec::new()),
+            plan: Box::new(|_| PlanSummary::default()),
+            execute: Box::new(|_| Ok("done".into())),
+            abort: Box::new(|_| ()),
+        }
+    }
+
+    pub(crate) fn executing(
+        mut self,
+        execute: impl FnMut(&ModuleContext<'_>) -> Result<String, ModuleError> + Send + 'static,
+    ) -> Self {
+        self.execute = Box::new(execute);
+        self
+    }
+}
+
+impl Module for TestModule {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn kind(&self) -> ModuleKind {
+        ModuleKind::Sync
+    }
+
+    fn validate(
+        &mut self,
+        context: &ModuleContext<'_>,
+    ) -> Result<Vec<ValidationError>, ModuleError> {
+        Ok((self.validate)(context))
+    }
+
+    fn plan(&mut self, context: &ModuleContext<'_>) -> Result<Box<dyn Plan>, ModuleError> {
+        Ok(Box::new(ListPlan {
+            summary: (self.plan)(context),
+            changes: Vec::new(),
+        }))
+    }
+
+    fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError> {
+        (self.execute)(context)
+    }
+
+    fn abort(&mut self, context: &ModuleContext<'_>, _: Duration) {
+        (self.abort)(context);
+    }
+}

@@ -1,0 +1,151 @@
+//! Reasons not to start, found before anything is changed.
+
+use crate::agent::protocol::{Installed, Request};
+use crate::event::Host;
+use crate::module::ValidationError;
+use crate::run::testing::{TestModule, Trial};
+
+use super::{BOTH, nothing_was_changed, world};
+
+#[test]
+fn validation_errors_of_all_modules_on_both_machines_come_together() {
+    let world = world();
+    world.with(Host::Source, |m| m.missing = vec!["@home".into()]);
+    let complaining = |name: &'static str| {
+        let mut module = TestModule::new(name);
+        module.validate = Box::new(move |_| {
+            vec![ValidationError {
+                module: name.into(),
+                host: Host::Target,
+                message: format!("{name} is unhappy"),
+                hint: None,
+            }]
+        });
+        module
+    };
+    let outcome = Trial::of(&world, ["one", "two"].map(complaining).into()).run();
+    assert_eq!(outcome.code(), 3);
+    let error = outcome.error();
+    for part in [
+        "@home is not a mounted",
+        "it has @, @home",
+        "one is unhappy",
+        "two is unhappy",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    nothing_was_changed(&world);
+}
+
+#[test]
+fn a_folder_on_a_mount_of_its_own_has_no_way_back_and_is_refused() {
+    let world = world();
+    let mut trial = Trial::of(&world, vec![TestModule::new("user_data")]);
+    trial.config.btrfs_snapshots.subvolumes = vec!["@".into()];
+    let outcome = trial.run();
+    assert_eq!(outcome.code(), 3);
+    assert!(
+        outcome
+            .error()
+            .contains("/home is on no configured subvolume"),
+        "{}",
+        outcome.error()
+    );
+}
+
+#[test]
+fn configuration_errors_of_modules_come_before_any_connection() {
+    let world = world();
+    let mut trial = Trial::new(&world);
+    trial.config.dummy_fail.fail_at = 5;
+    trial.config.sync_modules.push(("dummy_fail".into(), true));
+    let outcome = trial.run();
+    assert_eq!(outcome.code(), 2);
+    assert!(
+        outcome.error().contains("dummy_fail.fail_at"),
+        "{}",
+        outcome.error()
+    );
+    assert!(world.machine(Host::Source).requests.is_empty());
+}
+
+#[test]
+fn a_locked_machine_says_who_holds_it() {
+    for host in BOTH {
+        let world = world();
+        world.with(host, |m| {
+            m.lock = Some(crate::record::LockHolder {
+                session: "0badcafe".into(),
+                role: Host::Source,
+                from: "rigel".into(),
+                pid: 42,
+                since: jiff::Timestamp::UNIX_EPOCH,
+            });
+        });
+        let outcome = Trial::new(&world).run();
+        assert_eq!(outcome.code(), 6);
+        for part in ["0badcafe", "rigel", "42"] {
+            assert!(outcome.error().contains(part), "{}", outcome.error());
+        }
+        nothing_was_changed(&world);
+    }
+}
+
+#[test]
+fn a_machine_is_not_synced_with_itself() {
+    let world = world();
+    world.with(Host::Target, |m| m.machine_id = "id-atlas".into());
+    let outcome = Trial::new(&world).run();
+    assert_eq!(outcome.code(), 3);
+    assert!(
+        outcome.error().contains("this machine"),
+        "{}",
+        outcome.error()
+    );
+    nothing_was_changed(&world);
+}
+
+#[test]
+fn a_newer_pc_switcher_on_the_target_is_refused() {
+    let world = world();
+    world.with(Host::Target, |m| {
+        m.installed = Some(Installed {
+            path: "/usr/bin/pc-switcher".into(),
+            version: Some("pc-switcher 99.0.0".into()),
+            same_binary: false,
+        });
+    });
+    let outcome = Trial::new(&world).run();
+    assert_eq!(outcome.code(), 3);
+    assert!(outcome.error().contains("99.0.0"), "{}", outcome.error());
+    nothing_was_changed(&world);
+}
+
+#[test]
+fn an_agent_of_another_protocol_is_not_spoken_to() {
+    let world = world();
+    world.banner("pc-switcher-agent 999 0.1.0 x86_64");
+    let outcome = Trial::new(&world).run();
+    assert_eq!(outcome.code(), 5);
+    assert!(
+        world
+            .machine(Host::Target)
+            .requests
+            .iter()
+            .all(|r| matches!(r, Request::Goodbye))
+    );
+}
+
+#[test]
+fn an_unreachable_target_is_a_connection_error_and_ends_the_local_agent() {
+    let world = world();
+    world.unreachable(1);
+    let outcome = Trial::new(&world).run();
+    assert_eq!(outcome.code(), 5);
+    assert!(
+        outcome.error().contains("cannot reach vega"),
+        "{}",
+        outcome.error()
+    );
+    assert!(world.nothing_runs());
+}
