@@ -312,8 +312,8 @@ fn the_same_seed_makes_the_same_tree_and_the_same_changes() {
     }
     let found = oracle::differences(&left, &right, &|_| false).expect("readable");
     // Times nobody set are those of the clock.
-    let real: Vec<_> = found.iter().filter(|d| d.aspect != Aspect::Mtime).collect();
-    assert!(real.is_empty(), "{real:?}");
+    let unexplained: Vec<_> = found.iter().filter(|d| d.aspect != Aspect::Mtime).collect();
+    assert!(unexplained.is_empty(), "{unexplained:?}");
     let before = Tree::read(&left).expect("readable");
     random::mutate(&left, 44, 20).expect("changes");
     assert!(

@@ -21,6 +21,7 @@
 #   lab.sh netem off             unshaped
 #   lab.sh wire-bytes            bytes atlas has sent and received so far
 #   lab.sh cpu HOST              CPU time HOST has used so far, microseconds
+#   lab.sh cgroup-path HOST      where HOST's control group is outside
 #   lab.sh cut [down|drop] [HOST]   dead network: carrier lost (default), or a silent black hole
 #   lab.sh heal                  undo `cut`
 #   lab.sh stop|start|restart|wait HOST   clean shutdown / boot / both / until sshd answers (`reboot` inside works too)
@@ -356,6 +357,7 @@ cmd_put() {
 cmd_get() { local h=$1 src=$2 dst=$3; check_host "$h"; cmd_exec "$h" cat "$src" >"$dst"; }
 cmd_disk() { check_host "$1"; echo "$DIR/disk/$1"; }
 cmd_netexec() { local h=$1; shift; check_host "$h"; exec nsenter --net="/run/netns/$(netns "$h")" "$@"; }
+cmd_cgroup_path() { check_host "$1"; cgroup "$1"; }
 cmd_cpu() { check_host "$1"; awk '$1 == "usage_usec" {print $2}' "$(cgroup "$1")/cpu.stat"; }
 cmd_ssh_config() {
   local h; for h in "${HOSTS[@]}"; do cat <<CONFIG
@@ -528,4 +530,4 @@ cmd_help() { sed -n '2,/^set -e/p' "$SELF" | sed '$d; s/^# \{0,1\}//'; }
 
 verb=${1:-help}; shift || true
 [[ $verb =~ ^[a-z_-]+$ ]] && declare -F "cmd_${verb//-/_}" >/dev/null || die "no such verb: $verb (lab.sh help)"
-"cmd_${verb//-/_}" "$@"
+"cmd_${verb//-/_}" "$@"; exit # on one line: bash reads on in a file that may have been edited meanwhile

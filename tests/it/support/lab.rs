@@ -226,9 +226,9 @@ impl Lab {
             "--yes",
             "--allow-first-sync",
         ];
-        let argv = [&command, args].concat();
+        let all = [&command, args].concat();
         let child = script(&self.name)
-            .args(&argv)
+            .args(&all)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -236,7 +236,7 @@ impl Lab {
             .expect("bash is there");
         Running {
             child,
-            command: argv.join(" "),
+            command: all.join(" "),
         }
     }
 

@@ -128,19 +128,19 @@ impl Tree {
         let mut tree = Self::default();
         let entry = read_entry(&top, b".", &stat, false)?;
         tree.entries.insert(Vec::new(), entry);
-        tree.read_directory(top, &[], stat.st_dev, skip)?;
+        tree.read_directory(&top, &[], stat.st_dev, skip)?;
         Ok(tree)
     }
 
     fn read_directory(
         &mut self,
-        directory: OwnedFd,
+        directory: &OwnedFd,
         prefix: &[u8],
         device: u64,
         skip: &dyn Fn(&[u8]) -> bool,
     ) -> io::Result<()> {
         let mut names = Vec::new();
-        for entry in Dir::read_from(&directory)? {
+        for entry in Dir::read_from(directory)? {
             let name = entry?.file_name().to_bytes().to_vec();
             if name != b"." && name != b".." {
                 names.push(name);
@@ -151,20 +151,20 @@ impl Tree {
             if skip(&path) {
                 continue;
             }
-            let stat = rustix::fs::statat(&directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?;
+            let stat = rustix::fs::statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?;
             let boundary = stat.st_dev != device;
-            let entry = read_entry(&directory, &name, &stat, boundary)
+            let entry = read_entry(directory, &name, &stat, boundary)
                 .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.escape_ascii())))?;
             let descend = entry.is_dir() && !boundary;
             self.entries.insert(path.clone(), entry);
             if descend {
                 let child = rustix::fs::openat(
-                    &directory,
+                    directory,
                     name.as_slice(),
                     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NOATIME,
                     Mode::empty(),
                 )?;
-                self.read_directory(child, &path, device, skip)?;
+                self.read_directory(&child, &path, device, skip)?;
             }
         }
         Ok(())
