@@ -8,7 +8,7 @@ use crate::support::lab::{ATLAS, Lab, VEGA};
 use crate::support::oracle;
 use crate::support::random;
 use crate::support::scenario::{
-    Before, FILTER, PRIVATE, home, make_private_paths, sync_and_compare,
+    Before, FILTER, PRIVATE, home, make_private_paths, sync_and_compare, work,
 };
 
 #[test]
@@ -18,7 +18,7 @@ fn an_awkward_home_arrives_exactly() {
     awkward::build(&lab.dev(ATLAS)).expect("the awkward home");
     // What is on the target and not on the source goes, awkward or not.
     fs::write(lab.dev(VEGA).join("only on vega"), "x").expect("writable");
-    random::tree(&lab.dev(VEGA), 3, 100).expect("a tree");
+    random::tree(&work(&lab, VEGA), 3, 100).expect("a tree");
 
     let source = home(&lab, ATLAS);
     sync_and_compare(&lab, &["--allow-mass-delete"]);
@@ -77,13 +77,13 @@ fn random_trees_arrive_exactly_over_other_random_trees() {
     for seed in [11, 22, 33] {
         lab.configure(ATLAS, FILTER);
         make_private_paths(&lab);
-        random::tree(&lab.dev(ATLAS), seed, 400).expect("a tree");
+        random::tree(&work(&lab, ATLAS), seed, 400).expect("a tree");
         // Half alike: the same tree, then other changes on each side.
-        random::tree(&lab.dev(VEGA), seed, 400).expect("a tree");
-        random::mutate(&lab.dev(VEGA), seed + 1, 150).expect("changes");
+        random::tree(&work(&lab, VEGA), seed, 400).expect("a tree");
+        random::mutate(&work(&lab, VEGA), seed + 1, 150).expect("changes");
         sync_and_compare(&lab, &["--allow-mass-delete"]);
         let before = Before::remember(&lab, "before");
-        random::mutate(&lab.dev(ATLAS), seed + 2, 80).expect("changes");
+        random::mutate(&work(&lab, ATLAS), seed + 2, 80).expect("changes");
         sync_and_compare(&lab, &["--allow-out-of-order", "--allow-mass-delete"]);
         before.assert_only_changes_were_touched(&lab, "after");
         drop(lab);

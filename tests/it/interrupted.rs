@@ -39,6 +39,8 @@ fn prepare(lab: &Lab) -> Tree {
             .expect("writable");
     }
     fs::write(target.join("large"), "an older, small one").expect("writable");
+    // What a power cut goes back to.
+    rustix::fs::syncfs(fs::File::open(&target).expect("readable")).expect("the disk takes it");
     lab.verb(&["netem", "200mbit", "1ms"]).ok();
     home(lab, VEGA)
 }

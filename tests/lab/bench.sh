@@ -12,11 +12,10 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 here=tests/lab
-if [[ $EUID != 0 ]]; then
+if [[ ${1:-} != --built ]]; then
   "${CARGO:-cargo}" build --release --bin pc-switcher --example lab-files
-  exec env BENCH_BUILT=1 "$here/as-root.sh" "$here/bench.sh"
+  exec "$here/as-root.sh" "$here/bench.sh" --built
 fi
-[[ -n ${BENCH_BUILT:-} || -n ${SUDO_USER:-} ]] || "${CARGO:-cargo}" build --release --bin pc-switcher --example lab-files
 
 runs=${BENCH_RUNS:-3} files=${BENCH_FILES:-100000} mean=${BENCH_MEAN:-10737} many=${BENCH_MANY:-1000000}
 big=${BENCH_BIG:-2147483648} only=${BENCH_ONLY:-} wires=${BENCH_WIRES:-off 1gbit,0.3ms}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::lab::{ATLAS, Lab, VEGA};
 use super::oracle;
-use super::tree::Tree;
+use super::tree::{Aspect, Entry, Tree};
 
 /// Paths below `/home` that no sync of these tests carries over.
 pub const PRIVATE: &[&str] = &["/dev/.ssh", "/dev/.config/pc-switcher", "/dev/.local"];
@@ -20,6 +20,13 @@ pub const FILTER: &str = "\
 
 /// Statuses of a run that did everything: done, and done with warnings.
 pub const DONE: [Option<i32>; 2] = [Some(0), Some(8)];
+
+/// A directory of the person's, for random trees: their changes must not reach the keys of the login.
+pub fn work(lab: &Lab, host: &str) -> PathBuf {
+    let path = lab.dev(host).join("work");
+    std::fs::create_dir_all(&path).expect("the home is writable");
+    path
+}
 
 /// A machine's `/home` as our reader sees it, without what is private.
 pub fn home(lab: &Lab, host: &str) -> Tree {
@@ -52,6 +59,19 @@ impl Before {
     pub fn changed(&self, lab: &Lab) -> BTreeSet<Vec<u8>> {
         let found = self.tree.differences(&home(lab, VEGA));
         found.into_iter().map(|d| d.path).collect()
+    }
+
+    /// Directories of which nothing but the time differs: something in them came or went.
+    pub fn only_time(&self, lab: &Lab) -> BTreeSet<Vec<u8>> {
+        let now = home(lab, VEGA);
+        let found = self.tree.differences(&now);
+        let (time, rest): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|d| d.aspect == Aspect::Mtime);
+        let rest: BTreeSet<Vec<u8>> = rest.into_iter().map(|d| d.path).collect();
+        time.into_iter()
+            .map(|d| d.path)
+            .filter(|p| !rest.contains(p) && now.entries.get(p).is_some_and(Entry::is_dir))
+            .collect()
     }
 
     /// Fails the test if the kernel names a path that is no different from before and is not the

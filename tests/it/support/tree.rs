@@ -36,8 +36,10 @@ pub enum Aspect {
     Flags,
     /// Which names are one inode.
     HardLinks,
-    /// Where a file has data and where holes.
+    /// A hole on the left is data on the right: space is taken that was not.
     Holes,
+    /// Data on the left, all zeroes, is a hole on the right: no byte differs.
+    ZeroData,
 }
 
 /// One difference.
@@ -53,13 +55,15 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?} of {}: {}",
-            self.aspect,
-            self.path.escape_ascii(),
-            self.detail
-        )
+        let path = self.path.escape_ascii().to_string();
+        match path.len() {
+            0 => write!(f, "{:?} of the root: {}", self.aspect, self.detail),
+            1..300 => write!(f, "{:?} of {path}: {}", self.aspect, self.detail),
+            long => {
+                let (head, tail) = (&path[..100], &path[long - 100..]);
+                write!(f, "{:?} of {head}...{tail}: {}", self.aspect, self.detail)
+            }
+        }
     }
 }
 
@@ -291,12 +295,24 @@ fn compare(path: &[u8], left: &Entry, right: &Entry, found: &mut Vec<Difference>
             format!("{:#x} against {:#x}", left.flags, right.flags),
         );
     }
-    if left.data != right.data {
-        differ(
-            Aspect::Holes,
-            format!("data at {:?} against {:?}", left.data, right.data),
-        );
+    for (aspect, more, less) in [
+        (Aspect::Holes, right, left),
+        (Aspect::ZeroData, left, right),
+    ] {
+        if !covers(&less.data, &more.data) {
+            differ(
+                aspect,
+                format!("data at {:?} against {:?}", left.data, right.data),
+            );
+        }
     }
+}
+
+/// Whether every one of `inner` lies within one of `outer`; files of different size may end differently.
+fn covers(outer: &[(u64, u64)], inner: &[(u64, u64)]) -> bool {
+    inner
+        .iter()
+        .all(|(start, end)| outer.iter().any(|(s, e)| s <= start && end <= e))
 }
 
 fn read_entry(
