@@ -3,5 +3,11 @@
 //! Tests that need the lab (root, btrfs, namespaces) begin with [`support::lab::Lab::fresh`] and say
 //! `SKIPPED` where there can be none.
 
+mod dry_run;
+mod first_sync;
 mod harness;
+mod interrupted;
+mod refusals;
+mod round_trip;
 mod support;
+mod survivors;

@@ -6,6 +6,7 @@
 //! lab-files mutate DIR SEED COUNT          random changes to one
 //! lab-files many DIR COUNT MEAN_BYTES      COUNT files of realistic sizes, 20 to 100 in a directory
 //! lab-files one DIR BYTES                  one file that does not compress
+//! lab-files watch CGROUP...                until stdin ends; prints the largest resident set (KiB) in each
 //! lab-files compare LEFT RIGHT [EXCEPT..]  every difference in every aspect; fails if there is one
 //! ```
 
@@ -13,6 +14,8 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 #[path = "../it/support"]
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -51,10 +54,11 @@ fn run(words: &[&str]) -> io::Result<ExitCode> {
             many(Path::new(directory), number(count)?, number(mean)?)?;
         }
         ["one", directory, bytes] => one(Path::new(directory), number(bytes)?)?,
+        ["watch", groups @ ..] => watch(groups),
         ["compare", left, right, except @ ..] => return compare(left, right, except),
         _ => {
             eprintln!(
-                "lab-files awkward|random|mutate|many|one|compare ... (see tests/lab/files.rs)"
+                "lab-files awkward|random|mutate|many|one|watch|compare ... (see tests/lab/files.rs)"
             );
             return Ok(ExitCode::from(2));
         }
@@ -100,7 +104,9 @@ fn compare(left: &str, right: &str, except: &[&str]) -> io::Result<ExitCode> {
 fn many(directory: &Path, count: u64, mean: u64) -> io::Result<()> {
     let mut random = Random::new(count);
     let mut noise = vec![0; 1 << 20];
-    noise.iter_mut().for_each(|b| *b = random.byte());
+    for byte in &mut noise {
+        *byte = random.byte();
+    }
     let mut parents: Vec<PathBuf> = vec![directory.to_owned()];
     let mut parent = directory.to_owned();
     let mut left_in_parent = 0;
@@ -149,4 +155,47 @@ fn one(directory: &Path, bytes: u64) -> io::Result<()> {
     }
     out.flush()?;
     chown(&path, OWNER, OWNER)
+}
+
+/// Peak resident set of the largest process of rsync, ssh or ours in each control group.
+fn watch(groups: &[&str]) {
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        let _ = ended.send(());
+    });
+    let mut peaks = vec![0; groups.len()];
+    while end.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Timeout) {
+        for (group, peak) in groups.iter().zip(&mut peaks) {
+            for pid in processes(Path::new(group)) {
+                *peak = (*peak).max(peak_resident(&pid).unwrap_or(0));
+            }
+        }
+    }
+    let shown: Vec<String> = peaks.iter().map(u64::to_string).collect();
+    println!("{}", shown.join(" "));
+}
+
+fn processes(group: &Path) -> Vec<String> {
+    let list = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let mut found: Vec<String> = list.lines().map(str::to_owned).collect();
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(processes(&entry.path()));
+        }
+    }
+    found
+}
+
+fn peak_resident(pid: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find(|l| l.starts_with(name))?;
+        line.split_whitespace().nth(1).map(str::to_owned)
+    };
+    let name = field("Name:")?;
+    if !["rsync", "ssh", "pc-switcher"].contains(&name.as_str()) {
+        return None;
+    }
+    field("VmHWM:")?.parse().ok()
 }

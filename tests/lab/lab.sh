@@ -21,6 +21,7 @@
 #   lab.sh netem off             unshaped
 #   lab.sh wire-bytes            bytes atlas has sent and received so far
 #   lab.sh cpu HOST              CPU time HOST has used so far, microseconds
+#   lab.sh cgroup-path HOST      where HOST's control group is outside
 #   lab.sh cut [down|drop] [HOST]   dead network: carrier lost (default), or a silent black hole
 #   lab.sh heal                  undo `cut`
 #   lab.sh stop|start|restart|wait HOST   clean shutdown / boot / both / until sshd answers (`reboot` inside works too)
@@ -214,7 +215,11 @@ from_pristine() { # HOST must be down
   for s in @ @home; do btrfs subvolume snapshot "$d/lab-pristine/$s" "$d/$s" >/dev/null; done
   make_snapshot_dir "$1"
 }
-make_snapshot_dir() { if grep -q ' /.snapshots ' "$DIR/disk/$1/@/etc/fstab"; then btrfs subvolume create "$DIR/disk/$1/.snapshots" >/dev/null; fi; }
+make_snapshot_dir() {
+  local d=$DIR/disk/$1
+  if grep -q ' /.snapshots ' "$d/@/etc/fstab"; then btrfs subvolume create "$d/.snapshots" >/dev/null; fi
+  btrfs filesystem sync "$d" >/dev/null # a power cut goes back to here, not further
+}
 
 # ---------------------------------------------------------------- booting
 
@@ -356,6 +361,7 @@ cmd_put() {
 cmd_get() { local h=$1 src=$2 dst=$3; check_host "$h"; cmd_exec "$h" cat "$src" >"$dst"; }
 cmd_disk() { check_host "$1"; echo "$DIR/disk/$1"; }
 cmd_netexec() { local h=$1; shift; check_host "$h"; exec nsenter --net="/run/netns/$(netns "$h")" "$@"; }
+cmd_cgroup_path() { check_host "$1"; cgroup "$1"; }
 cmd_cpu() { check_host "$1"; awk '$1 == "usage_usec" {print $2}' "$(cgroup "$1")/cpu.stat"; }
 cmd_ssh_config() {
   local h; for h in "${HOSTS[@]}"; do cat <<CONFIG
@@ -374,17 +380,20 @@ CONFIG
 # ---------------------------------------------------------------- the wire
 
 w() { ip netns exec "$WIRE" "$@"; }
+no_ipv6() { # NAMESPACE INTERFACE: addresses it gives itself would only be noise
+  nsenter --net="/run/netns/$1" bash -c "! test -e /proc/sys/net/ipv6 || echo 1 >/proc/sys/net/ipv6/conf/$2/disable_ipv6"
+}
 port() { echo "p-$1"; }
 
 net_up() { # two machines, a cable each, a bridge between
   local h n
-  ip netns add "$WIRE"; w ip link set lo up; w sysctl -qw net.ipv6.conf.all.disable_ipv6=1
+  ip netns add "$WIRE"; w ip link set lo up; no_ipv6 "$WIRE" all
   w ip link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0; w ip link set br0 up
   for h in "${HOSTS[@]}"; do
     n=$(netns "$h")
     ip netns add "$n"; w ip link add "$(port "$h")" type veth peer name eth0 netns "$n"
     ip -n "$n" link set lo up; ip -n "$n" addr add "${ADDR[$h]}/24" dev eth0
-    ip netns exec "$n" sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1
+    no_ipv6 "$n" eth0
     ip -n "$n" link set eth0 up
     # What distributions use; the sysctl is not writable in here.
     ip -n "$n" route replace 10.77.0.0/24 dev eth0 src "${ADDR[$h]}" congctl cubic 2>/dev/null || true
@@ -528,4 +537,8 @@ cmd_help() { sed -n '2,/^set -e/p' "$SELF" | sed '$d; s/^# \{0,1\}//'; }
 
 verb=${1:-help}; shift || true
 [[ $verb =~ ^[a-z_-]+$ ]] && declare -F "cmd_${verb//-/_}" >/dev/null || die "no such verb: $verb (lab.sh help)"
-"cmd_${verb//-/_}" "$@"
+case $verb in
+  help | build | up | down | hold | sweep | status | list) ;;
+  *) [[ -d $DIR ]] || die "no lab named $LAB_NAME is up" ;;
+esac
+"cmd_${verb//-/_}" "$@"; exit # on one line: bash reads on in a file that may have been edited meanwhile

@@ -6,13 +6,14 @@ set -euo pipefail
 check=
 if [[ ${1:-} == --check ]]; then check=1; shift; fi
 
-# program, Debian and Ubuntu package, what for
+# program (or file, of a package that has none), Debian and Ubuntu package, what for
 needs() {
   case $1 in
     build) cat <<'LIST'
 cc        gcc            compiling the SSH and TLS libraries
+/usr/include/stdio.h libc6-dev compiling the SSH and TLS libraries
 make      make           compiling the TLS library
-perl      perl           configuring the TLS library
+pod2man   perl           configuring the TLS library, which needs more than perl-base
 pkg-config pkg-config    finding system libraries
 LIST
       ;;
@@ -36,7 +37,7 @@ LIST
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 missing=() reasons=()
 while read -r program package why; do
-  command -v "$program" >/dev/null && continue
+  if [[ $program == /* && -e $program ]] || command -v "$program" >/dev/null; then continue; fi
   [[ " ${missing[*]-} " == *" $package "* ]] || missing+=("$package")
   reasons+=("$package ($why)")
 done < <(for task in "$@"; do needs "$task"; done)

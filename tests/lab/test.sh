@@ -17,7 +17,7 @@ fi
 if reason=$("$here/as-root.sh" true 2>&1); then
   echo "The integration tests boot two machines on this one: they run under sudo."
   target=$("$cargo" -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
-  rc=0; env "CARGO_TARGET_${target}_RUNNER=$PWD/$here/as-root.sh" "$cargo" test --test it "$@" || rc=$?
+  rc=0; env "CARGO_TARGET_${target}_RUNNER=$here/as-root.sh" "$cargo" test --test it "$@" || rc=$?
   "$here/as-root.sh" "$here/lab.sh" sweep
   exit $rc
 fi

@@ -226,9 +226,9 @@ impl Lab {
             "--yes",
             "--allow-first-sync",
         ];
-        let argv = [&command, args].concat();
+        let all = [&command, args].concat();
         let child = script(&self.name)
-            .args(&argv)
+            .args(&all)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -236,7 +236,7 @@ impl Lab {
             .expect("bash is there");
         Running {
             child,
-            command: argv.join(" "),
+            command: all.join(" "),
         }
     }
 
@@ -282,11 +282,17 @@ impl Lab {
         true
     }
 
-    /// Sends a signal to every process of the program on a machine whose command line has `with` in it.
-    pub fn signal(&self, host: &str, signal: &str, with: &str) -> Output {
+    /// Sends a signal to every process of the program on a machine that has `argument`; fails if there is none.
+    pub fn signal(&self, host: &str, signal: &str, argument: &str) -> Output {
+        // By what is executed: sudo, timeout and this very shell have the name in their arguments too.
         // Only the lab's own pid namespace is seen from in there.
-        let pattern = format!("^([^ ]*/)?pc-switcher.*{with}");
-        self.exec(host, &["pkill", signal, "-f", &pattern])
+        let script = "found=1
+            for p in /proc/[0-9]*; do
+                case $(readlink $p/exe) in *pc-switcher* | *memfd*) ;; *) continue ;; esac
+                if tr '\\0' '\\n' <$p/cmdline | grep -qxF -e \"$2\"; then kill \"$1\" ${p#/proc/} && found=0; fi
+            done
+            exit $found";
+        self.exec(host, &["sh", "-c", script, "signal", signal, argument])
     }
 
     /// What mounts a machine has.
@@ -306,6 +312,13 @@ impl Lab {
             .stdout;
         for line in processes.lines().filter(|l| l.contains("pc-switcher")) {
             left.push(format!("process on {host}: {line}"));
+        }
+        let list = "ls -l /proc/[0-9]*/exe 2>/dev/null; true";
+        let executed = self.exec(host, &["sh", "-c", list]).ok().stdout;
+        for line in executed.lines().filter(|l| l.contains("-> ")) {
+            if line.contains("memfd:") || line.contains("pc-switcher") {
+                left.push(format!("process on {host}: {line}"));
+            }
         }
         let before = &self.mounts[usize::from(host == VEGA)];
         for line in self.mount_points(host).lines() {

@@ -4,4 +4,5 @@ pub mod awkward;
 pub mod lab;
 pub mod oracle;
 pub mod random;
+pub mod scenario;
 pub mod tree;

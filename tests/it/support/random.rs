@@ -192,9 +192,10 @@ fn change(
                 .iter()
                 .filter(|d| is_dir(d) && !d.starts_with(path))
                 .collect();
-            match directories.is_empty() {
-                true => fs::rename(path, root.join(fresh)),
-                false => fs::rename(path, random.pick(&directories).join(fresh)),
+            if directories.is_empty() {
+                fs::rename(path, root.join(fresh))
+            } else {
+                fs::rename(path, random.pick(&directories).join(fresh))
             }
         }
         8 => {

@@ -36,8 +36,10 @@ pub enum Aspect {
     Flags,
     /// Which names are one inode.
     HardLinks,
-    /// Where a file has data and where holes.
+    /// A hole on the left is data on the right: space is taken that was not.
     Holes,
+    /// Data on the left, all zeroes, is a hole on the right: no byte differs.
+    ZeroData,
 }
 
 /// One difference.
@@ -53,13 +55,15 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?} of {}: {}",
-            self.aspect,
-            self.path.escape_ascii(),
-            self.detail
-        )
+        let path = self.path.escape_ascii().to_string();
+        match path.len() {
+            0 => write!(f, "{:?} of the root: {}", self.aspect, self.detail),
+            1..300 => write!(f, "{:?} of {path}: {}", self.aspect, self.detail),
+            long => {
+                let (head, tail) = (&path[..100], &path[long - 100..]);
+                write!(f, "{:?} of {head}...{tail}: {}", self.aspect, self.detail)
+            }
+        }
     }
 }
 
@@ -128,19 +132,19 @@ impl Tree {
         let mut tree = Self::default();
         let entry = read_entry(&top, b".", &stat, false)?;
         tree.entries.insert(Vec::new(), entry);
-        tree.read_directory(top, &[], stat.st_dev, skip)?;
+        tree.read_directory(&top, &[], stat.st_dev, skip)?;
         Ok(tree)
     }
 
     fn read_directory(
         &mut self,
-        directory: OwnedFd,
+        directory: &OwnedFd,
         prefix: &[u8],
         device: u64,
         skip: &dyn Fn(&[u8]) -> bool,
     ) -> io::Result<()> {
         let mut names = Vec::new();
-        for entry in Dir::read_from(&directory)? {
+        for entry in Dir::read_from(directory)? {
             let name = entry?.file_name().to_bytes().to_vec();
             if name != b"." && name != b".." {
                 names.push(name);
@@ -151,20 +155,20 @@ impl Tree {
             if skip(&path) {
                 continue;
             }
-            let stat = rustix::fs::statat(&directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?;
+            let stat = rustix::fs::statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?;
             let boundary = stat.st_dev != device;
-            let entry = read_entry(&directory, &name, &stat, boundary)
+            let entry = read_entry(directory, &name, &stat, boundary)
                 .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.escape_ascii())))?;
             let descend = entry.is_dir() && !boundary;
             self.entries.insert(path.clone(), entry);
             if descend {
                 let child = rustix::fs::openat(
-                    &directory,
+                    directory,
                     name.as_slice(),
                     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NOATIME,
                     Mode::empty(),
                 )?;
-                self.read_directory(child, &path, device, skip)?;
+                self.read_directory(&child, &path, device, skip)?;
             }
         }
         Ok(())
@@ -291,12 +295,24 @@ fn compare(path: &[u8], left: &Entry, right: &Entry, found: &mut Vec<Difference>
             format!("{:#x} against {:#x}", left.flags, right.flags),
         );
     }
-    if left.data != right.data {
-        differ(
-            Aspect::Holes,
-            format!("data at {:?} against {:?}", left.data, right.data),
-        );
+    for (aspect, more, less) in [
+        (Aspect::Holes, right, left),
+        (Aspect::ZeroData, left, right),
+    ] {
+        if !covers(&less.data, &more.data) {
+            differ(
+                aspect,
+                format!("data at {:?} against {:?}", left.data, right.data),
+            );
+        }
     }
+}
+
+/// Whether every one of `inner` lies within one of `outer`; files of different size may end differently.
+fn covers(outer: &[(u64, u64)], inner: &[(u64, u64)]) -> bool {
+    inner
+        .iter()
+        .all(|(start, end)| outer.iter().any(|(s, e)| s <= start && end <= e))
 }
 
 fn read_entry(

@@ -1,0 +1,102 @@
+//! `--dry-run` lists exactly what the following real run does, and writes nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::lab::{ATLAS, Lab, Output, VEGA};
+use crate::support::oracle;
+use crate::support::random;
+use crate::support::scenario::{Before, DONE, FILTER, home, make_private_paths, work};
+
+/// The paths of a printed plan. One change a line: its sign (`+` created, `*` changed, `.` attributes,
+/// `-` deleted), a blank, the absolute path, and after two blanks what changes.
+fn planned(run: &Output) -> BTreeSet<(char, String)> {
+    run.stdout
+        .lines()
+        .filter_map(|line| {
+            let line = line.trim_start();
+            let sign = line.chars().next()?;
+            let rest = line.get(1..)?.strip_prefix(' ')?.trim_start();
+            let path = rest.split("  ").next()?.trim_end();
+            ("+*.-".contains(sign) && path.starts_with("/home"))
+                .then(|| (sign, path.trim_end_matches('/').to_owned()))
+        })
+        .collect()
+}
+
+#[test]
+fn a_dry_run_lists_exactly_what_the_real_run_does() {
+    let Some(lab) = Lab::fresh() else { return };
+    lab.configure(ATLAS, FILTER);
+    make_private_paths(&lab);
+    let run = lab.sync(&[]);
+    assert!(DONE.contains(&run.status), "{}", run.text());
+
+    let source = lab.dev(ATLAS);
+    for directory in ["new", "new/deeper"] {
+        fs::create_dir(source.join(directory)).expect("writable");
+        fs::write(source.join(directory).join("file"), "new").expect("writable");
+    }
+    fs::write(source.join(".profile"), "changed\n").expect("writable");
+    fs::remove_file(source.join(".bash_logout")).expect("writable");
+    fs::set_permissions(
+        source.join(".bashrc"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o600),
+    )
+    .expect("root may");
+
+    let target_before = home(&lab, VEGA);
+    let source_before = home(&lab, ATLAS);
+    let dry = lab.sync(&["--dry-run", "--allow-out-of-order"]);
+    assert!(DONE.contains(&dry.status), "{}", dry.text());
+    assert_eq!(target_before.differences(&home(&lab, VEGA)), []);
+    assert_eq!(source_before.differences(&home(&lab, ATLAS)), []);
+
+    let before = Before::remember(&lab, "before");
+    let real = lab.sync(&["--allow-out-of-order"]);
+    assert!(DONE.contains(&real.status), "{}", real.text());
+    let absolute = |paths: BTreeSet<Vec<u8>>| -> BTreeSet<PathBuf> {
+        let name = |p| String::from_utf8(p).expect("plain names");
+        paths
+            .into_iter()
+            .map(|p| Path::new("/home").join(name(p)))
+            .collect()
+    };
+    // The time of a directory in which something came or went may be listed or not.
+    let only_time = absolute(before.only_time(&lab));
+    let mut changed = absolute(before.changed(&lab));
+    let mut listed: BTreeSet<PathBuf> = planned(&dry).into_iter().map(|(_, p)| p.into()).collect();
+    changed.retain(|p| !only_time.contains(p));
+    listed.retain(|p| !only_time.contains(p));
+    assert_eq!(listed, changed, "the dry run printed:\n{}", dry.stdout);
+    let signs: BTreeSet<char> = planned(&dry).into_iter().map(|(s, _)| s).collect();
+    assert_eq!(signs, "+*.-".chars().collect());
+}
+
+#[test]
+fn a_dry_run_moves_no_generation_and_leaves_no_file() {
+    let Some(lab) = Lab::fresh() else { return };
+    lab.configure(ATLAS, FILTER);
+    make_private_paths(&lab);
+    random::tree(&work(&lab, ATLAS), 9, 200).expect("a tree");
+    let root_before = oracle::snapshot(&lab, VEGA, "@", "root before");
+    let before = oracle::generations(&lab, VEGA);
+    let dry = lab.sync(&["--dry-run", "--allow-mass-delete"]);
+    assert!(DONE.contains(&dry.status), "{}", dry.text());
+    let after = oracle::generations(&lab, VEGA);
+    for subvolume in ["@home", ".snapshots"] {
+        assert_eq!(before[subvolume], after[subvolume], "{subvolume} moved");
+    }
+    assert_eq!(before.len(), after.len(), "a subvolume came or went");
+    // The login itself is written down by sshd and systemd; nothing else may have moved.
+    let root_after = oracle::snapshot(&lab, VEGA, "@", "root after");
+    let of_the_login: &[&[u8]] = &[b"var/log", b"var/lib/systemd", b"var/tmp", b"tmp"];
+    let touched: Vec<String> = oracle::kernel_diff(&root_before, &root_after)
+        .into_iter()
+        .filter(|p| !of_the_login.iter().any(|l| p.starts_with(l)))
+        .map(|p| p.escape_ascii().to_string())
+        .collect();
+    assert_eq!(touched, [""; 0]);
+    lab.assert_nothing_left_running();
+}

@@ -1,0 +1,122 @@
+//! What most sync tests share: which paths belong to a machine, and the state before and after.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::lab::{ATLAS, Lab, VEGA};
+use super::oracle;
+use super::tree::{Aspect, Entry, Tree};
+
+/// Paths below `/home` that no sync of these tests carries over.
+pub const PRIVATE: &[&str] = &["/dev/.ssh", "/dev/.config/pc-switcher", "/dev/.local"];
+
+/// The filter file that says so.
+pub const FILTER: &str = "\
+# what belongs to a machine: its keys, and the settings and logs of these very runs
+- /dev/.ssh/
+- /dev/.config/pc-switcher/
+- /dev/.local/
+";
+
+/// Statuses of a run that did everything: done, and done with warnings.
+pub const DONE: [Option<i32>; 2] = [Some(0), Some(8)];
+
+/// A directory of the person's, for random trees: their changes must not reach the keys of the login.
+pub fn work(lab: &Lab, host: &str) -> PathBuf {
+    let path = lab.dev(host).join("work");
+    std::fs::create_dir_all(&path).expect("the home is writable");
+    path
+}
+
+/// A machine's `/home` as our reader sees it, without what is private.
+pub fn home(lab: &Lab, host: &str) -> Tree {
+    let private = |path: &[u8]| PRIVATE.iter().any(|p| p.as_bytes()[1..] == *path);
+    Tree::read_except(&lab.home(host), &private).expect("the home can be read")
+}
+
+/// The target before a sync, to tell afterwards what was touched.
+pub struct Before {
+    tree: Tree,
+    snapshot: PathBuf,
+}
+
+impl Before {
+    /// Remembers vega's `/home` as it is now.
+    pub fn remember(lab: &Lab, name: &str) -> Self {
+        Self {
+            tree: home(lab, VEGA),
+            snapshot: oracle::snapshot(lab, VEGA, "@home", name),
+        }
+    }
+
+    /// Paths the kernel says were touched since.
+    pub fn touched(&self, lab: &Lab, name: &str) -> BTreeSet<Vec<u8>> {
+        let after = oracle::snapshot(lab, VEGA, "@home", name);
+        oracle::kernel_diff(&self.snapshot, &after)
+    }
+
+    /// Paths that differ from then, in any aspect.
+    pub fn changed(&self, lab: &Lab) -> BTreeSet<Vec<u8>> {
+        let found = self.tree.differences(&home(lab, VEGA));
+        found.into_iter().map(|d| d.path).collect()
+    }
+
+    /// Directories of which nothing but the time differs: something in them came or went.
+    pub fn only_time(&self, lab: &Lab) -> BTreeSet<Vec<u8>> {
+        let now = home(lab, VEGA);
+        let found = self.tree.differences(&now);
+        let (time, rest): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|d| d.aspect == Aspect::Mtime);
+        let rest: BTreeSet<Vec<u8>> = rest.into_iter().map(|d| d.path).collect();
+        time.into_iter()
+            .map(|d| d.path)
+            .filter(|p| !rest.contains(p) && now.entries.get(p).is_some_and(Entry::is_dir))
+            .collect()
+    }
+
+    /// Fails the test if the kernel names a path that is no different from before and is not the
+    /// parent of one that came or went.
+    #[track_caller]
+    pub fn assert_only_changes_were_touched(&self, lab: &Lab, name: &str) {
+        let changed = self.changed(lab);
+        let parents: BTreeSet<Vec<u8>> = changed.iter().map(|p| parent(p)).collect();
+        let extra: Vec<String> = self
+            .touched(lab, name)
+            .into_iter()
+            .filter(|p| !changed.contains(p) && !parents.contains(p))
+            .map(|p| p.escape_ascii().to_string())
+            .collect();
+        assert!(
+            extra.is_empty(),
+            "touched without need:\n{}",
+            extra.join("\n")
+        );
+    }
+}
+
+fn parent(path: &[u8]) -> Vec<u8> {
+    let end = path.iter().rposition(|b| *b == b'/').unwrap_or(0);
+    path[..end].to_vec()
+}
+
+/// Syncs atlas to vega and fails the test unless everything was done and both homes are equal.
+#[track_caller]
+pub fn sync_and_compare(lab: &Lab, args: &[&str]) {
+    let run = lab.sync(args);
+    assert!(
+        DONE.contains(&run.status),
+        "`{}` ended with {:?}:\n{}",
+        run.command,
+        run.status,
+        run.text()
+    );
+    oracle::assert_homes_equal(lab, PRIVATE);
+    lab.assert_nothing_left_running();
+}
+
+/// A filter is only warned about if one of its rules matches nothing; this makes all of them match.
+pub fn make_private_paths(lab: &Lab) {
+    for host in [ATLAS, VEGA] {
+        lab.as_dev(host, &["mkdir", "-p", ".local/state"]).ok();
+    }
+}

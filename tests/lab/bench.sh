@@ -1,0 +1,171 @@
+#!/bin/bash
+# bench.sh: pc-switcher against `rsync -aHAXS --delete --numeric-ids` over ssh, in turns, in the lab; prints the
+# Markdown tables of BENCHMARKS.md. Takes about half an hour with the defaults.
+#
+#   BENCH_RUNS=3           runs of each; the table shows the median, and the extremes of the wall time
+#   BENCH_FILES=100000     small files of the first copy, BENCH_MEAN=10737 bytes each on average (1 GiB)
+#   BENCH_BIG=2147483648   bytes of the one large file
+#   BENCH_MANY=1000000     files of the no-change run (0: leave it out)
+#   BENCH_ONLY=rsync|ours  one of them alone
+#   BENCH_WIRES="off 1gbit,0.3ms"   the wires, as for `lab.sh netem`
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+here=tests/lab
+if [[ ${1:-} != --built ]]; then
+  "${CARGO:-cargo}" build --release --bin pc-switcher --example lab-files
+  exec "$here/as-root.sh" "$here/bench.sh" --built
+fi
+
+runs=${BENCH_RUNS:-3} files=${BENCH_FILES:-100000} mean=${BENCH_MEAN:-10737} many=${BENCH_MANY:-1000000}
+big=${BENCH_BIG:-2147483648} only=${BENCH_ONLY:-} wires=${BENCH_WIRES:-off 1gbit,0.3ms}
+tools=(rsync ours); if [[ -n $only ]]; then tools=("$only"); fi
+export LAB_NAME=pcs-bench-$$ LAB_SIZE=60G LAB_OWNER=$$
+lab() { "$here/lab.sh" "$@"; }
+say() { echo "bench: $*" >&2; }
+
+results=$(mktemp)
+cleanup() { trap '' INT TERM HUP; lab down; rm -f "$results"; }
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+lab sweep
+lab up
+lab put atlas target/release/pc-switcher /usr/local/bin/pc-switcher
+files_tool=target/release/examples/lab-files
+here_disk=$(lab disk atlas)/@home there_disk=$(lab disk vega)/@home
+
+# ---------------------------------------------------------------- what is compared
+
+# Our configuration for one folder of /home; gates are opened by flags, so that every run is like the first.
+configure() { # FOLDER
+  lab exec atlas sh -c 'mkdir -p /home/dev/.config/pc-switcher && cat >/home/dev/.config/pc-switcher/config.yaml && chown -R dev: /home/dev/.config' <<CONFIG
+sync_modules: { user_data: true }
+disk: { preflight_minimum: "1%", runtime_minimum: "1%", warning_threshold: "1%", check_interval: 30 }
+btrfs_snapshots: { subvolumes: ["@home"], keep_recent: 1 }
+user_data: { folders: [ { path: $1 } ] }
+CONFIG
+}
+ours() { # FOLDER
+  configure "$1"
+  measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order --allow-conflicts --allow-mass-delete
+}
+rsync() { # FOLDER
+  measured lab exec atlas rsync -aHAXS --delete --numeric-ids --rsync-path='sudo rsync' \
+    -e 'ssh -i /home/dev/.ssh/id_ed25519 -o UserKnownHostsFile=/home/dev/.ssh/known_hosts' "$1/" "dev@vega:$1/"
+}
+
+# ---------------------------------------------------------------- measuring
+
+measured() { # CMD...: runs it and leaves wall seconds, CPU seconds, peak resident KiB and bytes on the wire in `figures`
+  local cpu_a cpu_v sent received t0 t1 sent1 received1 rc=0 rss watcher
+  cpu_a=$(lab cpu atlas); cpu_v=$(lab cpu vega); read -r sent received < <(lab wire-bytes)
+  coproc watcher { "$files_tool" watch "$(lab cgroup-path atlas)" "$(lab cgroup-path vega)"; }
+  local from=${watcher[0]} to=${watcher[1]} pid=$watcher_PID
+  t0=$EPOCHREALTIME
+  "$@" >"$results.out" 2>&1 </dev/null || rc=$?
+  t1=$EPOCHREALTIME
+  exec {to}>&-
+  read -r rss <&"$from" || rss="0 0"
+  wait "$pid" || true
+  read -r sent1 received1 < <(lab wire-bytes)
+  if ((rc != 0 && rc != 8)); then tail -n 20 "$results.out" >&2; say "ended with status $rc: $*"; exit 1; fi
+  figures="$(awk "BEGIN {print $t1 - $t0, ($(lab cpu atlas) - $cpu_a) / 1e6, ($(lab cpu vega) - $cpu_v) / 1e6}") $rss $((sent1 - sent + received1 - received))"
+}
+
+forget() { # what is cached goes to the disk, and for a cold run out of memory
+  sync -f "$here_disk"; sync -f "$there_disk"
+  if [[ $1 == cold ]]; then echo 3 >/proc/sys/vm/drop_caches; fi
+}
+
+compare() { # NAME FOLDER warm|cold first|again
+  local name=$1 folder=$2 temperature=$3 kind=$4 run tool target=$there_disk${2#/home}
+  for ((run = 1; run <= runs; run++)); do
+    for tool in "${tools[@]}"; do
+      if [[ $kind == first ]]; then rm -rf "$target"; mkdir -p "$target"; fi
+      forget "$temperature"
+      if [[ $temperature == warm ]]; then find "$here_disk${folder#/home}" -printf '%s %T@\n' >/dev/null; fi
+      if [[ $temperature == warm && $kind == again ]]; then find "$target" -printf '%s %T@\n' >/dev/null; fi
+      "$tool" "$folder"
+      echo "$name|$tool|$figures" >>"$results"
+      say "$name, $tool: $figures"
+    done
+  done
+}
+
+table() {
+  echo "| what | wall rsync (s) | wall ours (s) | ours/rsync | CPU both ends rsync (s) | ours (s) | peak resident rsync (MiB) | ours (MiB) | wire rsync (MiB) | ours (MiB) |"
+  echo "|---|---|---|---|---|---|---|---|---|---|"
+  awk -F'[| ]' -f - "$results" <<'AWK'
+  function median(list, n,   a, i, j, t) {
+    split(list, a, " ")
+    for (i = 2; i <= n; i++) for (j = i; j > 1 && a[j] + 0 < a[j-1] + 0; j--) { t = a[j]; a[j] = a[j-1]; a[j-1] = t }
+    low = a[1]; high = a[n]; return n % 2 ? a[(n+1)/2] : (a[n/2] + a[n/2+1]) / 2
+  }
+  function cell(key, format) { return n[key] ? sprintf(format, median(v[key], n[key])) : "–" }
+  function spread(key,   m) { if (!n[key]) return "–"; m = median(v[key], n[key]); return sprintf("%.2f (%.2f–%.2f)", m, low, high) }
+  function add(key, value) { v[key] = v[key] " " value; n[key]++ }
+  {
+    split($0, part, "|"); name = part[1]; tool = part[2]; split(part[3], f, " ")
+    if (!(name in seen)) { seen[name] = 1; order[++count] = name }
+    add(name tool "wall", f[1]); add(name tool "cpu", f[2] + f[3])
+    add(name tool "rss", (f[4] > f[5] ? f[4] : f[5]) / 1024); add(name tool "wire", f[6] / 1048576)
+  }
+  END {
+    for (i = 1; i <= count; i++) {
+      r = order[i] "rsync"; o = order[i] "ours"
+      ratio = n[r "wall"] && n[o "wall"] ? sprintf("%.2f", median(v[o "wall"], n[o "wall"]) / median(v[r "wall"], n[r "wall"])) : "–"
+      printf "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", order[i], spread(r "wall"), spread(o "wall"), ratio,
+        cell(r "cpu", "%.1f"), cell(o "cpu", "%.1f"), cell(r "rss", "%.0f"), cell(o "rss", "%.0f"), cell(r "wire", "%.1f"), cell(o "wire", "%.1f")
+    }
+  }
+AWK
+}
+
+small_costs() { # ours alone: what a start and an empty sync cost
+  local run t0 t1 list=()
+  for run in 1 2 3 4 5; do
+    t0=$EPOCHREALTIME; lab exec atlas true; t1=$EPOCHREALTIME; lab exec atlas pc-switcher --help >/dev/null
+    list+=("$(awk "BEGIN {print ($EPOCHREALTIME - $t1 - ($t1 - $t0)) * 1000}")")
+  done
+  echo; echo "\`--help\`: $(printf '%s\n' "${list[@]}" | sort -n | sed -n 3p) ms (median of 5, without entering the machine)."
+  lab exec atlas sh -c 'cat >/home/dev/.config/pc-switcher/config.yaml' <<'CONFIG'
+sync_modules: { dummy_success: true }
+dummy_success: { source_duration: 0, target_duration: 0 }
+btrfs_snapshots: { subvolumes: ["@home"], keep_recent: 1 }
+CONFIG
+  list=()
+  for run in 1 2 3 4 5; do
+    measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order --allow-conflicts
+    list+=("${figures%% *}")
+  done
+  echo "A sync of dummies only, agent deployment included: $(printf '%s\n' "${list[@]}" | sort -n | sed -n 3p) s (median of 5)."
+}
+
+# ---------------------------------------------------------------- the runs
+
+mkdir -p "$here_disk"/bench/{small,large}
+"$files_tool" many "$here_disk/bench/small" "$files" "$mean"
+"$files_tool" one "$here_disk/bench/large" "$big"
+if ((many > 0)); then mkdir "$here_disk/bench/many"; "$files_tool" many "$here_disk/bench/many" "$many" 200; fi
+
+for wire in $wires; do
+  lab netem ${wire/,/ }
+  label=$wire; if [[ $wire == off ]]; then label="full speed"; fi
+  compare "first copy, $files files, $label" /home/bench/small warm first
+  compare "no change, $files files, warm, $label" /home/bench/small warm again
+  compare "no change, $files files, cold, $label" /home/bench/small cold again
+  compare "first copy, one file of $((big >> 20)) MiB, $label" /home/bench/large warm first
+  if ((many > 0)) && [[ $wire == off ]]; then
+    "${tools[0]}" /home/bench/many # there, unmeasured
+    compare "no change, $many files, warm, $label" /home/bench/many warm again
+    compare "no change, $many files, cold, $label" /home/bench/many cold again
+  fi
+done
+lab netem off
+
+echo "$(nproc) CPUs ($(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)), $(awk '/MemTotal/ {printf "%.0f", $2 / 1048576}' /proc/meminfo) GiB, Linux $(uname -r);"
+echo "$(lab exec atlas rsync --version | awk 'NR == 1 {print $1, $3}') on both machines; median of $runs runs in turns. Made by \`make bench\`."
+echo
+table
+if [[ " ${tools[*]} " == *" ours "* ]]; then small_costs; fi
