@@ -29,7 +29,7 @@ pub fn registry() -> Vec<Box<dyn Module>> {
 /// What modules have the agent do for them, beyond what it does for everybody.
 #[must_use]
 pub fn services() -> Vec<Box<dyn Service>> {
-    Vec::new()
+    vec![Box::new(crate::mirror::service::MirrorService::default())]
 }
 
 /// Names of the modules of one kind, in the order of the registry.
