@@ -467,7 +467,11 @@ impl Writer<'_> {
                 place::place(self.shared, &mut self.dirs, &staged, Kind::Dir, &op.path, old)
             });
         match made {
+            // A directory that somebody made meanwhile is as good: it gets its attributes at the end.
             Ok(()) => self.applied.items += 1,
+            Err(PlaceError::Appeared) if self.shared.tree.open_dir(&op.path).is_ok() => {
+                self.applied.items += 1;
+            }
             Err(error) => {
                 if let PlaceError::Io(errno) = &error {
                     Self::check_fatal(&op.path, *errno)?;
@@ -620,8 +624,7 @@ fn finish_dirs(
     while let Some(op) = ops.next_op()? {
         abort.check()?;
         let result = match op.step {
-            Step::MakeDir => finish_dir(tree, &op.path, &op.meta, None),
-            Step::DirAttributes => finish_dir(tree, &op.path, &op.meta, Some(op.aspects)),
+            Step::MakeDir | Step::DirAttributes => finish_dir(tree, &op.path, &op.meta),
             _ => continue,
         };
         match result {
@@ -636,21 +639,20 @@ fn finish_dirs(
     Ok(())
 }
 
-fn finish_dir(tree: &Tree, path: &[u8], want: &Meta, aspects: Option<Aspects>) -> Result<(), Errno> {
+fn finish_dir(tree: &Tree, path: &[u8], want: &Meta) -> Result<(), Errno> {
     let dir = tree.open_dir(path)?;
     let have = tree.look_fd(dir.as_fd())?;
     // An immutable directory takes no new time either.
     if have.flags & LATE_FLAGS != 0 {
         staging::set_flags(dir.as_fd(), have.flags & !LATE_FLAGS, u32::MAX)?;
     }
-    if let Some(aspects) = aspects {
-        if aspects.any(Aspects::OWNER | Aspects::MODE | Aspects::XATTRS) {
-            staging::remove_xattrs(dir.as_fd(), &have, want)?;
-            staging::set_attributes(dir.as_fd(), want)?;
-        }
-        if aspects.any(Aspects::FLAGS) {
-            staging::set_flags(dir.as_fd(), want.flags & !LATE_FLAGS, u32::MAX)?;
-        }
+    let aspects = Aspects::between(want, &have);
+    if aspects.any(Aspects::OWNER | Aspects::MODE | Aspects::XATTRS) {
+        staging::remove_xattrs(dir.as_fd(), &have, want)?;
+        staging::set_attributes(dir.as_fd(), want)?;
+    }
+    if aspects.any(Aspects::FLAGS) {
+        staging::set_flags(dir.as_fd(), want.flags & !LATE_FLAGS, u32::MAX)?;
     }
     staging::set_mtime(dir.as_fd(), want.mtime)?;
     if want.flags & LATE_FLAGS != 0 {
