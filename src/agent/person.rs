@@ -134,8 +134,15 @@ impl Person {
         for name in CONFIG_DIR {
             path.push(name);
             if create {
+                let before = rustix::fs::fstat(&current);
                 match mkdirat(&current, name, Mode::RWXU) {
-                    Ok(()) | Err(Errno::EXIST) => {}
+                    // The directory above is mirrored, and its time with it: ours is no change.
+                    Ok(()) => {
+                        if let Ok(before) = before {
+                            let _ = rustix::fs::futimens(&current, &mtime_of(&before));
+                        }
+                    }
+                    Err(Errno::EXIST) => {}
                     Err(e) => return Err(self.fault("create", &path, e)),
                 }
             }
@@ -272,6 +279,18 @@ impl Person {
         .and_then(|()| rustix::fs::fchmod(&fd, Mode::RWXU))
         .map_err(|e| self.fault("change", &path, e))?;
         Ok(path)
+    }
+}
+
+/// Times that set only the modification time, to what it was.
+fn mtime_of(stat: &rustix::fs::Stat) -> rustix::fs::Timestamps {
+    use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec {
+            tv_sec: stat.st_mtime,
+            tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or(0),
+        },
     }
 }
 
