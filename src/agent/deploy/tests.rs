@@ -333,6 +333,10 @@ fn without_a_person_the_one_sudoers_line_is_named() {
         error.hint().unwrap().contains("NOPASSWD: /bin/sh"),
         "{error}"
     );
+    // Where sudo says no, no password helps: a person is not asked for one.
+    let person = Person::typing(&["opensesame"]);
+    start(&sshd, &binary, &person).unwrap_err();
+    assert!(person.asked.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use ssh2::Channel;
 use super::SshConnection;
 use super::carrier::STEP;
 use super::error::SshError;
-use super::exec::{WINDOW, broken_words};
+use super::exec::{WINDOW, broken_words, how_it_ended};
 use crate::host::opening::{BANNER_TIMEOUT, Conversation, Opened, Opening, STALL_TIMEOUT};
 use crate::host::stream::{ByteSink, Closed, Outgoing, Queue, Tail, Traffic};
 use crate::sys::poll::{interest, wait_any, wait_for};
@@ -72,7 +72,7 @@ impl SshConnection {
         let opened = match opened {
             Opened::Ended(_) => {
                 closed?;
-                Opened::Ended(channel.exit_status().ok())
+                Opened::Ended(how_it_ended(&channel).ok())
             }
             Opened::PasswordRefused => {
                 closed?;
@@ -326,17 +326,14 @@ impl Pump {
             let _ = program.channel.close();
             false
         };
-        let status = closed.then(|| program.channel.exit_status().ok()).flatten();
-        let signal = closed
-            .then(|| program.channel.exit_signal().ok()?.exit_signal)
-            .flatten();
-        let reason = reason.unwrap_or_else(|| match (signal, status) {
-            (Some(signal), _) => format!("agent was killed by SIG{signal}"),
-            (None, Some(status)) => format!("agent exited with status {status}"),
-            (None, None) => "agent ended".to_owned(),
+        let end = closed.then(|| how_it_ended(&program.channel));
+        let reason = reason.unwrap_or_else(|| match &end {
+            Some(Ok(status)) => format!("agent exited with status {status}"),
+            Some(Err(signal)) => format!("agent was killed by SIG{signal}"),
+            None => "agent ended".to_owned(),
         });
         Closed {
-            orderly: was_asked && status == Some(0),
+            orderly: was_asked && end == Some(Ok(0)),
             reason,
             stderr: program.stderr.text(),
         }

@@ -415,3 +415,12 @@ fn the_abort_flag_ends_every_wait_at_once() {
     assert!(error.is_interrupt(), "{error}");
     assert!(started.elapsed() < Duration::from_secs(3));
 }
+
+#[test]
+fn a_command_killed_by_a_signal_has_no_exit_status() {
+    let Some(sshd) = TestSshd::start() else {
+        return;
+    };
+    let done = sshd.connect().exec("kill -9 $$", b"", LIMIT).unwrap();
+    assert_eq!(done.status, None);
+}
