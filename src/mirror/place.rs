@@ -300,7 +300,7 @@ pub fn set_late_flags(
     let (parent, name) = split(path);
     let dir = dirs.open(shared.tree, parent)?;
     let file = shared.tree.open_file(dir.as_fd(), name)?;
-    Ok(set_flags(file.as_fd(), flags, u32::MAX)?)
+    Ok(set_flags(file.as_fd(), current_flags(&file)? | flags, u32::MAX)?)
 }
 
 /// What became of a deletion.

@@ -80,6 +80,7 @@ cp /bin/true caps; setcap cap_net_raw+ep caps
 : >nocow; chattr +C nocow; echo data >nocow
 echo c >compressed; chattr +c compressed
 echo i >immutable; chattr +i immutable; echo a >append; chattr +a append
+echo m >many; chattr +ASdi many; mkdir dmany; chattr +dA dmany
 mkdir idir; echo in >idir/f; touch -d '2001-01-01 01:01:01.111' idir; chattr +i idir
 chmod 0 ro; chmod 1777 empty; chmod 2755 'with space'
 head -c 3000000 /dev/urandom >big
