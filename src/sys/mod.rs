@@ -2,6 +2,7 @@
 
 pub mod btrfs;
 pub mod command;
+pub mod guardian;
 pub mod mounts;
 pub mod process;
 #[cfg(test)]
