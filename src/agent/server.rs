@@ -34,6 +34,7 @@ use crate::event::{EventSink, LogLevel};
 use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
 use crate::sys::command::{kill_running_groups, raise_open_files_limit};
+use crate::sys::guardian::guard_groups;
 use crate::sys::process::{close_inherited_descriptors, leave_at_once};
 
 /// Calls that run at the same time.
@@ -114,6 +115,7 @@ pub fn serve(services: Vec<Box<dyn Service>>) -> ExitStatus {
         .map_err(std::io::Error::from)
         .and_then(|()| {
             raise_open_files_limit();
+            guard_groups();
             // Handlers, not SIG_IGN: children would inherit that. SIGPIPE is ignored by Rust's
             // runtime, which gives children the default back.
             let signals = Signals::new([SIGTERM, SIGHUP, SIGINT, SIGQUIT])?;

@@ -622,17 +622,23 @@ fn a_call_that_is_deaf_cannot_keep_the_process() {
 }
 
 #[test]
-fn an_agent_that_is_killed_takes_its_program_along() {
+fn an_agent_that_is_killed_takes_its_programs_along() {
     let Some(mut cli) = process("an_agent_that_is_killed") else {
         return;
     };
     let temp = tempfile::tempdir().unwrap();
-    let file = temp.path().join("pids");
-    let script = format!(
-        "(echo $$; echo end) >{0}.new; mv {0}.new {0}; exec sleep 600",
-        file.display()
+    let (script, file) = two_sleepers(temp.path());
+    cli.call(
+        1,
+        Request::Run {
+            argv: vec!["true".to_owned()],
+            env: std::collections::BTreeMap::new(),
+            stdin: None,
+            timeout_millis: None,
+        },
     );
-    let pids = run_in_agent(&mut cli, 1, &script, &file);
+    assert!(cli.answer(1).is_ok());
+    let pids = run_in_agent(&mut cli, 2, &script, &file);
     cli.stream.0.kill().unwrap();
     wait_for(&mut cli);
     assert_gone(&pids);

@@ -4,6 +4,7 @@ pub mod btrfs;
 pub mod command;
 pub mod inherit;
 pub mod inodes;
+pub mod guardian;
 pub mod mounts;
 pub mod poll;
 pub mod process;
