@@ -22,6 +22,7 @@ pub use error::DeployError;
 use self::script::Sudo;
 use super::link::{Closed, Incoming, Link, Traffic};
 use super::protocol::{FrameSplitter, PROTOCOL};
+use crate::escape::escape_str;
 use crate::host::local;
 use crate::host::opening::{Opened, Opening};
 use crate::host::ssh::SshConnection;
@@ -132,13 +133,16 @@ fn start_agent_as(
         sudoers_command: "/bin/sh".to_owned(),
     };
     let script = script::streamed(binary.bytes.len(), &access.sha256, &access.session);
-    let connection = match place.run(connection, &access, &script, &binary.bytes)? {
+    let (trouble, connection) = match place.run(connection, &access, &script, &binary.bytes)? {
         Heard::Agent(link) => return Ok((link, access)),
-        Heard::Trouble(SudoTrouble::PasswordRequired | SudoTrouble::NotAllowed, connection) => {
-            connection
-        }
-        Heard::Trouble(trouble, _) => return Err(place.sudo(trouble)),
+        Heard::Trouble(trouble, connection) => (trouble, connection),
     };
+    if !matches!(
+        trouble,
+        SudoTrouble::PasswordRequired | SudoTrouble::NotAllowed
+    ) {
+        return Err(place.sudo(trouble));
+    }
     // Perhaps an identical pc-switcher is installed there, and sudo allows that one.
     let connection = match place.run_installed(connection, &access)? {
         Installed::Agent(link) => {
@@ -151,6 +155,9 @@ fn start_agent_as(
         }
         Installed::Absent(connection) => connection,
     };
+    if trouble == SudoTrouble::NotAllowed {
+        return Err(place.sudo(trouble));
+    }
     let mut connection = Some(connection);
     let link = place.with_password(prompter, |place, password| {
         access.password = Some(password.clone());
@@ -386,7 +393,7 @@ impl Place {
         }
         for _ in 0..TRIES {
             let question = format!("[sudo] password of {} on {}: ", self.user, self.host);
-            let password = prompter.secret(&crate::escape::escape_str(&question))?;
+            let password = prompter.secret(&escape_str(&question))?;
             match start(self, &password)? {
                 Ok(link) => return Ok(link),
                 Err(SudoTrouble::PasswordWrong) => {}
@@ -397,10 +404,6 @@ impl Place {
     }
 
     /// The banner and what followed it, or what is wrong with `sudo`, or any other error.
-    #[expect(
-        clippy::type_complexity,
-        reason = "the three outcomes are told apart by every caller at once"
-    )]
     fn judge(
         &self,
         opened: Opened,
@@ -431,6 +434,7 @@ impl Place {
 
     fn refused(&self, words: &str, stderr: &str) -> DeployError {
         let host = self.host.clone();
+        let words = &escape_str(words);
         let (what, detail) = words.split_once(' ').unwrap_or((words, ""));
         match what {
             "arch" => DeployError::Architecture {

@@ -102,7 +102,10 @@ impl<'a> Conversation<'a> {
     }
 
     /// What the program wrote to stderr last.
-    pub(crate) fn into_stderr(self) -> Tail {
+    pub(crate) fn into_stderr(mut self) -> Tail {
+        if let Some(prompt) = self.opening.password_prompt {
+            self.stderr.forget(prompt);
+        }
         self.stderr
     }
 

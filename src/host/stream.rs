@@ -108,7 +108,7 @@ const JOIN_BELOW: usize = 16 << 10;
 /// The owning thread's end of the queue: what to write next.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    queue: Receiver<Vec<u8>>,
+    chunks: Receiver<Vec<u8>>,
     pub(crate) waker: Arc<Waker>,
     chunk: Vec<u8>,
     written: usize,
@@ -119,7 +119,7 @@ pub(crate) struct Queue {
 impl Queue {
     /// A queue and the way into it.
     pub(crate) fn new() -> std::io::Result<(Outgoing, Self)> {
-        let (sender, queue) = unbounded();
+        let (sender, chunks) = unbounded();
         let waker = Arc::new(Waker::new()?);
         let outgoing = Outgoing {
             queue: Some(sender),
@@ -128,7 +128,7 @@ impl Queue {
         Ok((
             outgoing,
             Self {
-                queue,
+                chunks,
                 waker,
                 chunk: Vec::new(),
                 written: 0,
@@ -155,7 +155,7 @@ impl Queue {
             return;
         }
         loop {
-            match self.queue.try_recv() {
+            match self.chunks.try_recv() {
                 Ok(next) if self.chunk.is_empty() => self.chunk = next,
                 Ok(next) if self.chunk.len() + next.len() <= 2 * JOIN_BELOW => {
                     self.chunk.extend_from_slice(&next);
@@ -204,6 +204,13 @@ impl Tail {
             let excess = self.0.len() - STDERR_TAIL;
             self.0.drain(..excess);
         }
+    }
+
+    /// Takes `words` out of what is kept.
+    pub(crate) fn forget(&mut self, words: &str) {
+        self.0 = String::from_utf8_lossy(&self.0)
+            .replace(words, "")
+            .into_bytes();
     }
 
     /// What is kept, as text.

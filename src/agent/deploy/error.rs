@@ -182,8 +182,7 @@ impl DeployError {
             }
             Self::Local { .. } => "check that sudo is installed: `sudo -v`".to_owned(),
             Self::Architecture { theirs, .. } => format!(
-                "build pc-switcher for {} and name it in {BINARY_VARIABLE}; both machines should run the same system",
-                escape_str(theirs)
+                "build pc-switcher for {theirs} and name it in {BINARY_VARIABLE}; both machines should run the same system"
             ),
             Self::Sudo {
                 host,

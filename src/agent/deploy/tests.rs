@@ -333,6 +333,10 @@ fn without_a_person_the_one_sudoers_line_is_named() {
         error.hint().unwrap().contains("NOPASSWD: /bin/sh"),
         "{error}"
     );
+    // Where sudo says no, no password helps: a person is not asked for one.
+    let person = Person::typing(&["opensesame"]);
+    start(&sshd, &binary, &person).unwrap_err();
+    assert!(person.asked.lock().unwrap().is_empty());
 }
 
 #[test]
@@ -351,10 +355,15 @@ fn a_local_agent_speaks_and_ends_in_good_order() {
     assert!(closed.orderly, "{closed:?}");
 }
 
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.try_into().unwrap()
+}
+
 #[test]
 #[ignore = "a measurement: cargo test --release -- --ignored --nocapture throughput"]
 fn throughput_of_a_link_both_ways() {
-    const BYTES: usize = 1 << 30;
+    const BYTES: u32 = 1 << 30;
     let Some(sshd) = TestSshd::start() else {
         return;
     };
@@ -369,7 +378,7 @@ fn throughput_of_a_link_both_ways() {
     ] {
         let script = format!("echo {}\n{agent}\n", banner());
         std::fs::write(sshd.path("home/agent"), script).unwrap();
-        let rounds = BYTES / encoded.len();
+        let rounds = BYTES as usize / encoded.len();
         if what == "down" {
             std::fs::write(sshd.path("home/frames"), encoded.repeat(rounds)).unwrap();
         }
@@ -377,6 +386,7 @@ fn throughput_of_a_link_both_ways() {
         let (link, _) = start_agent(sshd.connect(), &binary, SESSION, &NeverAsk).unwrap();
         let deployed = started.elapsed();
         let started = Instant::now();
+        let cpu = cpu_time();
         let feeder = {
             let Link {
                 outgoing, incoming, ..
@@ -399,9 +409,177 @@ fn throughput_of_a_link_both_ways() {
         let frames = feeder.join().unwrap();
         let seconds = started.elapsed().as_secs_f64();
         println!(
-            "{what}: {:.0} MB/s ({frames} frames back, deployed in {:.0} ms)",
-            BYTES as f64 / seconds / 1e6,
+            "{what}: {:.0} MB/s ({frames} frames back, {:.2} s of our CPU per GB, deployed in {:.0} ms)",
+            f64::from(BYTES) / seconds / 1e6,
+            cpu_time().saturating_sub(cpu).as_secs_f64() * 1e9 / f64::from(BYTES),
             deployed.as_secs_f64() * 1e3
         );
     }
+}
+
+#[test]
+fn a_link_is_full_duplex_however_much_goes_each_way() {
+    let Some(sshd) = TestSshd::start() else {
+        return;
+    };
+    // The agent writes 64 MiB before it reads anything, while as much is sent to it.
+    let mut encoded = Vec::new();
+    frame(vec![7; 1 << 20]).encode(&mut encoded);
+    let binary = echo_agent(&sshd);
+    let script = format!(
+        "echo {}\ncat ~/frames\nsleep 0.2\nwc -c >~/count\n",
+        banner()
+    );
+    std::fs::write(sshd.path("home/agent"), script).unwrap();
+    std::fs::write(sshd.path("home/frames"), encoded.repeat(64)).unwrap();
+    let (link, _) = start_agent(sshd.connect(), &binary, SESSION, &NeverAsk).unwrap();
+    for _ in 0..64 {
+        link.outgoing.send(encoded.clone()).unwrap();
+    }
+    let Link {
+        outgoing,
+        incoming,
+        traffic,
+        ..
+    } = link;
+    drop(outgoing);
+    let mut frames = 0;
+    let closed = loop {
+        match incoming.recv_timeout(Duration::from_mins(1)).unwrap() {
+            Incoming::Frame(got) => {
+                assert_eq!(got.payload.len(), 1 << 20);
+                frames += 1;
+            }
+            Incoming::Closed(closed) => break closed,
+        }
+    };
+    assert!(closed.orderly, "{closed:?}");
+    assert_eq!(frames, 64);
+    let count = std::fs::read_to_string(sshd.path("home/count")).unwrap();
+    assert_eq!(count.trim(), (64 * encoded.len()).to_string());
+    let all = 64 * encoded.len() as u64;
+    assert_eq!(traffic.totals(), (all, all));
+}
+
+#[test]
+fn small_frames_go_back_and_forth_quickly_also_beside_a_saturated_link() {
+    let Some(sshd) = TestSshd::start() else {
+        return;
+    };
+    let binary = echo_agent(&sshd);
+    let (link, access) = start_agent(sshd.connect(), &binary, SESSION, &NeverAsk).unwrap();
+    let round_trips = |link: &Link| {
+        let mut times: Vec<Duration> = (0..50)
+            .map(|_| {
+                let started = Instant::now();
+                echoes(link);
+                started.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[25]
+    };
+    let idle = round_trips(&link);
+    let monitor = start_extra_agent(sshd.connect(), agent_pid(&sshd), &access).unwrap();
+    let mut encoded = Vec::new();
+    frame(vec![7; 1 << 20]).encode(&mut encoded);
+    for _ in 0..200 {
+        link.outgoing.send(encoded.clone()).unwrap();
+    }
+    let busy = round_trips(&monitor);
+    println!("round trip of a frame: idle {idle:?}, beside a saturated link {busy:?}");
+    assert!(idle < Duration::from_millis(20), "{idle:?}");
+    assert!(busy < Duration::from_millis(200), "{busy:?}");
+}
+
+#[test]
+fn an_agent_that_dies_tells_its_status_and_last_words() {
+    let Some(sshd) = TestSshd::start() else {
+        return;
+    };
+    let binary = echo_agent(&sshd);
+    for (end, reason) in [
+        ("exit 9", "agent exited with status 9"),
+        ("kill -9 $$", "agent was killed by SIGKILL"),
+    ] {
+        let script = format!("echo {}\nread -r x\necho dying >&2\n{end}\n", banner());
+        std::fs::write(sshd.path("home/agent"), script).unwrap();
+        let (link, _) = start_agent(sshd.connect(), &binary, SESSION, &NeverAsk).unwrap();
+        link.outgoing.send(b"go\n".to_vec()).unwrap();
+        let Incoming::Closed(closed) = next(&link) else {
+            panic!("no end");
+        };
+        assert_eq!(closed.reason, reason);
+        assert_eq!(closed.stderr, "dying");
+        assert!(!closed.orderly);
+        // Whoever sends now is told.
+        let until = Instant::now() + Duration::from_secs(5);
+        while link.outgoing.send(vec![0]).is_ok() {
+            assert!(Instant::now() < until);
+        }
+    }
+}
+
+#[test]
+fn a_cut_connection_ends_the_link_here_and_the_agent_there() {
+    let Some(sshd) = TestSshd::start() else {
+        return;
+    };
+    let binary = echo_agent(&sshd);
+    let (link, _) = start_agent(sshd.connect(), &binary, SESSION, &NeverAsk).unwrap();
+    echoes(&link);
+    let pid = agent_pid(&sshd);
+    // The server's process for this connection is the agent's parent.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let parent = stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap();
+    let parent = rustix::process::Pid::from_raw(parent.parse().unwrap()).unwrap();
+    rustix::process::kill_process(parent, rustix::process::Signal::KILL).unwrap();
+    let Incoming::Closed(closed) = next(&link) else {
+        panic!("no end");
+    };
+    assert!(
+        closed.reason.contains("connection was closed"),
+        "{closed:?}"
+    );
+    wait_gone(pid);
+}
+
+#[test]
+fn an_agent_that_talks_nonsense_is_cut_off() {
+    let Some(sshd) = TestSshd::start() else {
+        return;
+    };
+    let binary = echo_agent(&sshd);
+    let script = format!("echo {}\necho '<html>'\nsleep 60\n", banner());
+    std::fs::write(sshd.path("home/agent"), script).unwrap();
+    let (link, _) = start_agent(sshd.connect(), &binary, SESSION, &NeverAsk).unwrap();
+    let Incoming::Closed(closed) = next(&link) else {
+        panic!("no end");
+    };
+    assert!(closed.reason.contains("not allowed"), "{closed:?}");
+    std::fs::write(
+        sshd.path("home/agent"),
+        "echo pc-switcher-agent 999 0 x\ncat\n",
+    )
+    .unwrap();
+    let error = start_agent(sshd.connect(), &binary, SESSION, &NeverAsk).unwrap_err();
+    assert!(matches!(error, DeployError::Protocol { .. }), "{error}");
+}
+
+#[test]
+fn a_chatty_login_script_is_talked_over() {
+    let Some(sshd) = TestSshd::start() else {
+        return;
+    };
+    let binary = echo_agent(&sshd);
+    std::fs::write(
+        sshd.path("home/.bashrc"),
+        "for i in 1 2 3; do echo Welcome $i; done; printf 'no newline'\n",
+    )
+    .unwrap();
+    let (link, _) = start_agent(sshd.connect(), &binary, SESSION, &NeverAsk).unwrap();
+    echoes(&link);
+    std::fs::write(sshd.path("home/.bashrc"), "yes\n").unwrap();
+    let error = start_agent(sshd.connect(), &binary, SESSION, &NeverAsk).unwrap_err();
+    assert!(matches!(error, DeployError::Babble { .. }), "{error}");
 }

@@ -3,6 +3,7 @@
 //! What a person must type is asked only where the prompter can ask; without one, everything that
 //! needs no person is still tried, and the refusal says what that was.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,10 +21,10 @@ use crate::interrupt::AbortFlag;
 use crate::prompt::{PromptError, Prompter};
 
 /// How long the server may take for one step of a login (its name look-ups, PAM).
-const STEP_LIMIT: Duration = Duration::from_secs(60);
+const STEP_LIMIT: Duration = Duration::from_mins(1);
 
 /// How long the agent may take: it may be waiting for a touch or its own passphrase window.
-const AGENT_LIMIT: Duration = Duration::from_secs(60);
+const AGENT_LIMIT: Duration = Duration::from_mins(1);
 
 /// How often a passphrase or password is asked for.
 const TRIES: usize = 3;
@@ -31,13 +32,15 @@ const TRIES: usize = 3;
 /// Prompts of one keyboard-interactive round that are answered.
 const PROMPTS_MAX: usize = 8;
 
-pub(super) struct Login<'a> {
-    pub(super) wire: &'a Wire,
-    pub(super) config: &'a HostConfig,
-    pub(super) prompter: &'a dyn Prompter,
-    pub(super) abort: &'a AbortFlag,
-    pub(super) tried: Vec<String>,
-    pub(super) offered: Vec<String>,
+struct Login<'a> {
+    wire: &'a Wire,
+    config: &'a HostConfig,
+    prompter: &'a dyn Prompter,
+    abort: &'a AbortFlag,
+    tried: Vec<String>,
+    offered: Vec<String>,
+    /// Public keys the server did not take from the agent.
+    declined: Vec<Vec<u8>>,
 }
 
 /// Logs in as `config.user`.
@@ -54,6 +57,7 @@ pub(super) fn log_in(
         abort,
         tried: Vec::new(),
         offered: Vec::new(),
+        declined: Vec::new(),
     };
     if login.ask_methods()? {
         return Ok(());
@@ -134,7 +138,11 @@ impl Login<'_> {
         let session = &self.wire.session;
         let user = &self.config.user;
         let listed = self.wire.drive(STEP_LIMIT, self.abort, || {
-            session.auth_methods(user).map(str::to_owned)
+            // ssh2 panics on a list that is not UTF-8, which is the server's to send.
+            catch_unwind(AssertUnwindSafe(|| {
+                session.auth_methods(user).map(str::to_owned)
+            }))
+            .unwrap_or_else(|_| Err(ssh2::Error::unknown()))
         });
         match listed {
             Ok(list) => {
@@ -201,6 +209,7 @@ impl Login<'_> {
             }
         };
         self.tried.extend(outcome.tried);
+        self.declined = outcome.declined;
         self.judge(match outcome.error {
             Some(e) => Err(WireError::Ssh(e)),
             None if outcome.is_in => Ok(()),
@@ -220,13 +229,20 @@ impl Login<'_> {
                     continue;
                 }
                 Err(Unusable::NotAKey) => {
-                    if !path.extension().is_some_and(|e| e == "pub") {
+                    if path.extension().is_none_or(|e| e != "pub") {
                         self.tried
                             .push(format!("{shown} not used: not a private key"));
                     }
                     continue;
                 }
             };
+            if key
+                .public
+                .as_ref()
+                .is_some_and(|blob| self.declined.contains(blob))
+            {
+                continue;
+            }
             let kind = key.public.as_deref().and_then(key_type).unwrap_or_default();
             if kind.starts_with("sk-") {
                 self.tried.push(format!(
@@ -335,7 +351,7 @@ impl Login<'_> {
             let password = self.prompter.secret(&format!(
                 "Password of {} on {}: ",
                 escape_str(&self.config.user),
-                escape_str(&self.config.alias)
+                escape_str(&self.config.hostname)
             ))?;
             let session = &self.wire.session;
             let user = &self.config.user;
@@ -359,6 +375,7 @@ fn is_disconnect(error: &ssh2::Error) -> bool {
 
 struct AgentOutcome {
     is_in: bool,
+    declined: Vec<Vec<u8>>,
     tried: Vec<String>,
     error: Option<ssh2::Error>,
 }
@@ -373,6 +390,7 @@ fn ask_agent(
 ) -> AgentOutcome {
     let mut outcome = AgentOutcome {
         is_in: false,
+        declined: Vec::new(),
         tried: Vec::new(),
         error: None,
     };
@@ -419,7 +437,10 @@ fn ask_agent(
                     outcome.error = Some(e);
                     return outcome;
                 }
-                Err(_) => break,
+                Err(_) => {
+                    outcome.declined.push(key.blob().to_vec());
+                    break;
+                }
             }
         }
     }
@@ -435,11 +456,11 @@ struct Answers<'a> {
 }
 
 impl KeyboardInteractivePrompt for Answers<'_> {
-    fn prompt<'b>(
+    fn prompt(
         &mut self,
         _username: &str,
         instructions: &str,
-        prompts: &[ssh2::Prompt<'b>],
+        prompts: &[ssh2::Prompt<'_>],
     ) -> Vec<String> {
         let mut answers = Vec::with_capacity(prompts.len());
         for (index, prompt) in prompts.iter().enumerate() {
@@ -448,7 +469,7 @@ impl KeyboardInteractivePrompt for Answers<'_> {
                 continue;
             }
             self.asked = true;
-            let mut text = format!("({}@{}) ", self.config.user, self.config.alias);
+            let mut text = format!("({}@{}) ", self.config.user, self.config.hostname);
             if index == 0 && !instructions.trim().is_empty() {
                 text.push_str(instructions.trim());
                 text.push(' ');

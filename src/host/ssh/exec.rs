@@ -8,6 +8,7 @@ use ssh2::Channel;
 use super::SshConnection;
 use super::error::SshError;
 use super::session::WireError;
+use crate::escape::escape_str;
 use crate::sys::poll::wait_for;
 
 use super::carrier::STEP;
@@ -20,6 +21,19 @@ pub(super) fn broken_words(error: &std::io::Error) -> String {
             "the connection was closed by the other side or by the network".to_owned()
         }
         _ => text.to_lowercase(),
+    }
+}
+
+/// How the command of a closed channel ended: its exit status, or the signal that killed it.
+///
+/// libssh2 gives the exit status 0 where the server sent none, so the signal is asked for first.
+pub(super) fn how_it_ended(channel: &Channel) -> Result<i32, String> {
+    match channel.exit_signal().map(|ended| ended.exit_signal) {
+        Ok(Some(signal)) => {
+            let signal: String = signal.chars().take(20).collect();
+            Err(escape_str(&signal))
+        }
+        Ok(None) | Err(_) => channel.exit_status().map_err(|e| e.message().to_owned()),
     }
 }
 
@@ -107,7 +121,7 @@ impl SshConnection {
             }
         }
         self.close(&mut channel)?;
-        out.status = channel.exit_status().ok();
+        out.status = how_it_ended(&channel).ok();
         Ok(out)
     }
 

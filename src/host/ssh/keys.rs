@@ -134,17 +134,13 @@ mod tests {
             ])
             .arg(path)
             .output();
-        match done {
-            Ok(done) => {
-                assert!(done.status.success(), "{done:?}");
-                true
-            }
-            Err(_) => {
-                assert!(std::env::var_os("CI").is_none(), "CI needs ssh-keygen");
-                eprintln!("SKIPPED: there is no ssh-keygen");
-                false
-            }
-        }
+        let Ok(done) = done else {
+            assert!(std::env::var_os("CI").is_none(), "CI needs ssh-keygen");
+            eprintln!("SKIPPED: there is no ssh-keygen");
+            return false;
+        };
+        assert!(done.status.success(), "{done:?}");
+        true
     }
 
     #[test]

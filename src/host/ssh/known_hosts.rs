@@ -1,6 +1,6 @@
 //! Host keys: which are known, whether an offered one is, and remembering a new one.
 //!
-//! The files are read as OpenSSH reads them (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT): several names a
+//! The files are read as OpenSSH reads them (sshd(8), "`SSH_KNOWN_HOSTS` FILE FORMAT"): several names a
 //! line, wildcards and `!`, hashed names, `[host]:port`, `@revoked`. One rule is stricter: where
 //! any key of a host is known, only a known key is accepted, whatever its type; a server that
 //! suddenly offers another type only is treated as changed. Certificates of hosts are not used.

@@ -46,7 +46,7 @@ pub struct SshOptions {
 #[derive(Debug)]
 pub struct SshConnection {
     wire: Wire,
-    config: HostConfig,
+    config: Box<HostConfig>,
     abort: AbortFlag,
 }
 
@@ -68,16 +68,17 @@ pub fn connect(
     auth::log_in(&wire, &config, prompter, abort)?;
     Ok(SshConnection {
         wire,
-        config,
+        config: Box::new(config),
         abort: abort.clone(),
     })
 }
 
 impl SshConnection {
-    /// The host as it was typed.
+    /// The host as it was typed, without a login name.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.config.alias
+        let alias = &self.config.alias;
+        alias.rsplit_once('@').map_or(alias, |(_, host)| host)
     }
 
     /// The login name.

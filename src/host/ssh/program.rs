@@ -14,7 +14,7 @@ use ssh2::Channel;
 use super::SshConnection;
 use super::carrier::STEP;
 use super::error::SshError;
-use super::exec::{WINDOW, broken_words};
+use super::exec::{WINDOW, broken_words, how_it_ended};
 use crate::host::opening::{BANNER_TIMEOUT, Conversation, Opened, Opening, STALL_TIMEOUT};
 use crate::host::stream::{ByteSink, Closed, Outgoing, Queue, Tail, Traffic};
 use crate::sys::poll::{interest, wait_any, wait_for};
@@ -44,10 +44,11 @@ impl std::fmt::Debug for Program {
 }
 
 impl SshConnection {
-    /// Starts `command` and goes through `opening` with it. If it did not come to a banner, the
-    /// channel is closed and the connection can be used again.
+    /// Starts `command` and goes through `opening` with it.
     ///
-    /// Returns how the opening ended and what the program wrote to stderr meanwhile, too.
+    /// Returns how the opening ended, what the program wrote to stderr meanwhile, and the program,
+    /// or the connection if there was no banner. The connection can be used again if the program
+    /// ended or the password was refused.
     pub fn open_program(
         self,
         command: &str,
@@ -66,11 +67,19 @@ impl SshConnection {
             };
             return Ok((opened, text, Ok(program)));
         }
-        // It has not done what it should: its stdin is closed, which ends it.
-        let opened = match (self.close(&mut channel), opened) {
-            (Ok(()), Opened::Ended(_)) => Opened::Ended(channel.exit_status().ok()),
-            (Ok(()), opened) => opened,
-            (Err(e), _) => return Err(e),
+        // Closing its stdin ends it.
+        let closed = self.close(&mut channel);
+        let opened = match opened {
+            Opened::Ended(_) => {
+                closed?;
+                Opened::Ended(how_it_ended(&channel).ok())
+            }
+            Opened::PasswordRefused => {
+                closed?;
+                opened
+            }
+            // The caller gives up; what it is told matters more than a program that hangs.
+            _ => opened,
         };
         Ok((opened, text, Err(self)))
     }
@@ -317,17 +326,14 @@ impl Pump {
             let _ = program.channel.close();
             false
         };
-        let status = closed.then(|| program.channel.exit_status().ok()).flatten();
-        let signal = closed
-            .then(|| program.channel.exit_signal().ok()?.exit_signal)
-            .flatten();
-        let reason = reason.unwrap_or_else(|| match (signal, status) {
-            (Some(signal), _) => format!("agent was killed by SIG{signal}"),
-            (None, Some(status)) => format!("agent exited with status {status}"),
-            (None, None) => "agent ended".to_owned(),
+        let end = closed.then(|| how_it_ended(&program.channel));
+        let reason = reason.unwrap_or_else(|| match &end {
+            Some(Ok(status)) => format!("agent exited with status {status}"),
+            Some(Err(signal)) => format!("agent was killed by SIG{signal}"),
+            None => "agent ended".to_owned(),
         });
         Closed {
-            orderly: was_asked && status == Some(0),
+            orderly: was_asked && end == Some(Ok(0)),
             reason,
             stderr: program.stderr.text(),
         }

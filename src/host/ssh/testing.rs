@@ -5,7 +5,6 @@
 //! missing a test is skipped loudly, and fails if `CI` is set.
 
 use std::fmt::Write as _;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
@@ -15,7 +14,7 @@ use super::{SshConnection, SshError, SshOptions, connect};
 use crate::event::EventSink;
 use crate::interrupt::AbortFlag;
 use crate::prompt::{NeverAsk, PromptError, Prompter, Question, Secret};
-use crate::sys::command::command;
+use crate::sys::command::{command, tie_to_parent};
 
 /// Where OpenSSH's server is on Debian, Fedora and Arch.
 const SSHD: [&str; 3] = ["/usr/sbin/sshd", "/usr/bin/sshd", "/sbin/sshd"];
@@ -28,11 +27,12 @@ pub(crate) struct TestSshd {
     config: String,
 }
 
-/// Lines added to the server's and to the client's configuration.
+/// What a test's server has beyond the usual.
 #[derive(Default)]
 pub(crate) struct Extra<'a> {
+    /// Lines of its configuration that win over ours.
     pub(crate) server: &'a str,
-    pub(crate) client: &'a str,
+    /// The kinds of its host keys; the first is known. ed25519 if empty.
     pub(crate) host_keys: &'a [&'a str],
     /// Whether programs may not be run from `/run`.
     pub(crate) run_noexec: bool,
@@ -73,10 +73,9 @@ impl TestSshd {
             keygen(&key, kind, "");
             writeln!(text, "HostKey {}", key.display()).unwrap();
         }
-        let port = free_port();
         write!(
             text,
-            "ListenAddress 127.0.0.1\nPort {port}\nAuthorizedKeysFile {}\nPermitRootLogin yes\n\
+            "ListenAddress 127.0.0.1\nAuthorizedKeysFile {}\nPermitRootLogin yes\n\
              StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\n\
              KbdInteractiveAuthentication no\nMaxStartups 100\n",
             at("authorized_keys").display()
@@ -91,61 +90,22 @@ impl TestSshd {
             .unwrap();
         }
         std::fs::write(at("sshd_config"), text).unwrap();
-        let log = std::fs::File::create(at("sshd.log")).unwrap();
-        // In a mount namespace of its own: another /run, another home of root, which is also the
-        // first directory agents look for programs in.
         std::fs::create_dir(at("home")).unwrap();
-        let exec = if extra.run_noexec { "noexec" } else { "exec" };
-        let child = command("unshare")
-            .args(["--mount", "--propagation", "slave", "/bin/sh", "-c"])
-            .arg(format!(
-                "mount -t tmpfs -o size=256m,mode=755,{exec} tmpfs /run && mkdir /run/sshd && \
-                 mount --bind \"$1\" /root && mount --bind \"$1\" /usr/local/sbin && exec \"$2\" -D -e -f \"$3\""
-            ))
-            .arg("sh")
-            .arg(at("home"))
-            .arg(sshd)
-            .arg(at("sshd_config"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::from(log))
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let mut this = Self {
+        let (port, child) = listening(sshd, directory.path(), extra.run_noexec);
+        let this = Self {
+            config: format!(
+                "Host test *\n  HostName 127.0.0.1\n  Port {port}\n  User root\n  IdentityFile {}\n  \
+                 IdentitiesOnly yes\n  IdentityAgent none\n  GlobalKnownHostsFile /dev/null\n  \
+                 UserKnownHostsFile {}\n",
+                at("user_key").display(),
+                at("known_hosts").display()
+            ),
             port,
             child,
-            config: String::new(),
             directory,
         };
-        this.config = format!(
-            "{}\nHost test *\n  HostName 127.0.0.1\n  Port {port}\n  User root\n  IdentityFile {}\n  \
-             IdentitiesOnly yes\n  IdentityAgent none\n  GlobalKnownHostsFile /dev/null\n  UserKnownHostsFile {}\n",
-            extra.client,
-            this.path("user_key").display(),
-            this.path("known_hosts").display()
-        );
-        std::fs::write(this.path("config"), &this.config).unwrap();
         this.know(kinds[0]);
-        this.wait_until_it_listens();
         Some(this)
-    }
-
-    fn wait_until_it_listens(&mut self) {
-        let until = Instant::now() + Duration::from_secs(10);
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(
-                Instant::now() < until,
-                "sshd does not listen: {}",
-                self.log()
-            );
-            assert!(
-                self.child.try_wait().unwrap().is_none(),
-                "sshd ended: {}",
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 
     /// A file of this server's directory.
@@ -205,6 +165,52 @@ impl TestSshd {
             &AbortFlag::new(),
         )
     }
+}
+
+/// Starts `sshd` on a port nobody else was given meanwhile.
+fn listening(sshd: &str, directory: &Path, run_noexec: bool) -> (u16, Child) {
+    let log = directory.join("sshd.log");
+    for _ in 0..10 {
+        let port = free_port();
+        let mut child = spawn(sshd, directory, run_noexec, port);
+        let until = Instant::now() + Duration::from_secs(20);
+        let told = format!("Server listening on 127.0.0.1 port {port}.");
+        while child.try_wait().unwrap().is_none() {
+            if std::fs::read_to_string(&log).is_ok_and(|text| text.contains(&told)) {
+                return (port, child);
+            }
+            assert!(Instant::now() < until, "sshd does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    panic!(
+        "sshd ended: {}",
+        std::fs::read_to_string(&log).unwrap_or_default()
+    );
+}
+
+fn spawn(sshd: &str, directory: &Path, run_noexec: bool, port: u16) -> Child {
+    let log = std::fs::File::create(directory.join("sshd.log")).unwrap();
+    let exec = if run_noexec { "noexec" } else { "exec" };
+    // In a mount namespace of its own: another /run, another home of root, which is also the
+    // first directory agents look for programs in.
+    let script = format!(
+        "mount -t tmpfs -o size=256m,mode=755,{exec} tmpfs /run && mkdir /run/sshd && \
+         mount --bind \"$1/home\" /root && mount --bind \"$1/home\" /usr/local/sbin && \
+         exec \"$2\" -D -e -f \"$1/sshd_config\" -p {port}"
+    );
+    let mut command = command("unshare");
+    command
+        .args(["--mount", "--propagation", "slave", "/bin/sh", "-c"])
+        .arg(script)
+        .arg("sh")
+        .arg(directory)
+        .arg(sshd)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(log));
+    tie_to_parent(&mut command);
+    command.spawn().unwrap()
 }
 
 impl Drop for TestSshd {
