@@ -406,8 +406,8 @@ mod tests {
         writer.run().unwrap();
         let frames = frames(&reader.join().unwrap());
         assert_eq!(frames[0].kind, Kind::Log);
-        let log: LogEvent = serde_json::from_slice(&frames[0].payload).unwrap();
-        assert_eq!(log.message.len(), MAX_MESSAGE);
+        let line: LogEvent = serde_json::from_slice(&frames[0].payload).unwrap();
+        assert_eq!(line.message.len(), MAX_MESSAGE);
         let answer: Answer = serde_json::from_slice(&frames[1].payload).unwrap();
         assert!(answer.result.unwrap_err().message.contains("too many"));
     }

@@ -17,6 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Map;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -33,6 +34,7 @@ use crate::event::{EventSink, LogLevel};
 use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
 use crate::sys::command::{kill_running_groups, raise_open_files_limit};
+use crate::sys::guardian::guard_groups;
 use crate::sys::process::{close_inherited_descriptors, leave_at_once};
 
 /// Calls that run at the same time.
@@ -113,6 +115,7 @@ pub fn serve(services: Vec<Box<dyn Service>>) -> ExitStatus {
         .map_err(std::io::Error::from)
         .and_then(|()| {
             raise_open_files_limit();
+            guard_groups();
             // Handlers, not SIG_IGN: children would inherit that. SIGPIPE is ignored by Rust's
             // runtime, which gives children the default back.
             let signals = Signals::new([SIGTERM, SIGHUP, SIGINT, SIGQUIT])?;
@@ -219,6 +222,7 @@ pub struct Server {
     writer_done: Receiver<()>,
     /// Whether the process is ours to leave, and its children ours to kill.
     owns_process: bool,
+    silence: Duration,
 }
 
 impl Server {
@@ -265,6 +269,7 @@ impl Server {
             ended,
             writer_done,
             owns_process: false,
+            silence: AGENT_SILENCE,
         })
     }
 
@@ -321,9 +326,10 @@ impl Server {
     }
 
     fn wait_for_end(&self) -> End {
-        let limit = u64::try_from(AGENT_SILENCE.as_millis()).unwrap_or(u64::MAX);
+        let limit = u64::try_from(self.silence.as_millis()).unwrap_or(u64::MAX);
+        let step = (self.silence / 4).min(Duration::from_secs(1));
         loop {
-            if let Ok(end) = self.ended.recv_timeout(Duration::from_millis(500)) {
+            if let Ok(end) = self.ended.recv_timeout(step) {
                 return end;
             }
             let heard = self.shared.heard_millis.load(Ordering::Relaxed);
@@ -440,7 +446,11 @@ impl Shared {
                 match frame.kind {
                     Kind::Ping => self.out.pong(),
                     Kind::Pong => {}
-                    Kind::Stream => self.take_stream(frame.payload),
+                    Kind::Stream => {
+                        if let Some(end) = self.take_stream(frame.payload, input) {
+                            return end;
+                        }
+                    }
                     Kind::Call => match serde_json::from_slice::<Call>(&frame.payload) {
                         Ok(call) => self.admit(call),
                         Err(e) => return End::Broken(format!("unreadable call: {e}")),
@@ -454,22 +464,23 @@ impl Shared {
     }
 
     /// Queues a stream frame for the services that run; waits only while their queue is full.
-    fn take_stream(&self, payload: Vec<u8>) {
+    fn take_stream(&self, payload: Vec<u8>, input: &OwnedFd) -> Option<End> {
         let backlog = match &lock(&self.stream).current {
             Some((Some(inflow), _)) => {
                 inflow.push(payload);
                 inflow.backlog()
             }
             // For a call that has just ended, or was never made.
-            _ => return,
+            _ => return None,
         };
         while !backlog.wait_for_room(Duration::from_millis(100)) {
-            // It is we who do not listen.
-            self.heard();
-            if self.is_ending.load(Ordering::SeqCst) {
-                return;
+            // Behind what is not read yet, the CLI may have gone. (If the wait takes as long as a
+            // silence, the agent ends as well: the CLI has had no answer to its pings either.)
+            if self.is_ending.load(Ordering::SeqCst) || is_hung_up(input) {
+                return Some(End::InputClosed);
             }
         }
+        None
     }
 
     /// Starts a call on a thread of its own.
@@ -642,13 +653,25 @@ impl Drop for StreamUse {
     }
 }
 
+/// What poll(2) says of the input within `limit`.
+fn poll_input(input: &OwnedFd, events: PollFlags, limit: Duration) -> PollFlags {
+    let mut fds = [PollFd::from_borrowed_fd(input.as_fd(), events)];
+    let limit = Timespec::try_from(limit).expect("a few seconds fit");
+    let _ = poll(&mut fds, Some(&limit));
+    fds[0].revents()
+}
+
 /// Waits for input on a descriptor that somebody else made non-blocking.
 fn wait_readable(input: &OwnedFd) {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut fds = [PollFd::from_borrowed_fd(input.as_fd(), PollFlags::IN)];
-    let second = Timespec {
-        tv_sec: 1,
-        tv_nsec: 0,
-    };
-    let _ = poll(&mut fds, Some(&second));
+    let _ = poll_input(input, PollFlags::IN, Duration::from_secs(1));
 }
+
+/// Whether nobody holds the other end of the input any more, read or unread bytes aside.
+fn is_hung_up(input: &OwnedFd) -> bool {
+    let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
+    poll_input(input, PollFlags::RDHUP, Duration::ZERO).intersects(gone)
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

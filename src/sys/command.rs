@@ -3,7 +3,8 @@
 //! A child made with [`run`] or prepared with [`tie_to_parent`] is the leader of a process group of
 //! its own and gets SIGKILL from the kernel when the thread that started it ends (prctl(2),
 //! `PR_SET_PDEATHSIG`: the *thread*, which therefore must wait for it). Groups that are running are
-//! listed, so that [`kill_running_groups`] can end them all before the process leaves.
+//! listed, so that [`kill_running_groups`] can end them all before the process leaves (and where
+//! the process may be killed itself, [`guardian`] does).
 //!
 //! A group's number stays reserved while its leader is unreaped: `run` looks at the leader's end
 //! without reaping it, kills what is left of the group, takes it off the list, and reaps last.
@@ -26,6 +27,7 @@ use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, waitid,
 };
 
+use super::guardian;
 use crate::interrupt::AbortFlag;
 
 /// Groups of children that [`run`] has not finished with.
@@ -214,6 +216,7 @@ pub fn run(
         })?;
         let group = Pid::from_child(&child);
         groups.insert(group.as_raw_pid());
+        guardian::tell('+', group.as_raw_pid());
         Running { child, group }
     };
     running.watch(&program, input, limits, abort)
@@ -228,10 +231,7 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.kill(Signal::KILL);
-        RUNNING
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.group.as_raw_pid());
+        self.strike_off();
         let _ = self.child.wait();
     }
 }
@@ -239,6 +239,15 @@ impl Drop for Running {
 impl Running {
     fn kill(&self, signal: Signal) {
         let _ = kill_process_group(self.group, signal);
+    }
+
+    /// Takes the group off the list, which must be before its leader is reaped.
+    fn strike_off(&self) {
+        let group = self.group.as_raw_pid();
+        let mut groups = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        if groups.remove(&group) {
+            guardian::tell('-', group);
+        }
     }
 
     /// Whether the leader has ended; it stays unreaped.
@@ -298,10 +307,7 @@ impl Running {
         if let Some((reason, _)) = stopping {
             return Err(reason);
         }
-        RUNNING
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.group.as_raw_pid());
+        self.strike_off();
         let status = self.child.wait().map_err(watch)?;
         let (stdout, stderr) = (pipes.stdout.kept(), pipes.stderr.kept());
         Ok(Finished {

@@ -2,6 +2,7 @@
 
 pub mod btrfs;
 pub mod command;
+pub mod guardian;
 pub mod inherit;
 pub mod mounts;
 pub mod poll;
