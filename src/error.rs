@@ -160,7 +160,9 @@ fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
             ExitStatus::DiskSpace,
             some("free space there, delete old snapshots, or lower the limit in `disk:`"),
         ),
-        RunError::Agent { source, .. } | RunError::Snapshots { source, .. } => judge_agent(source),
+        RunError::Agent { source, .. }
+        | RunError::Snapshots { source, .. }
+        | RunError::Lost(source) => judge_agent(source),
         RunError::Module { source, .. } => judge_module(source),
         RunError::Prompt(error) => judge_prompt(*error),
         RunError::Read { .. } => (ExitStatus::Usage, None),
@@ -279,7 +281,11 @@ mod tests {
         });
         let explained = explain(&target(refused));
         assert_eq!(explained.status, ExitStatus::Connection);
-        assert_eq!(explained.message, "cannot reach vega");
+        assert_eq!(
+            explained.message,
+            "cannot reach vega at 192.0.2.1:22: connection refused"
+        );
+        assert!(explained.causes.is_empty(), "{explained:?}");
         assert!(
             explained.line().contains("connection refused"),
             "{explained:?}"

@@ -8,12 +8,13 @@ use super::args::{GlobalArgs, SyncArgs};
 use super::session::Console;
 use super::{load_config, report};
 use crate::config::Config;
+use crate::error::explain;
 use crate::event::{EventSink, LogLevel};
 use crate::exit::ExitStatus;
 use crate::interrupt::Interrupted;
 use crate::modules;
 use crate::record::log::{LogError, LogWriter, bridge, log_dir};
-use crate::run::options::SyncOptions;
+use crate::run::options::{SyncOptions, choose};
 use crate::run::reach::Reach;
 use crate::run::session::SyncSession;
 use crate::run::{Changes, OpenLog, PlanOutput, Setup, sync};
@@ -27,6 +28,13 @@ pub fn run(global: &GlobalArgs, args: &SyncArgs) -> ExitStatus {
         Ok(config) => config,
         Err(status) => return status,
     };
+    let options = options(global, args);
+    // What can be known to be wrong already is said without beginning anything.
+    if let Err(error) = choose(modules::registry(), &mut config.clone(), &options) {
+        let explained = explain(&error);
+        report(&explained);
+        return explained.status;
+    }
     let session = SyncSession::new();
     let mut events = EventSink::none();
     let log = Log::start(session.id(), &mut events);
@@ -35,7 +43,7 @@ pub fn run(global: &GlobalArgs, args: &SyncArgs) -> ExitStatus {
     let _ = bridge(console.events.clone());
     let place = log.open(&config, args.dry_run, &console.events);
     let ended = sync(Setup {
-        options: options(global, args),
+        options,
         session,
         machines: Arc::new(Reach::new(&args.host)),
         prompter: console.prompter(),

@@ -87,6 +87,9 @@ pub enum RunError {
         #[source]
         source: AgentError,
     },
+    /// An agent was gone while nobody was asking it anything.
+    #[error(transparent)]
+    Lost(AgentError),
     /// A snapshot could not be made.
     #[error("no {phase} snapshots on {host}")]
     Snapshots {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::error::RunError;
-use super::options::select;
+use super::options::choose;
 use super::watch::ConnectionWatch;
 use super::{Pair, Peer, Run};
 use crate::agent::client::AgentClient;
@@ -61,7 +61,7 @@ pub(super) fn run(run: &mut Run) -> Result<Arc<Pair>, RunError> {
 fn choose_modules(run: &mut Run) -> Result<(), RunError> {
     let registry = std::mem::take(&mut run.registry);
     let shared = Arc::get_mut(&mut run.shared).expect("no thread shares the run before phase 1");
-    run.selection = select(registry, &mut shared.config, &shared.options)?;
+    run.selection = choose(registry, &mut shared.config, &shared.options)?;
     let modules = run.selection.foreground.iter();
     let mut order: Vec<String> = (modules.filter(|m| m.kind() == ModuleKind::System))
         .map(|module| module.name().to_owned())
@@ -77,16 +77,7 @@ fn choose_modules(run: &mut Run) -> Result<(), RunError> {
     for (module, reason) in &run.selection.skipped {
         run.session.skip(module, reason);
     }
-    let modules = run.selection.foreground.iter();
-    let errors: Vec<_> = modules
-        .chain(&run.selection.background)
-        .flat_map(|module| module.validate_config(&run.shared.config))
-        .collect();
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(RunError::Config(errors))
-    }
+    Ok(())
 }
 
 fn start_source(run: &mut Run) -> Result<Peer, RunError> {

@@ -33,7 +33,7 @@ pub enum MachineError {
     #[error("cannot start the agent on this machine")]
     Local(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No connection, or no agent, on the other machine.
-    #[error("cannot reach {hostname}")]
+    #[error("{source}")]
     Target {
         /// The machine as typed.
         hostname: String,

@@ -49,8 +49,26 @@ pub struct Selection {
 /// Chooses from `registry` what the configuration and the command line ask for, and makes the
 /// switches in `config` say the same: what is not selected is off, whoever looks.
 ///
-/// `--only` overrides a switch that is off: it was typed for this run.
-pub fn select(
+/// `--only` overrides a switch that is off: it was typed for this run. What was chosen checks its
+/// part of the configuration.
+pub fn choose(
+    registry: Vec<Box<dyn Module>>,
+    config: &mut Config,
+    options: &SyncOptions,
+) -> Result<Selection, RunError> {
+    let selection = select(registry, config, options)?;
+    let modules = selection.foreground.iter().chain(&selection.background);
+    let errors: Vec<_> = modules
+        .flat_map(|module| module.validate_config(config))
+        .collect();
+    if errors.is_empty() {
+        Ok(selection)
+    } else {
+        Err(RunError::Config(errors))
+    }
+}
+
+fn select(
     registry: Vec<Box<dyn Module>>,
     config: &mut Config,
     options: &SyncOptions,

@@ -59,10 +59,12 @@ fn unmark(pair: &Pair) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// Asks both machines at once and waits for both; the first error of either.
+/// Asks both machines at once and waits for both, whatever asks to stop meanwhile: an agent may
+/// answer calls in any order, so one write must have ended before the next may contradict it.
+/// The first error of either.
 fn on_both(pair: &Pair, request: impl Fn(&Peer) -> Request) -> Result<(), AgentError> {
     let calls: Vec<Result<PendingCall, AgentError>> = (pair.both().into_iter())
-        .map(|peer| peer.machine.agent.begin(request(peer)))
+        .map(|peer| peer.machine.agent.unabortable().begin(request(peer)))
         .collect();
     let mut first = Ok(());
     for call in calls {

@@ -214,10 +214,7 @@ fn watch(agents: &[AgentClient], events: &EventSink, stop: &Stop, end: &AbortFla
                 status: ConnectionStatus::Disconnected,
                 latency: None,
             }));
-            stop.because(RunError::Agent {
-                doing: "the sync was under way".to_owned(),
-                source: lost.lost(),
-            });
+            stop.because(RunError::Lost(lost.lost()));
             return;
         }
         let latency = agents.first().and_then(AgentClient::latency);

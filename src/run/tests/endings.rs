@@ -35,13 +35,15 @@ fn an_interrupt_in_any_phase_aborts_with_130_and_leaves_markers_right() {
     }
 }
 
+/// When to interrupt.
+type At = Box<dyn Fn(Host, &Request) -> bool + Send>;
+
 #[test]
 fn an_interrupt_after_the_first_change_leaves_both_markers_and_an_aborted_session() {
     let postsync = |_: Host, r: &Request| {
         matches!(r, Request::CreateSnapshots { snapshots, .. }
             if snapshots.iter().any(|s| s.name.contains("postsync")))
     };
-    type At = Box<dyn Fn(Host, &Request) -> bool + Send>;
     let late: Vec<At> = vec![
         Box::new(|host, r| host == Host::Target && matches!(r, Request::InstallSelf)),
         Box::new(postsync),
@@ -73,7 +75,7 @@ fn an_interrupted_module_cleans_up_and_later_ones_are_not_reached() {
     let seen = Arc::clone(&cleaned);
     let mut work = TestModule::new("work").executing(move |context| {
         abort.raise();
-        context.abort.sleep(Duration::from_secs(60))?;
+        context.abort.sleep(Duration::from_mins(1))?;
         Ok(String::new())
     });
     work.abort = Box::new(move |context| {
@@ -170,7 +172,7 @@ fn a_lost_target_fails_with_5_and_the_sources_marker_stays() {
         };
         drop(context.target.agent.call(run));
         // Busy on the source: only the watch over the connection can tell.
-        context.abort.sleep(Duration::from_secs(60))?;
+        context.abort.sleep(Duration::from_mins(1))?;
         Ok(String::new())
     });
     let begun = Instant::now();
@@ -309,4 +311,33 @@ fn each_module_error_has_its_status() {
         let outcome = Trial::of(&world, vec![work]).run();
         assert_eq!(outcome.code(), code, "{:?}", make());
     }
+}
+
+#[test]
+fn an_interrupt_while_the_markers_are_written_leaves_them_only_if_something_may_change() {
+    // The flag is up before the first marker is answered: both are written, and the run goes no
+    // further than noticing.
+    let world = world();
+    world.hook(|host, request, levers| {
+        if host == Host::Source && matches!(request, Request::WriteIncomplete(Some(_))) {
+            levers.abort.raise();
+            std::thread::sleep(Duration::from_millis(120));
+        }
+        None
+    });
+    let outcome = Trial::new(&world).run();
+    assert_eq!(outcome.code(), 130, "{}", outcome.error());
+    for host in BOTH {
+        let state = world.machine(host).state;
+        assert!(
+            state.incomplete.is_some(),
+            "{host}: what was asked for is done"
+        );
+        assert_eq!(
+            state.history.last().unwrap().state,
+            SessionState::Aborted,
+            "{host}"
+        );
+    }
+    assert!(world.nothing_runs());
 }

@@ -25,7 +25,7 @@ fn closed_gates() -> Vec<(&'static str, World)> {
     }
     let died = world();
     died.with(Host::Target, |m| {
-        m.state.incomplete = Some(marker("atlas", "vega", Host::Target))
+        m.state.incomplete = Some(marker("atlas", "vega", Host::Target));
     });
     vec![
         ("--allow-first-sync", first),
@@ -146,7 +146,7 @@ fn a_dead_push_to_a_third_machine_is_no_gate_but_a_half_received_sync_is() {
     ] {
         let world = world();
         world.with(Host::Source, |m| {
-            m.state.incomplete = Some(marker(source, target, role))
+            m.state.incomplete = Some(marker(source, target, role));
         });
         assert_eq!(Trial::new(&world).run().code(), code, "{role}");
     }

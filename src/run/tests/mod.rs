@@ -106,8 +106,8 @@ fn nothing_was_changed(world: &World) {
             "{host}"
         );
         let changed = mutations(world, host);
-        let allowed = |kind: &&str| matches!(*kind, "create" | "delete");
-        assert!(changed.iter().all(|k| allowed(&k)), "{host}: {changed:?}");
+        let allowed = |kind: &&'static str| matches!(*kind, "create" | "delete");
+        assert!(changed.iter().all(allowed), "{host}: {changed:?}");
     }
     assert!(world.nothing_runs());
 }
