@@ -286,7 +286,10 @@ impl Person {
 fn mtime_of(stat: &rustix::fs::Stat) -> rustix::fs::Timestamps {
     use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
     Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
         last_modification: Timespec {
             tv_sec: stat.st_mtime,
             tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or(0),

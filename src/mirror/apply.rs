@@ -84,8 +84,18 @@ pub struct Applied {
 
 /// Something finished, waiting to be made durable and placed.
 enum Item {
-    Place { staged: String, path: Vec<u8>, kind: Kind, old: Option<Old>, late_flags: u32 },
-    Link { leader: Vec<u8>, path: Vec<u8>, old: Option<Old> },
+    Place {
+        staged: String,
+        path: Vec<u8>,
+        kind: Kind,
+        old: Option<Old>,
+        late_flags: u32,
+    },
+    Link {
+        leader: Vec<u8>,
+        path: Vec<u8>,
+        old: Option<Old>,
+    },
 }
 
 /// What both threads write to.
@@ -110,8 +120,12 @@ pub fn apply(
     if plan.is_empty() {
         return finish_peer(peer).map(|()| Applied::default());
     }
-    let root_before = tree.look_root().map_err(|source| write_error(b"", source))?;
-    let root_dir = tree.open_dir(b"").map_err(|source| write_error(b"", source))?;
+    let root_before = tree
+        .look_root()
+        .map_err(|source| write_error(b"", source))?;
+    let root_dir = tree
+        .open_dir(b"")
+        .map_err(|source| write_error(b"", source))?;
     let late = root_before.meta.flags & LATE_FLAGS;
     if late != 0 {
         let rest = root_before.meta.flags & !LATE_FLAGS;
@@ -121,14 +135,22 @@ pub fn apply(
     let result = apply_staged(tree, plan, &staging, incoming, peer, cli, abort);
     let removed = staging.remove(tree);
     // Making and removing the staging directory moved the folder's own time.
-    let before = place::Before { path: Vec::new(), mtime: root_before.meta.mtime, flags: late };
+    let before = place::Before {
+        path: Vec::new(),
+        mtime: root_before.meta.mtime,
+        flags: late,
+    };
     let restored = place::restore(tree, &before);
     let (mut applied, touched) = result?;
     if let Err(error) = removed {
-        applied.notes.error("cannot remove the staging directory", &error.to_string());
+        applied
+            .notes
+            .error("cannot remove the staging directory", &error.to_string());
     }
     if let Err(error) = restored {
-        applied.notes.error("cannot restore the folder's time", &error.to_string());
+        applied
+            .notes
+            .error("cannot restore the folder's time", &error.to_string());
     }
     let mut reader = touched.reader()?;
     while let Some(record) = reader.next_record()? {
@@ -138,7 +160,9 @@ pub fn apply(
         }
         if let Err(error) = place::restore(tree, &before) {
             let path = escape_bytes(&before.path);
-            applied.notes.error("cannot restore the time of", &format!("{path}: {error}"));
+            applied
+                .notes
+                .error("cannot restore the time of", &format!("{path}: {error}"));
         }
     }
     finish_dirs(tree, plan, &mut applied, abort)?;
@@ -147,7 +171,10 @@ pub fn apply(
 }
 
 fn write_error(path: &[u8], source: Errno) -> ApplyError {
-    ApplyError::Write { path: escape_bytes(path), source }
+    ApplyError::Write {
+        path: escape_bytes(path),
+        source,
+    }
 }
 
 fn finish_peer(mut peer: Batch<'_>) -> Result<(), ApplyError> {
@@ -243,7 +270,9 @@ fn clear_displaced(
                 Ok(()) => format!("{path}: kept as {kept} at the top of the folder"),
                 Err(error) => format!("{path}: {error}"),
             };
-            applied.notes.error("something new was in a directory that gave way", &text);
+            applied
+                .notes
+                .error("something new was in a directory that gave way", &text);
         }
     }
 }
@@ -266,7 +295,13 @@ fn commit_batches(
                 return;
             }
             let (path, result) = match &item {
-                Item::Place { staged, path, kind, old, late_flags } => {
+                Item::Place {
+                    staged,
+                    path,
+                    kind,
+                    old,
+                    late_flags,
+                } => {
                     let mut result =
                         place::place(shared, &mut dirs, staged, *kind, path, old.as_ref());
                     if result.is_ok() && *late_flags != 0 {
@@ -280,7 +315,10 @@ fn commit_batches(
                         lock(outcome).notes.error("not linked", &text);
                         continue;
                     }
-                    (path, place::place_link(shared, &mut dirs, leader, path, old.as_ref()))
+                    (
+                        path,
+                        place::place_link(shared, &mut dirs, leader, path, old.as_ref()),
+                    )
                 }
             };
             let mut outcome = lock(outcome);
@@ -364,7 +402,10 @@ impl Writer<'_> {
                 break;
             };
             if op.step == Step::Fetch {
-                self.peer.push(&Message::Fetch { id: self.requested, path: &op.path })?;
+                self.peer.push(&Message::Fetch {
+                    id: self.requested,
+                    path: &op.path,
+                })?;
                 self.requested += 1;
             }
         }
@@ -377,7 +418,10 @@ impl Writer<'_> {
         }
         let mut batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
-        let batches = self.batches.as_ref().expect("open until the end of the run");
+        let batches = self
+            .batches
+            .as_ref()
+            .expect("open until the end of the run");
         loop {
             self.abort.check()?;
             match batches.send_timeout(batch, Duration::from_millis(50)) {
@@ -397,7 +441,11 @@ impl Writer<'_> {
         if self.reported.elapsed() >= Duration::from_millis(100) {
             self.reported = Instant::now();
             let items = self.applied.items + self.received;
-            self.cli.push(&Message::Progress { items, bytes: self.applied.bytes, path })?;
+            self.cli.push(&Message::Progress {
+                items,
+                bytes: self.applied.bytes,
+                path,
+            })?;
             self.cli.flush()?;
         }
         Ok(())
@@ -407,11 +455,17 @@ impl Writer<'_> {
     fn failed(&mut self, path: &[u8], error: &dyn std::fmt::Display) {
         let mut outcome = lock(self.outcome);
         outcome.failed.insert(path.to_vec());
-        outcome.notes.error("not changed", &format!("{}: {error}", escape_bytes(path)));
+        outcome
+            .notes
+            .error("not changed", &format!("{}: {error}", escape_bytes(path)));
     }
 
     fn check_fatal(path: &[u8], errno: Errno) -> Result<(), ApplyError> {
-        if PlaceError::Io(errno).is_fatal() { Err(write_error(path, errno)) } else { Ok(()) }
+        if PlaceError::Io(errno).is_fatal() {
+            Err(write_error(path, errno))
+        } else {
+            Ok(())
+        }
     }
 
     fn step(&mut self, op: &Op) -> Result<(), ApplyError> {
@@ -420,7 +474,11 @@ impl Writer<'_> {
             // After everything else.
             Step::DirAttributes | Step::Delete => return Ok(()),
             Step::Link => {
-                let leader = op.meta.leader.clone().ok_or(Malformed("a link without its leader"))?;
+                let leader = op
+                    .meta
+                    .leader
+                    .clone()
+                    .ok_or(Malformed("a link without its leader"))?;
                 let (path, old) = (op.path.clone(), op.old.clone());
                 self.batch.push(Item::Link { leader, path, old });
                 return Ok(());
@@ -464,7 +522,14 @@ impl Writer<'_> {
             .map_err(PlaceError::from)
             .and_then(|_| {
                 let old = op.old.as_ref();
-                place::place(self.shared, &mut self.dirs, &staged, Kind::Dir, &op.path, old)
+                place::place(
+                    self.shared,
+                    &mut self.dirs,
+                    &staged,
+                    Kind::Dir,
+                    &op.path,
+                    old,
+                )
             });
         match made {
             // A directory that somebody made meanwhile is as good: it gets its attributes at the end.
@@ -525,11 +590,7 @@ impl Writer<'_> {
     }
 
     /// Writes what arrives for `op` until its end. The inner error is a reason for people.
-    fn receive(
-        &mut self,
-        fd: BorrowedFd<'_>,
-        op: &Op,
-    ) -> Result<Result<(), String>, ApplyError> {
+    fn receive(&mut self, fd: BorrowedFd<'_>, op: &Op) -> Result<Result<(), String>, ApplyError> {
         let mut hash = ContentHash::new();
         let expected = self.received;
         let mut cursor = std::mem::take(&mut self.cursor);
@@ -551,12 +612,17 @@ impl Writer<'_> {
                     self.applied.bytes += bytes.len() as u64;
                     self.uncredited += bytes.len() as u64;
                     if self.uncredited >= CREDIT_STEP {
-                        self.peer.push(&Message::Credit(std::mem::take(&mut self.uncredited)))?;
+                        self.peer
+                            .push(&Message::Credit(std::mem::take(&mut self.uncredited)))?;
                         self.peer.flush()?;
                         self.report(&op.path)?;
                     }
                 }
-                Message::End { id, size, hash: theirs } if id == expected => {
+                Message::End {
+                    id,
+                    size,
+                    hash: theirs,
+                } if id == expected => {
                     let whole = size == op.meta.size && theirs == hash.finish(size);
                     break if whole {
                         Ok(())
@@ -565,7 +631,10 @@ impl Writer<'_> {
                     };
                 }
                 Message::Failed { id, error } if id == expected => {
-                    break Err(format!("the source could not read it: {}", escape_str(&error)));
+                    break Err(format!(
+                        "the source could not read it: {}",
+                        escape_str(&error)
+                    ));
                 }
                 _ => return Err(Malformed("out of place while files are sent").into()),
             }
@@ -602,7 +671,9 @@ fn delete_all(
         match place::delete(shared, &mut dirs, &op.path, old) {
             Ok(Deleted::Gone) => applied.items += 1,
             Ok(Deleted::NotEmpty) => {
-                applied.notes.warn("kept, something new is in it", &escape_bytes(&op.path));
+                applied
+                    .notes
+                    .warn("kept, something new is in it", &escape_bytes(&op.path));
             }
             Err(error) => {
                 let text = format!("{}: {error}", escape_bytes(&op.path));

@@ -99,7 +99,10 @@ impl<'a> Reader<'a> {
 
     /// The next `length` bytes.
     pub fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Malformed("ends early"))?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or(Malformed("ends early"))?;
         self.rest = rest;
         Ok(taken)
     }
@@ -111,7 +114,16 @@ mod tests {
 
     #[test]
     fn numbers_survive_the_round_trip() {
-        for value in [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX] {
+        for value in [
+            0,
+            1,
+            127,
+            128,
+            16_383,
+            16_384,
+            u64::from(u32::MAX),
+            u64::MAX,
+        ] {
             let mut out = Vec::new();
             put_u64(&mut out, value);
             assert_eq!(Reader::new(&out).u64(), Ok(value));

@@ -159,7 +159,11 @@ impl<'a> TargetScan<'a> {
         if self.reported.elapsed() >= Duration::from_millis(200) {
             self.reported = Instant::now();
             let path = self.stack.last().map_or(&b""[..], |level| &level.path);
-            self.cli.push(&Message::Progress { items: self.entries, bytes: 0, path })?;
+            self.cli.push(&Message::Progress {
+                items: self.entries,
+                bytes: 0,
+                path,
+            })?;
             self.cli.flush()?;
         }
         Ok(())
@@ -184,8 +188,10 @@ impl<'a> TargetScan<'a> {
     }
 
     fn root(&mut self, want: &Meta) -> Result<(), ScanError> {
-        let unreadable =
-            |source| ScanError::Root { path: "the folder on the target".to_owned(), source };
+        let unreadable = |source| ScanError::Root {
+            path: "the folder on the target".to_owned(),
+            source,
+        };
         let have = self.tree.look_root().map_err(unreadable)?;
         if want.kind != Kind::Dir {
             return Err(Malformed("the folder is no directory").into());
@@ -212,7 +218,13 @@ impl<'a> TargetScan<'a> {
             size: found.meta.size,
             mtime: found.meta.mtime,
         });
-        self.planner.add(&Op { step, aspects, path, old, meta: want.clone() })?;
+        self.planner.add(&Op {
+            step,
+            aspects,
+            path,
+            old,
+            meta: want.clone(),
+        })?;
         Ok(())
     }
 
@@ -220,16 +232,21 @@ impl<'a> TargetScan<'a> {
         if let Some((path, rules)) = &chunk.begins {
             self.enter(path, rules.as_deref(), filter)?;
         }
-        let level = self.stack.last_mut().ok_or(Malformed("a chunk without a directory"))?;
-        let (path, place, filter) =
-            (Rc::clone(&level.path), level.place.clone(), level.filter.clone());
+        let level = self
+            .stack
+            .last_mut()
+            .ok_or(Malformed("a chunk without a directory"))?;
+        let (path, place, filter) = (
+            Rc::clone(&level.path),
+            level.place.clone(),
+            level.filter.clone(),
+        );
         let mut ours = Ours::default();
         let mut equal = false;
         if let Place::Here(fd) = &place {
             let names = std::mem::take(&mut level.names);
             let first = level.next;
-            let in_run =
-                |name: &[u8]| chunk.upper.as_deref().is_none_or(|upper| name <= upper);
+            let in_run = |name: &[u8]| chunk.upper.as_deref().is_none_or(|upper| name <= upper);
             while names.get(level.next).is_some_and(in_run) {
                 level.next += 1;
             }
@@ -249,14 +266,19 @@ impl<'a> TargetScan<'a> {
                     let found = found.as_mut().expect("looked at above");
                     // Moved in and out, not copied.
                     let meta = std::mem::replace(&mut found.meta, Meta::opaque());
-                    let entry = Entry { name: std::mem::take(name), meta };
+                    let entry = Entry {
+                        name: std::mem::take(name),
+                        meta,
+                    };
                     encoder.add(&entry, false);
                     (*name, found.meta) = (entry.name, entry.meta);
                 }
                 equal = encoder.take().0 == chunk.digest;
             }
         }
-        if chunk.upper.is_none() && let Some(level) = self.stack.last_mut() {
+        if chunk.upper.is_none()
+            && let Some(level) = self.stack.last_mut()
+        {
             level.names = Names::default();
         }
         let blocked = matches!(place, Place::Blocked);
@@ -297,10 +319,17 @@ impl<'a> TargetScan<'a> {
             (Place::Here(Rc::new(fd)), FilterState::root(filter))
         } else {
             let (parent, name) = split(path);
-            while self.stack.last().is_some_and(|level| *level.path != *parent) {
+            while self
+                .stack
+                .last()
+                .is_some_and(|level| *level.path != *parent)
+            {
                 self.stack.pop();
             }
-            let level = self.stack.last().ok_or(Malformed("a directory without its parent"))?;
+            let level = self
+                .stack
+                .last()
+                .ok_or(Malformed("a directory without its parent"))?;
             if level.filter.verdict(name, true) == Verdict::Exclude {
                 return Err(Malformed("an excluded directory").into());
             }
@@ -318,14 +347,22 @@ impl<'a> TargetScan<'a> {
             Place::Here(fd) => match Names::read(fd.as_fd()) {
                 Ok(names) => names,
                 Err(error) => {
-                    self.notes
-                        .error("cannot be read", &format!("{}: {error}", escape_bytes(path)));
+                    self.notes.error(
+                        "cannot be read",
+                        &format!("{}: {error}", escape_bytes(path)),
+                    );
                     Names::default()
                 }
             },
             _ => Names::default(),
         };
-        self.stack.push(Level { path: path.into(), place, filter: state, names, next: 0 });
+        self.stack.push(Level {
+            path: path.into(),
+            place,
+            filter: state,
+            names,
+            next: 0,
+        });
         Ok(())
     }
 
@@ -349,20 +386,27 @@ impl<'a> TargetScan<'a> {
             }
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 if level.filter.verdict(name, false) == Verdict::Exclude {
-                    self.notes.warn("left alone on the target, excluded", &escape_bytes(&path));
+                    self.notes
+                        .warn("left alone on the target, excluded", &escape_bytes(&path));
                     Place::Blocked
                 } else {
                     Place::Absent
                 }
             }
             Err(error) => {
-                self.notes.error("cannot be read", &format!("{}: {error}", escape_bytes(&path)));
+                self.notes.error(
+                    "cannot be read",
+                    &format!("{}: {error}", escape_bytes(&path)),
+                );
                 Place::Blocked
             }
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one entry of one directory under one filter")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one entry of one directory under one filter"
+    )]
     fn look_at(
         &mut self,
         dir: &OwnedFd,
@@ -386,9 +430,14 @@ impl<'a> TargetScan<'a> {
             return Ok(());
         }
         let found = self.looker.look(dir, path, names, position);
-        let Some(found) = self.note(found, dir, path, &name)? else { return Ok(()) };
-        let verdict =
-            if matches!(found.meta.kind, Kind::Dir | Kind::Opaque) { as_dir } else { as_other };
+        let Some(found) = self.note(found, dir, path, &name)? else {
+            return Ok(());
+        };
+        let verdict = if matches!(found.meta.kind, Kind::Dir | Kind::Opaque) {
+            as_dir
+        } else {
+            as_other
+        };
         if verdict == Verdict::Exclude {
             ours.protected.push(name);
         } else {
@@ -399,7 +448,12 @@ impl<'a> TargetScan<'a> {
     }
 
     /// Everything about one of our entries; opaque if it cannot be read.
-    fn look(&mut self, dir: &OwnedFd, path: &[u8], name: &[u8]) -> Result<Option<Found>, ScanError> {
+    fn look(
+        &mut self,
+        dir: &OwnedFd,
+        path: &[u8],
+        name: &[u8],
+    ) -> Result<Option<Found>, ScanError> {
         let found = self.tree.look(dir.as_fd(), name);
         self.note(found, dir, path, name)
     }
@@ -413,8 +467,15 @@ impl<'a> TargetScan<'a> {
         name: &[u8],
     ) -> Result<Option<Found>, ScanError> {
         let unreadable = |notes: &mut Notes, error: Errno| {
-            notes.error("cannot be read", &format!("{}: {error}", escape_bytes(&join(path, name))));
-            Ok(Some(Found { meta: Meta::opaque(), ino: 0, nlink: 1 }))
+            notes.error(
+                "cannot be read",
+                &format!("{}: {error}", escape_bytes(&join(path, name))),
+            );
+            Ok(Some(Found {
+                meta: Meta::opaque(),
+                ino: 0,
+                nlink: 1,
+            }))
         };
         let mut found = match found {
             Ok(Some(found)) => found,
@@ -561,7 +622,11 @@ impl<'a> TargetScan<'a> {
             Kind::File => {
                 let nocow = (want.flags ^ have.meta.flags) & FLAG_NOCOW != 0;
                 // A reflink copy must have the same checksum setting as its origin.
-                if aspects.any(Aspects::CONTENT) || nocow { Step::Fetch } else { Step::Reattribute }
+                if aspects.any(Aspects::CONTENT) || nocow {
+                    Step::Fetch
+                } else {
+                    Step::Reattribute
+                }
             }
             _ => Step::MakeNode,
         };
@@ -631,10 +696,19 @@ impl<'a> TargetScan<'a> {
             return Ok(());
         }
         if have.meta.kind == Kind::Dir && self.delete_below(dir_path, place, name, filter)? {
-            self.notes.info("kept on the target, holds something excluded", &escape_bytes(&path));
+            self.notes.info(
+                "kept on the target, holds something excluded",
+                &escape_bytes(&path),
+            );
             return Ok(());
         }
-        self.add(Step::Delete, Aspects::default(), path, Some(have), &Meta::opaque())
+        self.add(
+            Step::Delete,
+            Aspects::default(),
+            path,
+            Some(have),
+            &Meta::opaque(),
+        )
     }
 
     /// Plans the deletion of everything in scope below a directory of ours; whether anything stays.
@@ -679,17 +753,28 @@ impl<'a> TargetScan<'a> {
             stays: bool,
             found: Option<Found>,
         }
-        let Place::Here(parent) = place else { return Ok(()) };
+        let Place::Here(parent) = place else {
+            return Ok(());
+        };
         let open = |parent: &OwnedFd, path: Vec<u8>, name: &[u8], filter, found| {
             let fd = self.tree.open_child(parent.as_fd(), name)?;
             let names = Names::read(fd.as_fd())?;
-            Ok::<_, Errno>(Frame { path, fd, filter, names, next: 0, stays: false, found })
+            Ok::<_, Errno>(Frame {
+                path,
+                fd,
+                filter,
+                names,
+                next: 0,
+                stays: false,
+                found,
+            })
         };
         let first = match open(parent, join(dir_path, name), name, filter.enter(name), None) {
             Ok(frame) => frame,
             Err(error) => {
                 let path = escape_bytes(&join(dir_path, name));
-                self.notes.error("cannot be read", &format!("{path}: {error}"));
+                self.notes
+                    .error("cannot be read", &format!("{path}: {error}"));
                 return visit(self, Visit::Stays);
             }
         };
@@ -713,7 +798,11 @@ impl<'a> TargetScan<'a> {
             let found = match self.tree.look(frame.fd.as_fd(), &name) {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,
-                Err(_) => Found { meta: Meta::opaque(), ino: 0, nlink: 1 },
+                Err(_) => Found {
+                    meta: Meta::opaque(),
+                    ino: 0,
+                    nlink: 1,
+                },
             };
             let is_dir = matches!(found.meta.kind, Kind::Dir | Kind::Opaque);
             let excluded = frame.filter.verdict(&name, is_dir) == Verdict::Exclude;

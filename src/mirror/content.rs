@@ -35,8 +35,11 @@ pub fn for_each_run<E: From<Errno>>(
         let end = end.min(size);
         let mut at = start;
         while at < end {
-            let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-            let got = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut buffer[..want], at))?;
+            let want = usize::try_from(end - at)
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
+            let got =
+                rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut buffer[..want], at))?;
             if got == 0 {
                 // Shorter than it was: the caller sees it from the size and the hash.
                 return Ok(());

@@ -157,8 +157,7 @@ pub fn is_valid_name(name: &[u8]) -> bool {
 /// Whether `path` is empty (the folder itself) or valid names joined by single slashes.
 #[must_use]
 pub fn is_valid_path(path: &[u8]) -> bool {
-    path.is_empty()
-        || (path.len() <= PATH_LIMIT && path.split(|b| *b == b'/').all(is_valid_name))
+    path.is_empty() || (path.len() <= PATH_LIMIT && path.split(|b| *b == b'/').all(is_valid_name))
 }
 
 /// `parent` and `name` joined by a slash.
@@ -206,7 +205,11 @@ impl Meta {
 
     /// Appends the encoding. With `canonical` the bits that are not part of the digest are zero.
     pub fn encode(&self, out: &mut Vec<u8>, canonical: bool) {
-        let multi = if self.multi && !canonical { MULTI_BIT } else { 0 };
+        let multi = if self.multi && !canonical {
+            MULTI_BIT
+        } else {
+            0
+        };
         out.push(self.kind as u8 | multi);
         if self.kind == Kind::Opaque {
             return;
@@ -242,14 +245,21 @@ impl Meta {
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let first = reader.u8()?;
         let kind = Kind::from_byte(first & !MULTI_BIT)?;
-        let mut meta = Self { kind, multi: first & MULTI_BIT != 0, ..Self::opaque() };
+        let mut meta = Self {
+            kind,
+            multi: first & MULTI_BIT != 0,
+            ..Self::opaque()
+        };
         if kind == Kind::Opaque {
             return Ok(meta);
         }
         meta.mode = reader.u32()?;
         meta.uid = reader.u32()?;
         meta.gid = reader.u32()?;
-        meta.mtime = Time { secs: reader.i64()?, nanos: reader.u32()? };
+        meta.mtime = Time {
+            secs: reader.i64()?,
+            nanos: reader.u32()?,
+        };
         meta.flags = reader.u32()?;
         // u32::MAX means "leave as it is" to chown(2).
         if meta.mode > 0o7777 || meta.uid == u32::MAX || meta.gid == u32::MAX {
@@ -318,7 +328,10 @@ impl Entry {
         if !is_valid_name(name) {
             return Err(Malformed("impossible file name"));
         }
-        Ok(Self { name: name.to_vec(), meta: Meta::decode(reader)? })
+        Ok(Self {
+            name: name.to_vec(),
+            meta: Meta::decode(reader)?,
+        })
     }
 }
 
@@ -364,8 +377,11 @@ impl Aspects {
     /// For people: "content, mode".
     #[must_use]
     pub fn describe(self) -> String {
-        let names: Vec<&str> =
-            Self::NAMES.iter().filter(|(bit, _)| self.any(*bit)).map(|(_, name)| *name).collect();
+        let names: Vec<&str> = Self::NAMES
+            .iter()
+            .filter(|(bit, _)| self.any(*bit))
+            .map(|(_, name)| *name)
+            .collect();
         names.join(", ")
     }
 
@@ -381,7 +397,10 @@ impl Aspects {
                 bits |= bit;
             }
         };
-        set(want.mode != have.mode && want.kind != Kind::Symlink, Self::MODE);
+        set(
+            want.mode != have.mode && want.kind != Kind::Symlink,
+            Self::MODE,
+        );
         set((want.uid, want.gid) != (have.uid, have.gid), Self::OWNER);
         set(want.mtime != have.mtime, Self::MTIME);
         set(want.xattrs != have.xattrs, Self::XATTRS);
@@ -412,19 +431,28 @@ mod tests {
             uid: 1000,
             gid: 100,
             size: 1 << 40,
-            mtime: Time { secs: -5, nanos: 999_999_999 },
+            mtime: Time {
+                secs: -5,
+                nanos: 999_999_999,
+            },
             flags: FLAG_NOCOW,
             leader: Some(b"a/b".to_vec()),
             multi: true,
             allocated: 4096,
-            xattrs: vec![(b"user.a".to_vec(), vec![0, 1]), (b"user.b".to_vec(), vec![])],
+            xattrs: vec![
+                (b"user.a".to_vec(), vec![0, 1]),
+                (b"user.b".to_vec(), vec![]),
+            ],
             ..Meta::opaque()
         }
     }
 
     #[test]
     fn an_entry_survives_the_round_trip() {
-        let entry = Entry { name: b"\xff\n-".to_vec(), meta: sample() };
+        let entry = Entry {
+            name: b"\xff\n-".to_vec(),
+            meta: sample(),
+        };
         let mut out = Vec::new();
         entry.encode(&mut out, false);
         assert_eq!(Entry::decode(&mut Reader::new(&out)), Ok(entry));
@@ -434,7 +462,11 @@ mod tests {
     fn whether_an_inode_has_more_names_is_not_part_of_the_digest() {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         sample().encode(&mut a, true);
-        Meta { multi: false, ..sample() }.encode(&mut b, true);
+        Meta {
+            multi: false,
+            ..sample()
+        }
+        .encode(&mut b, true);
         assert_eq!(a, b);
     }
 
@@ -452,14 +484,22 @@ mod tests {
     #[test]
     fn owners_that_mean_leave_alone_are_refused() {
         let mut out = Vec::new();
-        Meta { uid: u32::MAX, ..sample() }.encode(&mut out, false);
+        Meta {
+            uid: u32::MAX,
+            ..sample()
+        }
+        .encode(&mut out, false);
         assert!(Meta::decode(&mut Reader::new(&out)).is_err());
     }
 
     #[test]
     fn every_truncation_is_refused_without_a_panic() {
         let mut out = Vec::new();
-        Entry { name: b"n".to_vec(), meta: sample() }.encode(&mut out, false);
+        Entry {
+            name: b"n".to_vec(),
+            meta: sample(),
+        }
+        .encode(&mut out, false);
         for cut in 0..out.len() {
             assert!(Entry::decode(&mut Reader::new(&out[..cut])).is_err());
         }
@@ -468,7 +508,10 @@ mod tests {
     #[test]
     fn a_changed_time_counts_as_changed_content() {
         let want = sample();
-        let have = Meta { mtime: Time { secs: -5, nanos: 0 }, ..sample() };
+        let have = Meta {
+            mtime: Time { secs: -5, nanos: 0 },
+            ..sample()
+        };
         assert!(Aspects::between(&want, &have).any(Aspects::CONTENT));
         assert_eq!(Aspects::between(&want, &want), Aspects(0));
     }

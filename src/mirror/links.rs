@@ -29,7 +29,10 @@ impl Leaders {
                 self.by_ino.remove(&found.ino);
             }
         } else {
-            let leader = Leader { path: path().into(), left: found.nlink.saturating_sub(1) };
+            let leader = Leader {
+                path: path().into(),
+                left: found.nlink.saturating_sub(1),
+            };
             self.by_ino.insert(found.ino, leader);
         }
     }
@@ -43,7 +46,11 @@ mod tests {
     #[test]
     fn the_first_name_leads_and_a_complete_group_is_forgotten() {
         let found = |nlink| Found {
-            meta: Meta { kind: Kind::File, multi: nlink > 1, ..Meta::opaque() },
+            meta: Meta {
+                kind: Kind::File,
+                multi: nlink > 1,
+                ..Meta::opaque()
+            },
             ino: 7,
             nlink,
         };

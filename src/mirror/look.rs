@@ -55,7 +55,14 @@ impl<'a> Looker<'a> {
         }
         let reader = (usable && table.is_ok()).then(InodeReader::new);
         let (fetched, nlinks) = (HashMap::new(), HashMap::new());
-        Self { tree, reader, mounts, fetched, nlinks, until: 0 }
+        Self {
+            tree,
+            reader,
+            mounts,
+            fetched,
+            nlinks,
+            until: 0,
+        }
     }
 
     /// A new directory begins.
@@ -74,7 +81,9 @@ impl<'a> Looker<'a> {
         if self.reader.is_some() && position >= self.until {
             self.fetch(dir.as_fd(), names, position);
         }
-        let name = names.get(position).expect("the caller's position is within the names");
+        let name = names
+            .get(position)
+            .expect("the caller's position is within the names");
         let (ino, file_type) = names.identity(position);
         let found = match self.fetched.remove(&ino) {
             Some(meta) => self.confirm(dir, path, name, ino, file_type, meta)?,
@@ -126,31 +135,44 @@ impl<'a> Looker<'a> {
         self.fetched.clear();
         self.nlinks.clear();
         self.until = (position + AHEAD).min(names.len());
-        let mut numbers: Vec<u64> = (position..self.until).map(|p| names.identity(p).0).collect();
+        let mut numbers: Vec<u64> = (position..self.until)
+            .map(|p| names.identity(p).0)
+            .collect();
         numbers.sort_unstable();
         let mut rest = &numbers[..];
         while let Some((&first, _)) = rest.split_first() {
-            let end = rest.windows(2).position(|w| w[1] - w[0] > GAP).map_or(rest.len(), |p| p + 1);
+            let end = rest
+                .windows(2)
+                .position(|w| w[1] - w[0] > GAP)
+                .map_or(rest.len(), |p| p + 1);
             let (run, after) = rest.split_at(end);
             rest = after;
             let last = run.last().copied().unwrap_or(first);
-            let Some(reader) = &mut self.reader else { return };
+            let Some(reader) = &mut self.reader else {
+                return;
+            };
             let (fetched, nlinks) = (&mut self.fetched, &mut self.nlinks);
             let mut too_large = Vec::new();
             let read = reader.read(dir, first, last, |ino, item| match item {
                 Item::Inode(inode) => {
-                    fetched.insert(ino, Meta {
-                        kind: super::tree::kind_of(inode.mode),
-                        mode: inode.mode & 0o7777,
-                        uid: inode.uid,
-                        gid: inode.gid,
-                        size: inode.size,
-                        mtime: Time { secs: inode.mtime_secs, nanos: inode.mtime_nanos },
-                        flags: inode.flags & FLAGS,
-                        multi: inode.nlink > 1,
-                        allocated: inode.allocated,
-                        ..Meta::opaque()
-                    });
+                    fetched.insert(
+                        ino,
+                        Meta {
+                            kind: super::tree::kind_of(inode.mode),
+                            mode: inode.mode & 0o7777,
+                            uid: inode.uid,
+                            gid: inode.gid,
+                            size: inode.size,
+                            mtime: Time {
+                                secs: inode.mtime_secs,
+                                nanos: inode.mtime_nanos,
+                            },
+                            flags: inode.flags & FLAGS,
+                            multi: inode.nlink > 1,
+                            allocated: inode.allocated,
+                            ..Meta::opaque()
+                        },
+                    );
                     if inode.nlink > 1 {
                         nlinks.insert(ino, u64::from(inode.nlink));
                     }

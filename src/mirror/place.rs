@@ -44,7 +44,10 @@ impl PlaceError {
     /// Whether nothing more can be written at all.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Self::Io(Errno::NOSPC | Errno::DQUOT | Errno::ROFS) | Self::Spool(_))
+        matches!(
+            self,
+            Self::Io(Errno::NOSPC | Errno::DQUOT | Errno::ROFS) | Self::Spool(_)
+        )
     }
 }
 
@@ -86,7 +89,10 @@ impl<'a> Shared<'a> {
         Ok(Self {
             tree,
             staging,
-            touched: Mutex::new(Touched { seen: HashSet::new(), spool: SpoolWriter::new()? }),
+            touched: Mutex::new(Touched {
+                seen: HashSet::new(),
+                spool: SpoolWriter::new()?,
+            }),
             displaced: Mutex::new(BTreeMap::new()),
         })
     }
@@ -102,7 +108,10 @@ impl<'a> Shared<'a> {
         }
         let stat = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
         let flags = rustix::fs::ioctl_getflags(dir).map_or(0, |f| f.bits()) & LATE_FLAGS;
-        let mtime = Time { secs: stat.stx_mtime.tv_sec, nanos: stat.stx_mtime.tv_nsec };
+        let mtime = Time {
+            secs: stat.stx_mtime.tv_sec,
+            nanos: stat.stx_mtime.tv_nsec,
+        };
         let mut record = Vec::new();
         put_bytes(&mut record, path);
         put_time(&mut record, mtime);
@@ -117,8 +126,14 @@ impl<'a> Shared<'a> {
 
     /// Ends the notes: what was touched, in order, and the directories that gave way.
     pub fn finish(self) -> io::Result<(Spool, BTreeMap<Vec<u8>, String>)> {
-        let touched = self.touched.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let displaced = self.displaced.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let touched = self
+            .touched
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let displaced = self
+            .displaced
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
         Ok((touched.spool.finish()?, displaced))
     }
 }
@@ -129,7 +144,11 @@ pub fn read_before(record: &[u8]) -> io::Result<Before> {
     let mut read = || {
         let path = reader.bytes(PATH_LIMIT)?.to_vec();
         let mtime = read_time(&mut reader)?;
-        Ok(Before { path, mtime, flags: reader.u32()? })
+        Ok(Before {
+            path,
+            mtime,
+            flags: reader.u32()?,
+        })
     };
     read().map_err(|e: super::codec::Malformed| io::Error::other(e))
 }
@@ -172,7 +191,10 @@ fn identity(dir: &OwnedFd, name: &[u8]) -> Result<Option<(Old, u32)>, Errno> {
         kind,
         ino: stat.stx_ino,
         size: if kind == Kind::File { stat.stx_size } else { 0 },
-        mtime: Time { secs: stat.stx_mtime.tv_sec, nanos: stat.stx_mtime.tv_nsec },
+        mtime: Time {
+            secs: stat.stx_mtime.tv_sec,
+            nanos: stat.stx_mtime.tv_nsec,
+        },
     };
     Ok(Some((old, stat.stx_nlink)))
 }
@@ -201,14 +223,17 @@ pub fn place(
     shared.touch(parent, dir)?;
     let now = identity(dir, name)?;
     let staging = shared.staging.dir();
-    let create = || {
-        match rustix::fs::renameat_with(staging, staged, dir, name, RenameFlags::NOREPLACE) {
+    let create =
+        || match rustix::fs::renameat_with(staging, staged, dir, name, RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => Err(PlaceError::Appeared),
             other => Ok(other?),
-        }
-    };
+        };
     let Some(old) = old else {
-        return if now.is_some() { Err(PlaceError::Appeared) } else { create() };
+        return if now.is_some() {
+            Err(PlaceError::Appeared)
+        } else {
+            create()
+        };
     };
     let Some((now, _)) = now else {
         // Removed meanwhile: nothing is lost by putting the new one there.
@@ -228,7 +253,10 @@ pub fn place(
     match rename() {
         // An immutable or append-only file gives way only without its flags.
         Err(Errno::PERM) => {
-            let file = shared.tree.open_child(dir.as_fd(), name).or_else(|_| shared.tree.open_file(dir.as_fd(), name))?;
+            let file = shared
+                .tree
+                .open_child(dir.as_fd(), name)
+                .or_else(|_| shared.tree.open_file(dir.as_fd(), name))?;
             clear_late_flags(&file)?;
             rename()?;
         }
@@ -265,7 +293,13 @@ pub fn place_link(
     }
     let link = || {
         let flags = AtFlags::empty();
-        rustix::fs::linkat(&leader_dir, leader_name, shared.staging.dir(), &staged[..], flags)
+        rustix::fs::linkat(
+            &leader_dir,
+            leader_name,
+            shared.staging.dir(),
+            &staged[..],
+            flags,
+        )
     };
     let mut late = 0;
     match link() {
@@ -300,7 +334,11 @@ pub fn set_late_flags(
     let (parent, name) = split(path);
     let dir = dirs.open(shared.tree, parent)?;
     let file = shared.tree.open_file(dir.as_fd(), name)?;
-    Ok(set_flags(file.as_fd(), current_flags(&file)? | flags, u32::MAX)?)
+    Ok(set_flags(
+        file.as_fd(),
+        current_flags(&file)? | flags,
+        u32::MAX,
+    )?)
 }
 
 /// What became of a deletion.
@@ -324,8 +362,14 @@ pub fn delete(
     let held;
     let dir = match displaced {
         Some((staged, rest)) => {
-            let top = shared.tree.open_child(shared.staging.dir(), staged.as_bytes())?;
-            held = if rest.is_empty() { top } else { shared.tree.open_child(top.as_fd(), &rest)? };
+            let top = shared
+                .tree
+                .open_child(shared.staging.dir(), staged.as_bytes())?;
+            held = if rest.is_empty() {
+                top
+            } else {
+                shared.tree.open_child(top.as_fd(), &rest)?
+            };
             clear_late_flags(&held)?;
             &held
         }
@@ -339,11 +383,17 @@ pub fn delete(
             dir
         }
     };
-    let Some((now, nlink)) = identity(dir, name)? else { return Ok(Deleted::Gone) };
+    let Some((now, nlink)) = identity(dir, name)? else {
+        return Ok(Deleted::Gone);
+    };
     if !old.is_still(&now) {
         return Err(PlaceError::Changed);
     }
-    let flags = if old.kind == Kind::Dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+    let flags = if old.kind == Kind::Dir {
+        AtFlags::REMOVEDIR
+    } else {
+        AtFlags::empty()
+    };
     let unlink = || rustix::fs::unlinkat(dir, name, flags);
     match unlink() {
         Err(Errno::PERM) if matches!(old.kind, Kind::File | Kind::Dir) => {

@@ -68,7 +68,10 @@ impl Op {
             (Step::Delete, _) => Action::Delete,
             (_, None) => Action::Create,
             (Step::DirAttributes | Step::Reattribute, _) => Action::Attributes,
-            _ if !self.aspects.any(Aspects::KIND | Aspects::CONTENT | Aspects::LINK) => {
+            _ if !self
+                .aspects
+                .any(Aspects::KIND | Aspects::CONTENT | Aspects::LINK) =>
+            {
                 Action::Attributes
             }
             _ => Action::Change,
@@ -78,7 +81,11 @@ impl Op {
     /// Bytes on disk it will need.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        if self.step == Step::Fetch { self.meta.allocated.min(self.meta.size) } else { 0 }
+        if self.step == Step::Fetch {
+            self.meta.allocated.min(self.meta.size)
+        } else {
+            0
+        }
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -122,7 +129,13 @@ impl Op {
                 mtime: read_time(reader)?,
             }),
         };
-        Ok(Self { step, aspects, path, old, meta: Meta::decode(reader)? })
+        Ok(Self {
+            step,
+            aspects,
+            path,
+            old,
+            meta: Meta::decode(reader)?,
+        })
     }
 }
 
@@ -223,8 +236,12 @@ pub struct Ops(SpoolReader);
 impl Ops {
     /// The next one.
     pub fn next_op(&mut self) -> io::Result<Option<Op>> {
-        let Some(record) = self.0.next_record()? else { return Ok(None) };
-        Op::decode(&mut Reader::new(record)).map(Some).map_err(io::Error::other)
+        let Some(record) = self.0.next_record()? else {
+            return Ok(None);
+        };
+        Op::decode(&mut Reader::new(record))
+            .map(Some)
+            .map_err(io::Error::other)
     }
 }
 
@@ -239,10 +256,20 @@ mod tests {
             aspects: Aspects(Aspects::CONTENT),
             path: path.to_vec(),
             old,
-            meta: Meta { kind: Kind::File, size: 10, allocated: 4096, multi: true, ..Meta::opaque() },
+            meta: Meta {
+                kind: Kind::File,
+                size: 10,
+                allocated: 4096,
+                multi: true,
+                ..Meta::opaque()
+            },
         };
-        let old =
-            Old { kind: Kind::Dir, ino: 5, size: 0, mtime: Time { secs: -1, nanos: 2 } };
+        let old = Old {
+            kind: Kind::Dir,
+            ino: 5,
+            size: 0,
+            mtime: Time { secs: -1, nanos: 2 },
+        };
         let create = op(Step::Fetch, b"a", None);
         let delete = op(Step::Delete, b"b", Some(old.clone()));
         let change = op(Step::Fetch, b"c", Some(old));
@@ -257,8 +284,13 @@ mod tests {
         assert_eq!(changes.next_op().unwrap(), Some(change));
         assert_eq!(changes.next_op().unwrap(), None);
         assert_eq!(plan.deletions().unwrap().next_op().unwrap(), Some(delete));
-        let expected =
-            PlanTotals { created: 1, changed: 1, deleted: 1, bytes: 20, ..Default::default() };
+        let expected = PlanTotals {
+            created: 1,
+            changed: 1,
+            deleted: 1,
+            bytes: 20,
+            ..Default::default()
+        };
         assert_eq!(plan.totals, expected);
     }
 }

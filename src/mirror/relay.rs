@@ -85,7 +85,10 @@ pub fn run_pair(
             hand_over(target, source, &frame, on_message)?;
         }
     }
-    Ok((source_reply.expect("both answered"), target_reply.expect("both answered")))
+    Ok((
+        source_reply.expect("both answered"),
+        target_reply.expect("both answered"),
+    ))
 }
 
 /// Runs a request on one machine that only talks to the CLI.

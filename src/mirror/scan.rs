@@ -132,7 +132,9 @@ impl ChunkEncoder {
     /// The digest, and the listing; empty again afterwards.
     pub fn take(&mut self) -> (Digest, Vec<u8>) {
         let hash = blake3::hash(&self.canonical);
-        let digest = hash.as_bytes()[..16].try_into().expect("a hash has 32 bytes");
+        let digest = hash.as_bytes()[..16]
+            .try_into()
+            .expect("a hash has 32 bytes");
         self.canonical.clear();
         self.entries = 0;
         (digest, std::mem::take(&mut self.listing))
@@ -196,7 +198,10 @@ impl<'a> SourceScan<'a> {
 
     /// Walks everything, and stays until the target has dealt with all of it.
     pub fn run(&mut self, filter: &Filter, root_path: &str) -> Result<(), ScanError> {
-        let unreadable = |source| ScanError::Root { path: root_path.to_owned(), source };
+        let unreadable = |source| ScanError::Root {
+            path: root_path.to_owned(),
+            source,
+        };
         let root = self.tree.look_root().map_err(unreadable)?;
         self.batch.push(&Message::Root(Box::new(root.meta)))?;
         let fd = self.tree.open_dir(b"").map_err(unreadable)?;
@@ -225,7 +230,10 @@ impl<'a> SourceScan<'a> {
 
     /// A directory that cannot be listed: announced as incomplete, so that nothing is deleted there.
     fn unreadable_dir(&mut self, path: &[u8], error: Errno) -> Result<(), ScanError> {
-        self.notes.error("cannot be read", &format!("{}: {error}", escape_bytes(path)));
+        self.notes.error(
+            "cannot be read",
+            &format!("{}: {error}", escape_bytes(path)),
+        );
         let (digest, listing) = ChunkEncoder::default().take();
         self.announce(Some((path.to_vec(), None)), None, false, digest, listing)
     }
@@ -241,7 +249,10 @@ impl<'a> SourceScan<'a> {
         let names = match Names::read(fd.as_fd()) {
             Ok(names) => names,
             Err(error) => {
-                self.notes.error("cannot be read", &format!("{}: {error}", escape_bytes(&path)));
+                self.notes.error(
+                    "cannot be read",
+                    &format!("{}: {error}", escape_bytes(&path)),
+                );
                 complete = false;
                 Names::default()
             }
@@ -251,7 +262,9 @@ impl<'a> SourceScan<'a> {
             let origin = escape_bytes(&join(&path, DIRECTORY_FILTER_NAME.as_bytes()));
             filter = filter
                 .with_directory_rules(text, &origin)
-                .map_err(|errors| ScanError::Rules(errors.first().map_or(origin, ToString::to_string)))?;
+                .map_err(|errors| {
+                    ScanError::Rules(errors.first().map_or(origin, ToString::to_string))
+                })?;
         }
         self.looker.begin();
         let mut begins = Some((path.clone(), rules));
@@ -260,7 +273,8 @@ impl<'a> SourceScan<'a> {
         for position in 0..names.len() {
             self.abort.check()?;
             let name = names.get(position).expect("within the length");
-            let Some(entry) = self.entry(&fd, &path, &names, position, &filter, &mut complete) else {
+            let Some(entry) = self.entry(&fd, &path, &names, position, &filter, &mut complete)
+            else {
                 continue;
             };
             if entry.meta.kind == Kind::Dir {
@@ -270,13 +284,25 @@ impl<'a> SourceScan<'a> {
             self.entries += 1;
             if chunk.is_full() {
                 let (digest, listing) = chunk.take();
-                self.announce(begins.take(), Some(name.to_vec()), complete, digest, listing)?;
+                self.announce(
+                    begins.take(),
+                    Some(name.to_vec()),
+                    complete,
+                    digest,
+                    listing,
+                )?;
             }
         }
         // Always a last one: it speaks for everything that is left, also for nothing.
         let (digest, listing) = chunk.take();
         self.announce(begins.take(), None, complete, digest, listing)?;
-        Ok(Level { path, fd, filter, subdirs, next: 0 })
+        Ok(Level {
+            path,
+            fd,
+            filter,
+            subdirs,
+            next: 0,
+        })
     }
 
     fn entry(
@@ -291,9 +317,15 @@ impl<'a> SourceScan<'a> {
         let name = names.get(position).expect("within the length");
         let mut failed = |notes: &mut Notes, error: Errno| {
             *complete = false;
-            notes.error("cannot be read", &format!("{}: {error}", escape_bytes(&join(path, name))));
+            notes.error(
+                "cannot be read",
+                &format!("{}: {error}", escape_bytes(&join(path, name))),
+            );
             // Announced as opaque: the target leaves what it has there alone.
-            Some(Entry { name: name.to_vec(), meta: Meta::opaque() })
+            Some(Entry {
+                name: name.to_vec(),
+                meta: Meta::opaque(),
+            })
         };
         // A name excluded whatever it is need not be looked at.
         let as_dir = filter.verdict(name, true);
@@ -323,14 +355,20 @@ impl<'a> SourceScan<'a> {
                 Err(error) => return failed(&mut self.notes, error),
             }
         }
-        Some(Entry { name: name.to_vec(), meta: found.meta })
+        Some(Entry {
+            name: name.to_vec(),
+            meta: found.meta,
+        })
     }
 
     /// The directory's own filter file: a regular file, never through a link, of bounded size.
     fn directory_rules(&self, dir: &OwnedFd, path: &[u8]) -> Result<Option<Vec<u8>>, ScanError> {
         let name = DIRECTORY_FILTER_NAME.as_bytes();
         let unusable = |why: String| {
-            Err(ScanError::Rules(format!("{}: {why}", escape_bytes(&join(path, name)))))
+            Err(ScanError::Rules(format!(
+                "{}: {why}",
+                escape_bytes(&join(path, name))
+            )))
         };
         let fd = match self.tree.open_file(dir.as_fd(), name) {
             Ok(fd) => fd,
@@ -341,8 +379,13 @@ impl<'a> SourceScan<'a> {
             Err(error) => return unusable(error.to_string()),
         };
         let mut text = Vec::new();
-        match std::fs::File::from(fd).take(RULES_MAX as u64 + 1).read_to_end(&mut text) {
-            Ok(length) if length > RULES_MAX => unusable(format!("is larger than {RULES_MAX} bytes")),
+        match std::fs::File::from(fd)
+            .take(RULES_MAX as u64 + 1)
+            .read_to_end(&mut text)
+        {
+            Ok(length) if length > RULES_MAX => {
+                unusable(format!("is larger than {RULES_MAX} bytes"))
+            }
             Ok(_) => Ok(Some(text)),
             Err(error) => unusable(error.to_string()),
         }
@@ -357,7 +400,9 @@ impl<'a> SourceScan<'a> {
         listing: Vec<u8>,
     ) -> Result<(), ScanError> {
         let listing = if listing.len() > LISTING_MAX {
-            return Err(ScanError::Malformed(Malformed("attributes too large for one listing")));
+            return Err(ScanError::Malformed(Malformed(
+                "attributes too large for one listing",
+            )));
         } else {
             listing
         };
@@ -365,7 +410,13 @@ impl<'a> SourceScan<'a> {
         self.next_seq += 1;
         self.window_bytes += listing.len();
         self.window.push_back((seq, listing));
-        self.batch.push(&Message::Chunk(Chunk { seq, begins, upper, complete, digest }))?;
+        self.batch.push(&Message::Chunk(Chunk {
+            seq,
+            begins,
+            upper,
+            complete,
+            digest,
+        }))?;
         self.hear(false)?;
         while self.window_bytes > SCAN_WINDOW_BYTES || self.window.len() > SCAN_WINDOW_CHUNKS {
             self.hear(true)?;

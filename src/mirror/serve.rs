@@ -11,9 +11,7 @@ use super::content::for_each_run;
 use super::entry::split;
 use super::scan::ScanError;
 use super::tree::Tree;
-use super::wire::{
-    Batch, ContentHash, DATA_MAX, DATA_WINDOW, FETCH_WINDOW, Message, Messages,
-};
+use super::wire::{Batch, ContentHash, DATA_MAX, DATA_WINDOW, FETCH_WINDOW, Message, Messages};
 use crate::interrupt::{AbortFlag, Interrupted};
 
 /// Sends files from a tree.
@@ -99,7 +97,10 @@ impl<'a> Server<'a> {
             match self.send(id, &path, &mut buffer) {
                 Ok(()) => self.files += 1,
                 Err(Stop::File(errno)) => {
-                    self.batch.push(&Message::Failed { id, error: errno.to_string() })?;
+                    self.batch.push(&Message::Failed {
+                        id,
+                        error: errno.to_string(),
+                    })?;
                 }
                 Err(Stop::All(error)) => return Err(error),
             }
@@ -129,7 +130,11 @@ impl<'a> Server<'a> {
             }
             Ok::<(), Stop>(())
         })?;
-        self.batch.push(&Message::End { id, size, hash: hash.finish(size) })?;
+        self.batch.push(&Message::End {
+            id,
+            size,
+            hash: hash.finish(size),
+        })?;
         Ok(())
     }
 

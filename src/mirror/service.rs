@@ -30,7 +30,11 @@ pub struct MirrorService {
 }
 
 fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
-    Fault { kind, message: message.into(), hint: None }
+    Fault {
+        kind,
+        message: message.into(),
+        hint: None,
+    }
 }
 
 fn io_fault(errno: Errno, message: String) -> Fault {
@@ -104,8 +108,11 @@ impl Service for MirrorService {
 
 fn open_tree(root: &str, without_mounts: bool) -> Result<Tree, Fault> {
     let path = Path::new(root);
-    let opened =
-        if without_mounts { Tree::open_without_mounts(path) } else { Tree::open(path) };
+    let opened = if without_mounts {
+        Tree::open_without_mounts(path)
+    } else {
+        Tree::open(path)
+    };
     opened.map_err(|errno| {
         let mut fault = io_fault(errno, format!("cannot open {}: {errno}", escape_str(root)));
         if matches!(errno, Errno::LOOP | Errno::NOTDIR) {
@@ -125,7 +132,9 @@ fn parse_filter(scan: &ScanTree) -> Result<Filter, Fault> {
 /// Logs the notes and puts their counts into the reply.
 fn report(context: &ServiceContext, notes: Notes, reply: &mut MirrorReply) {
     for (level, line) in notes.lines {
-        context.events.log(level, "user_data", None, line, Map::new());
+        context
+            .events
+            .log(level, "user_data", None, line, Map::new());
     }
     reply.notes = notes.counts;
     reply.errors = notes.errors;
@@ -137,8 +146,14 @@ fn scan_source(context: &ServiceContext, scan: &ScanTree) -> Result<MirrorReply,
     let tree = open_tree(&scan.root, scan.without_mounts)?;
     let looker = Looker::new(&tree, Path::new(&scan.root));
     let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
-    let mut source =
-        SourceScan::new(&tree, looker, &context.incoming, batch, &context.abort, scan.content);
+    let mut source = SourceScan::new(
+        &tree,
+        looker,
+        &context.incoming,
+        batch,
+        &context.abort,
+        scan.content,
+    );
     source.run(&filter, &scan.root)?;
     let mut reply = MirrorReply {
         items: source.entries,
@@ -154,16 +169,22 @@ fn serve(context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
     let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
     let mut server = Server::new(&tree, &context.incoming, batch, &context.abort);
     server.run()?;
-    Ok(MirrorReply { items: server.files, bytes: server.bytes, ..MirrorReply::default() })
+    Ok(MirrorReply {
+        items: server.files,
+        bytes: server.bytes,
+        ..MirrorReply::default()
+    })
 }
 
 impl MirrorService {
     fn plan(&self, root: &str) -> Result<FolderPlan, Fault> {
         let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        plans
-            .get(root)
-            .cloned()
-            .ok_or_else(|| fault(FaultKind::Invalid, format!("no plan for {}", escape_str(root))))
+        plans.get(root).cloned().ok_or_else(|| {
+            fault(
+                FaultKind::Invalid,
+                format!("no plan for {}", escape_str(root)),
+            )
+        })
     }
 
     fn scan_target(&self, context: &ServiceContext, scan: &ScanTree) -> Result<MirrorReply, Fault> {
@@ -198,8 +219,12 @@ impl MirrorService {
         let plan = self.plan(root)?;
         let mut cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
         let mut items = 0;
-        let unreadable = |e: std::io::Error| fault(FaultKind::Io, format!("cannot read the plan: {e}"));
-        for mut ops in [plan.changes().map_err(unreadable)?, plan.deletions().map_err(unreadable)?] {
+        let unreadable =
+            |e: std::io::Error| fault(FaultKind::Io, format!("cannot read the plan: {e}"));
+        for mut ops in [
+            plan.changes().map_err(unreadable)?,
+            plan.deletions().map_err(unreadable)?,
+        ] {
             while let Some(op) = ops.next_op().map_err(unreadable)? {
                 items += 1;
                 cli.push(&Message::Change {
@@ -211,7 +236,10 @@ impl MirrorService {
             }
         }
         cli.flush()?;
-        Ok(MirrorReply { items, ..MirrorReply::default() })
+        Ok(MirrorReply {
+            items,
+            ..MirrorReply::default()
+        })
     }
 
     fn apply(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {

@@ -51,13 +51,21 @@ impl SpoolWriter {
     /// An empty list.
     pub fn new() -> io::Result<Self> {
         let fd = rustix::fs::memfd_create("pc-switcher-spool", MemfdFlags::CLOEXEC)?;
-        let file = Bounded { file: File::from(fd), written: 0 };
-        Ok(Self { encoder: zstd::Encoder::new(file, 1)?, records: 0 })
+        let file = Bounded {
+            file: File::from(fd),
+            written: 0,
+        };
+        Ok(Self {
+            encoder: zstd::Encoder::new(file, 1)?,
+            records: 0,
+        })
     }
 
     /// Appends a record.
     pub fn push(&mut self, record: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(record.len()).ok().filter(|l| *l as usize <= RECORD_MAX);
+        let length = u32::try_from(record.len())
+            .ok()
+            .filter(|l| *l as usize <= RECORD_MAX);
         let length = length.ok_or_else(|| io::Error::other("record too long"))?;
         self.encoder.write_all(&length.to_le_bytes())?;
         self.encoder.write_all(record)?;
@@ -68,7 +76,10 @@ impl SpoolWriter {
     /// Ends the list.
     pub fn finish(self) -> io::Result<Spool> {
         let bounded = self.encoder.finish()?;
-        Ok(Spool { file: Arc::new(bounded.file), records: self.records })
+        Ok(Spool {
+            file: Arc::new(bounded.file),
+            records: self.records,
+        })
     }
 }
 
@@ -87,7 +98,10 @@ impl Spool {
 
     /// Reads from the start.
     pub fn reader(&self) -> io::Result<SpoolReader> {
-        let at = At { file: Arc::clone(&self.file), offset: 0 };
+        let at = At {
+            file: Arc::clone(&self.file),
+            offset: 0,
+        };
         Ok(SpoolReader {
             decoder: zstd::Decoder::new(at)?,
             left: self.records,

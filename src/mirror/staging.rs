@@ -7,9 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{
-    AtFlags, FileType, IFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags,
-};
+use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -26,7 +24,9 @@ pub const LATE_FLAGS: u32 = FLAG_IMMUTABLE | FLAG_APPEND;
 #[derive(Debug, thiserror::Error)]
 pub enum StagingError {
     /// Something that is not ours has the name.
-    #[error("{STAGING_NAME} at the top of the folder is not a directory of root: remove or rename it")]
+    #[error(
+        "{STAGING_NAME} at the top of the folder is not a directory of root: remove or rename it"
+    )]
     Foreign,
     /// A system call failed.
     #[error("cannot make the staging directory: {0}")]
@@ -47,10 +47,12 @@ impl Staging {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
-        let fd = tree.open_child(tree.root(), STAGING_NAME.as_bytes()).map_err(|e| match e {
-            Errno::NOTDIR | Errno::LOOP | Errno::XDEV => StagingError::Foreign,
-            other => StagingError::Io(other),
-        })?;
+        let fd = tree
+            .open_child(tree.root(), STAGING_NAME.as_bytes())
+            .map_err(|e| match e {
+                Errno::NOTDIR | Errno::LOOP | Errno::XDEV => StagingError::Foreign,
+                other => StagingError::Io(other),
+            })?;
         let stat = rustix::fs::fstat(&fd)?;
         if stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(StagingError::Foreign);
@@ -68,7 +70,10 @@ impl Staging {
             Err(error) => return Err(error.into()),
         }
         empty_dir(tree, &fd)?;
-        Ok(Self { fd, next: AtomicU64::new(1) })
+        Ok(Self {
+            fd,
+            next: AtomicU64::new(1),
+        })
     }
 
     /// Removes the staging directory with everything in it.
@@ -91,7 +96,8 @@ impl Staging {
 
     /// An empty regular file, with the flags that must be there before any content.
     pub fn new_file(&self, name: &str, meta: &Meta) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::openat(self.dir(), name, flags, Mode::RUSR | Mode::WUSR)?;
         set_flags(fd.as_fd(), meta.flags & !LATE_FLAGS, 0)?;
         Ok(fd)
@@ -123,7 +129,13 @@ impl Staging {
             rustix::fs::mknodat(self.dir(), name, file_type, mode, meta.rdev)?;
         }
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-        rustix::fs::chownat(self.dir(), name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chownat(
+            self.dir(),
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
         if meta.kind != Kind::Symlink {
             // Not a symlink, and nobody else can put one here.
             rustix::fs::chmodat(self.dir(), name, mode, AtFlags::empty())?;
@@ -139,8 +151,14 @@ impl Staging {
 
 fn times(mtime: Time) -> Timestamps {
     Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
-        last_modification: Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() },
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: mtime.secs,
+            tv_nsec: mtime.nanos.into(),
+        },
     }
 }
 
@@ -162,7 +180,11 @@ pub fn set_flags(fd: BorrowedFd<'_>, want: u32, have: u32) -> Result<(), Errno> 
 /// Owner, mode and extended attributes, in the order in which none undoes another: changing the
 /// owner clears setuid and capabilities, changing the mode changes an ACL's mask.
 pub fn set_attributes(fd: BorrowedFd<'_>, meta: &Meta) -> Result<(), Errno> {
-    rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
+    rustix::fs::fchown(
+        fd,
+        Some(Uid::from_raw(meta.uid)),
+        Some(Gid::from_raw(meta.gid)),
+    )?;
     rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))?;
     for (name, value) in &meta.xattrs {
         rustix::fs::fsetxattr(fd, &name[..], value, XattrFlags::empty())?;
@@ -191,7 +213,9 @@ pub fn copy_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Resu
         Err(error) => return Err(error),
     }
     let mut buffer = vec![0; DATA_MAX];
-    for_each_run(from, size, &mut buffer, |offset, bytes| write_all(to, offset, bytes))?;
+    for_each_run(from, size, &mut buffer, |offset, bytes| {
+        write_all(to, offset, bytes)
+    })?;
     rustix::fs::ftruncate(to, size)
 }
 
@@ -207,7 +231,11 @@ pub fn write_all(to: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> Resul
 
 /// Removes everything in a directory that only root can write to.
 fn empty_dir(tree: &Tree, dir: &OwnedFd) -> Result<(), Errno> {
-    let mut stack = vec![(tree.open_child(dir.as_fd(), b".")?, Names::read(dir.as_fd())?, 0usize)];
+    let mut stack = vec![(
+        tree.open_child(dir.as_fd(), b".")?,
+        Names::read(dir.as_fd())?,
+        0usize,
+    )];
     let mut trail: Vec<Vec<u8>> = Vec::new();
     while let Some((fd, names, next)) = stack.last_mut() {
         let Some(name) = names.get(*next).map(<[u8]>::to_vec) else {

@@ -26,8 +26,6 @@ pub(crate) struct Pair {
 pub(crate) struct Outcome {
     /// The target's scan.
     pub scan: MirrorReply,
-    /// The source's scan.
-    pub source_scan: MirrorReply,
     /// The target's apply.
     pub applied: MirrorReply,
     /// The plan as listed.
@@ -53,7 +51,12 @@ fn end(abort: &AbortFlag) -> End {
         abort: abort.clone(),
         session: "00000000".to_owned(),
     };
-    End { context, out, incoming: incoming_tx, log }
+    End {
+        context,
+        out,
+        incoming: incoming_tx,
+        log,
+    }
 }
 
 impl Pair {
@@ -168,9 +171,13 @@ impl Pair {
 
     /// Makes `to` like `from`.
     pub(crate) fn mirror(&mut self, from: &Path, to: &Path, rules: &str) -> Outcome {
-        let (source_scan, scan) = self.scan(from, to, rules, false).unwrap();
+        let (_, scan) = self.scan(from, to, rules, false).unwrap();
         let changes = self.list(to);
         let applied = self.apply(from, to).unwrap();
-        Outcome { scan, source_scan, applied, changes }
+        Outcome {
+            scan,
+            applied,
+            changes,
+        }
     }
 }

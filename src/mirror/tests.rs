@@ -18,7 +18,11 @@ fn lab() -> Option<Lab> {
     let (from, to) = (disk.top().join("from"), disk.top().join("to"));
     fs::create_dir(&from).unwrap();
     fs::create_dir(&to).unwrap();
-    Some(Lab { from, to, _disk: disk })
+    Some(Lab {
+        from,
+        to,
+        _disk: disk,
+    })
 }
 
 #[allow(clippy::disallowed_methods)]
@@ -40,14 +44,21 @@ fn rsync_differences(from: &Path, to: &Path) -> String {
         .arg(format!("{}/", to.display()))
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[allow(clippy::disallowed_methods)]
 fn lsattr(dir: &Path) -> String {
     let output = Command::new("bash")
-        .args(["-c", "find . -xdev \\( -type f -o -type d \\) -print0 | sort -z | xargs -0 lsattr -d"])
+        .args([
+            "-c",
+            "find . -xdev \\( -type f -o -type d \\) -print0 | sort -z | xargs -0 lsattr -d",
+        ])
         .current_dir(dir)
         .output()
         .unwrap();
@@ -102,10 +113,13 @@ fn awkward_trees_arrive_exactly_and_a_second_run_finds_nothing() {
     let again = pair.mirror(&lab.from, &lab.to, "");
     assert_eq!(again.changes, vec![]);
     let (_, verify) = pair.scan(&lab.from, &lab.to, "", true).unwrap();
-    assert_eq!(verify.plan.unwrap(), super::wire::PlanTotals {
-        existing: again.scan.items,
-        ..Default::default()
-    });
+    assert_eq!(
+        verify.plan.unwrap(),
+        super::wire::PlanTotals {
+            existing: again.scan.items,
+            ..Default::default()
+        }
+    );
     sh(&lab.from, CLEAN);
     sh(&lab.to, CLEAN);
 }
@@ -116,7 +130,9 @@ fn every_kind_of_change_converges_in_both_directions() {
     sh(&lab.from, AWKWARD);
     let mut pair = Pair::new();
     pair.mirror(&lab.from, &lab.to, "");
-    sh(&lab.from, r"
+    sh(
+        &lab.from,
+        r"
 chattr -i immutable; echo more >>immutable; chattr +i immutable
 chattr -i idir; echo new >idir/g; chattr +i idir
 echo more >>append
@@ -130,13 +146,26 @@ chattr -C nocow 2>/dev/null || true
 truncate -s 5M sparse
 chattr -a append; rm append; ln -s elsewhere append
 chmod 755 ro; echo x >ro/x
-");
+",
+    );
     let outcome = pair.mirror(&lab.from, &lab.to, "");
-    assert_eq!(pair.complaints, Vec::<String>::new(), "{:?}", outcome.changes);
+    assert_eq!(
+        pair.complaints,
+        Vec::<String>::new(),
+        "{:?}",
+        outcome.changes
+    );
     assert_equal(&lab);
     // And back: the other one changes.
-    sh(&lab.to, "rm -r 'with space' renamed; echo back >d/back; mkdir -p new/deep/er; : >new/deep/er/f");
-    let back = Lab { from: lab.to.clone(), to: lab.from.clone(), _disk: lab._disk };
+    sh(
+        &lab.to,
+        "rm -r 'with space' renamed; echo back >d/back; mkdir -p new/deep/er; : >new/deep/er/f",
+    );
+    let back = Lab {
+        from: lab.to.clone(),
+        to: lab.from.clone(),
+        _disk: lab._disk,
+    };
     pair.mirror(&back.from, &back.to, "");
     assert_eq!(pair.complaints, Vec::<String>::new());
     assert_equal(&back);
@@ -147,13 +176,26 @@ chmod 755 ro; echo x >ro/x
 #[test]
 fn the_listed_plan_names_every_path_once() {
     let Some(lab) = lab() else { return };
-    sh(&lab.from, "mkdir a; echo 1 >a/f; echo 2 >g; echo same >same; touch -d @5 same");
-    sh(&lab.to, "mkdir z; echo 3 >z/f; echo 22 >g; echo same >same; touch -d @5 same; chmod 600 same");
+    sh(
+        &lab.from,
+        "mkdir a; echo 1 >a/f; echo 2 >g; echo same >same; touch -d @5 same",
+    );
+    sh(
+        &lab.to,
+        "mkdir z; echo 3 >z/f; echo 22 >g; echo same >same; touch -d @5 same; chmod 600 same",
+    );
     let outcome = Pair::new().mirror(&lab.from, &lab.to, "");
     let mut changes = outcome.changes;
     changes.sort();
-    let expected =
-        [('*', "g"), ('+', "a"), ('+', "a/f"), ('-', "z"), ('-', "z/f"), ('.', ""), ('.', "same")];
+    let expected = [
+        ('*', "g"),
+        ('+', "a"),
+        ('+', "a/f"),
+        ('-', "z"),
+        ('-', "z/f"),
+        ('.', ""),
+        ('.', "same"),
+    ];
     assert_eq!(changes, expected.map(|(c, p)| (c, p.to_owned())));
     assert_equal(&lab);
 }
@@ -161,7 +203,10 @@ fn the_listed_plan_names_every_path_once() {
 #[test]
 fn excluded_paths_mounts_and_nested_subvolumes_survive() {
     let Some(lab) = lab() else { return };
-    sh(&lab.from, "mkdir keep; echo s >keep/s; echo secret >excluded; mkdir cache; echo c >cache/c");
+    sh(
+        &lab.from,
+        "mkdir keep; echo s >keep/s; echo secret >excluded; mkdir cache; echo c >cache/c",
+    );
     sh(&lab.to, "
 mkdir -p gone/deep mnt cache old; echo mine >excluded; echo t >cache/t; echo o >old/excluded; echo x >gone/deep/x
 btrfs -q subvolume create nested >/dev/null; echo n >nested/n
@@ -171,9 +216,20 @@ mount -t tmpfs none mnt; echo m >mnt/m
     let rules = "excluded\n/cache/\n";
     pair.mirror(&lab.from, &lab.to, rules);
     let read = |path: &str| fs::read_to_string(lab.to.join(path)).ok();
-    let kept = ["excluded", "cache/t", "old/excluded", "nested/n", "mnt/m", "keep/s"].map(read);
+    let kept = [
+        "excluded",
+        "cache/t",
+        "old/excluded",
+        "nested/n",
+        "mnt/m",
+        "keep/s",
+    ]
+    .map(read);
     sh(&lab.to, "umount mnt");
-    assert_eq!(kept.map(|t| t.unwrap_or_default()), ["mine\n", "t\n", "o\n", "n\n", "m\n", "s\n"]);
+    assert_eq!(
+        kept.map(|t| t.unwrap_or_default()),
+        ["mine\n", "t\n", "o\n", "n\n", "m\n", "s\n"]
+    );
     assert!(!lab.to.join("gone").exists() && !lab.to.join("cache/c").exists());
 }
 
@@ -199,10 +255,13 @@ fn something_changed_since_the_plan_is_left_alone_and_named() {
 #[test]
 fn deep_trees_beyond_path_max_arrive() {
     let Some(lab) = lab() else { return };
-    sh(&lab.from, r"
+    sh(
+        &lab.from,
+        r"
 n=$(printf 'n%.0s' $(seq 100))
 for i in $(seq 60); do mkdir $n; cd $n; done; echo deep >file; ln file link
-");
+",
+    );
     let mut pair = Pair::new();
     pair.mirror(&lab.from, &lab.to, "");
     assert_eq!(pair.complaints, Vec::<String>::new());

@@ -116,7 +116,10 @@ impl Tree {
                 (rest, &b""[..])
             } else {
                 // Names are at most 255 bytes, so there is a slash within any piece.
-                let cut = rest[..PIECE].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
+                let cut = rest[..PIECE]
+                    .iter()
+                    .rposition(|b| *b == b'/')
+                    .ok_or(Errno::NAMETOOLONG)?;
                 (&rest[..cut], &rest[cut + 1..])
             };
             let at = held.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
@@ -132,7 +135,8 @@ impl Tree {
     /// Opens the directory `name` (or a short relative path) in `parent`.
     pub fn open_child(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = |extra| rustix::fs::openat2(parent, name, flags | extra, Mode::empty(), CONFINED);
+        let open =
+            |extra| rustix::fs::openat2(parent, name, flags | extra, Mode::empty(), CONFINED);
         // Only the owner or CAP_FOWNER may ask for NOATIME.
         let fd = match open(OFlags::NOATIME) {
             Err(Errno::PERM) => open(OFlags::empty())?,
@@ -174,7 +178,9 @@ impl Tree {
             };
             match self.found(dir, name, &stat) {
                 // Given to something else between two looks: look again.
-                Err(Errno::STALE | Errno::NOENT | Errno::LOOP | Errno::NXIO) if tries < 5 => tries += 1,
+                Err(Errno::STALE | Errno::NOENT | Errno::LOOP | Errno::NXIO) if tries < 5 => {
+                    tries += 1
+                }
                 other => return other.map(Some),
             }
         }
@@ -208,7 +214,11 @@ impl Tree {
         let stat = statx_fd(self.root.as_fd())?;
         let mut meta = meta_of(&stat);
         read_through_fd(self.root.as_fd(), &mut meta)?;
-        Ok(Found { meta, ino: stat.stx_ino, nlink: u64::from(stat.stx_nlink) })
+        Ok(Found {
+            meta,
+            ino: stat.stx_ino,
+            nlink: u64::from(stat.stx_nlink),
+        })
     }
 
     fn found(&self, dir: BorrowedFd<'_>, name: &[u8], stat: &Statx) -> Result<Found, Errno> {
@@ -237,13 +247,18 @@ impl Tree {
                 meta.xattrs = xattrs_at(dir, name)?;
             }
         }
-        Ok(Found { meta, ino: stat.stx_ino, nlink: u64::from(stat.stx_nlink) })
+        Ok(Found {
+            meta,
+            ino: stat.stx_ino,
+            nlink: u64::from(stat.stx_nlink),
+        })
     }
 }
 
 /// Opens a regular file or directory without following a link, blocking on a FIFO, or moving atime.
 fn open_node(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     match rustix::fs::openat(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
         Err(Errno::PERM) => rustix::fs::openat(dir, name, flags, Mode::empty()),
         other => other,
@@ -274,14 +289,21 @@ fn meta_of(stat: &Statx) -> Meta {
         uid: stat.stx_uid,
         gid: stat.stx_gid,
         size: if kind == Kind::File { stat.stx_size } else { 0 },
-        mtime: Time { secs: stat.stx_mtime.tv_sec, nanos: stat.stx_mtime.tv_nsec },
+        mtime: Time {
+            secs: stat.stx_mtime.tv_sec,
+            nanos: stat.stx_mtime.tv_nsec,
+        },
         rdev: if kind.is_device() {
             rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor)
         } else {
             0
         },
         multi: kind != Kind::Dir && stat.stx_nlink > 1,
-        allocated: if kind == Kind::File { stat.stx_blocks.saturating_mul(512) } else { 0 },
+        allocated: if kind == Kind::File {
+            stat.stx_blocks.saturating_mul(512)
+        } else {
+            0
+        },
         ..Meta::opaque()
     }
 }
@@ -387,7 +409,9 @@ impl Names {
             }
         }
         let text = &names.text;
-        names.index.sort_unstable_by(|a, b| name_at(text, a.offset).cmp(name_at(text, b.offset)));
+        names
+            .index
+            .sort_unstable_by(|a, b| name_at(text, a.offset).cmp(name_at(text, b.offset)));
         Ok(names)
     }
 
@@ -400,14 +424,20 @@ impl Names {
         let length = u8::try_from(name.len()).expect("NAME_MAX is 255");
         self.text.push(length);
         let offset = u32::try_from(self.text.len()).expect("a directory's names fit 4 GiB");
-        self.index.push(NameAt { ino, offset, file_type });
+        self.index.push(NameAt {
+            ino,
+            offset,
+            file_type,
+        });
         self.text.extend_from_slice(name);
     }
 
     /// The name at `position` in sorted order.
     #[must_use]
     pub fn get(&self, position: usize) -> Option<&[u8]> {
-        self.index.get(position).map(|at| name_at(&self.text, at.offset))
+        self.index
+            .get(position)
+            .map(|at| name_at(&self.text, at.offset))
     }
 
     /// What the directory says of the entry at `position`: inode number and type. For a nested

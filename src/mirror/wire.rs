@@ -186,7 +186,12 @@ impl Message<'_> {
                 let cut = error.floor_char_boundary(TEXT_MAX);
                 put_bytes(out, &error.as_bytes()[..cut]);
             }
-            Self::Change { action, aspects, bytes, path } => {
+            Self::Change {
+                action,
+                aspects,
+                bytes,
+                path,
+            } => {
                 out.push(*action);
                 put_u64(out, u64::from(*aspects));
                 put_u64(out, *bytes);
@@ -204,7 +209,11 @@ impl Message<'_> {
 /// A path off the wire, checked.
 fn path<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
     let path = reader.bytes(PATH_LIMIT)?;
-    if is_valid_path(path) { Ok(path) } else { Err(Malformed("impossible path")) }
+    if is_valid_path(path) {
+        Ok(path)
+    } else {
+        Err(Malformed("impossible path"))
+    }
 }
 
 impl Chunk {
@@ -213,7 +222,11 @@ impl Chunk {
         let bits = u8::from(self.begins.is_some())
             | u8::from(self.upper.is_some()) << 1
             | u8::from(self.complete) << 2
-            | u8::from(self.begins.as_ref().is_some_and(|(_, rules)| rules.is_some())) << 3;
+            | u8::from(
+                self.begins
+                    .as_ref()
+                    .is_some_and(|(_, rules)| rules.is_some()),
+            ) << 3;
         out.push(bits);
         if let Some((path, rules)) = &self.begins {
             put_bytes(out, path);
@@ -233,8 +246,11 @@ impl Chunk {
         let mut begins = None;
         if bits & 1 != 0 {
             let path = path(reader)?.to_vec();
-            let rules =
-                if bits & 8 != 0 { Some(reader.bytes(RULES_MAX)?.to_vec()) } else { None };
+            let rules = if bits & 8 != 0 {
+                Some(reader.bytes(RULES_MAX)?.to_vec())
+            } else {
+                None
+            };
             begins = Some((path, rules));
         }
         let mut upper = None;
@@ -245,8 +261,17 @@ impl Chunk {
             }
             upper = Some(name.to_vec());
         }
-        let digest = reader.take(16)?.try_into().expect("sixteen bytes were taken");
-        Ok(Self { seq, begins, upper, complete: bits & 4 != 0, digest })
+        let digest = reader
+            .take(16)?
+            .try_into()
+            .expect("sixteen bytes were taken");
+        Ok(Self {
+            seq,
+            begins,
+            upper,
+            complete: bits & 4 != 0,
+            digest,
+        })
     }
 }
 
@@ -267,11 +292,17 @@ impl<'a> Messages<'a> {
         let message = match tag {
             10 => Message::Root(Box::new(Meta::decode(&mut body)?)),
             11 => Message::Chunk(Chunk::decode(&mut body)?),
-            12 => Message::Listing { seq: body.u64()?, entries: rest(&mut body)? },
+            12 => Message::Listing {
+                seq: body.u64()?,
+                entries: rest(&mut body)?,
+            },
             13 => Message::ScanEnd,
             20 => Message::Want(body.u64()?),
             21 => Message::Ack(body.u64()?),
-            30 => Message::Fetch { id: body.u64()?, path: path(&mut body)? },
+            30 => Message::Fetch {
+                id: body.u64()?,
+                path: path(&mut body)?,
+            },
             31 => Message::Credit(body.u64()?),
             32 => Message::Finished,
             40 => {
@@ -286,7 +317,10 @@ impl<'a> Messages<'a> {
             41 => Message::End {
                 id: body.u64()?,
                 size: body.u64()?,
-                hash: body.take(32)?.try_into().expect("thirty-two bytes were taken"),
+                hash: body
+                    .take(32)?
+                    .try_into()
+                    .expect("thirty-two bytes were taken"),
             },
             42 => Message::Failed {
                 id: body.u64()?,
@@ -305,7 +339,11 @@ impl<'a> Messages<'a> {
             },
             _ => return Err(Malformed("unknown message")),
         };
-        if body.is_empty() { Ok(message) } else { Err(Malformed("trailing bytes")) }
+        if body.is_empty() {
+            Ok(message)
+        } else {
+            Err(Malformed("trailing bytes"))
+        }
     }
 }
 
@@ -367,7 +405,13 @@ impl<'a> Batch<'a> {
     /// An empty batch of frames for `class`.
     #[must_use]
     pub fn new(class: u8, outgoing: &'a Sender<Vec<u8>>, abort: &'a AbortFlag) -> Self {
-        Self { class, frame: Vec::new(), body: Vec::new(), outgoing, abort }
+        Self {
+            class,
+            frame: Vec::new(),
+            body: Vec::new(),
+            outgoing,
+            abort,
+        }
     }
 
     /// Adds a message; sends what has been collected when it is enough.
@@ -529,7 +573,10 @@ pub fn put_time(out: &mut Vec<u8>, time: Time) {
 
 /// Reads a time.
 pub fn read_time(reader: &mut Reader<'_>) -> Result<Time, Malformed> {
-    Ok(Time { secs: reader.i64()?, nanos: reader.u32()? })
+    Ok(Time {
+        secs: reader.i64()?,
+        nanos: reader.u32()?,
+    })
 }
 
 #[cfg(test)]
@@ -556,18 +603,44 @@ mod tests {
                 complete: false,
                 digest: [0; 16],
             }),
-            Message::Listing { seq: 9, entries: b"abc" },
+            Message::Listing {
+                seq: 9,
+                entries: b"abc",
+            },
             Message::ScanEnd,
             Message::Want(1),
             Message::Ack(u64::MAX),
-            Message::Fetch { id: 3, path: b"p/q" },
+            Message::Fetch {
+                id: 3,
+                path: b"p/q",
+            },
             Message::Credit(5),
             Message::Finished,
-            Message::Data { id: 3, offset: 1 << 40, bytes: b"xyz" },
-            Message::End { id: 3, size: 9, hash: [9; 32] },
-            Message::Failed { id: 4, error: "gone".into() },
-            Message::Change { action: b'+', aspects: 3, bytes: 10, path: b"n" },
-            Message::Progress { items: 1, bytes: 2, path: b"" },
+            Message::Data {
+                id: 3,
+                offset: 1 << 40,
+                bytes: b"xyz",
+            },
+            Message::End {
+                id: 3,
+                size: 9,
+                hash: [9; 32],
+            },
+            Message::Failed {
+                id: 4,
+                error: "gone".into(),
+            },
+            Message::Change {
+                action: b'+',
+                aspects: 3,
+                bytes: 10,
+                path: b"n",
+            },
+            Message::Progress {
+                items: 1,
+                bytes: 2,
+                path: b"",
+            },
         ];
         let (tx, rx) = unbounded();
         let abort = AbortFlag::new();
@@ -603,7 +676,8 @@ mod tests {
     fn a_hole_changes_the_hash_but_the_way_data_is_cut_does_not() {
         let hash = |runs: &[(u64, &[u8])]| {
             let mut hash = ContentHash::new();
-            runs.iter().for_each(|(offset, bytes)| hash.update(*offset, bytes));
+            runs.iter()
+                .for_each(|(offset, bytes)| hash.update(*offset, bytes));
             hash.finish(8)
         };
         assert_eq!(hash(&[(0, b"abcd")]), hash(&[(0, b"ab"), (2, b"cd")]));

@@ -44,14 +44,20 @@ struct Planned {
 
 /// Reads a folder's filter file.
 fn read_rules(folder: &Folder) -> Result<(String, String), String> {
-    let Some(path) = &folder.filter else { return Ok((String::new(), "no filter".to_owned())) };
+    let Some(path) = &folder.filter else {
+        return Ok((String::new(), "no filter".to_owned()));
+    };
     let unreadable = |e: &dyn std::fmt::Display| format!("cannot read {}: {e}", path.display());
     let length = std::fs::metadata(path).map_err(|e| unreadable(&e))?.len();
     if length > MAX_FILTER_BYTES as u64 {
         return Err(unreadable(&format!("larger than {MAX_FILTER_BYTES} bytes")));
     }
     let rules = std::fs::read_to_string(path).map_err(|e| unreadable(&e))?;
-    let origin = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let origin = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     Ok((rules, origin))
 }
 
@@ -77,11 +83,20 @@ impl UserData {
             .iter()
             .find(|s| s.subvolume == subvolume.name)
             .ok_or_else(|| {
-                ModuleError::failed(format!("there is no presync snapshot of {}", subvolume.name))
+                ModuleError::failed(format!(
+                    "there is no presync snapshot of {}",
+                    subvolume.name
+                ))
             })?;
-        let below = Path::new(folder).strip_prefix(&subvolume.mount_point).expect("filtered above");
+        let below = Path::new(folder)
+            .strip_prefix(&subvolume.mount_point)
+            .expect("filtered above");
         let root = Path::new(&snapshot.path).join(below);
-        Ok(root.to_str().expect("both came as UTF-8").trim_end_matches('/').to_owned())
+        Ok(root
+            .to_str()
+            .expect("both came as UTF-8")
+            .trim_end_matches('/')
+            .to_owned())
     }
 
     /// Scans one folder on both machines.
@@ -121,14 +136,22 @@ impl UserData {
     /// Rules that matched nothing on either machine: probably a typo. Rules of the filters we ship
     /// are for many machines and are passed over.
     fn warn_unmatched(context: &ModuleContext<'_>, planned: &Planned, replies: [&MirrorReply; 2]) {
-        let Ok(filter) = Filter::parse(planned.rules.as_bytes(), &planned.origin) else { return };
+        let Ok(filter) = Filter::parse(planned.rules.as_bytes(), &planned.origin) else {
+            return;
+        };
         let shipped: Vec<String> = SHIPPED
             .iter()
             .filter_map(|(name, text)| Filter::parse(text.as_bytes(), name).ok())
-            .flat_map(|f| (0..f.rule_count()).map(|i| f.rule_text(i)).collect::<Vec<_>>())
+            .flat_map(|f| {
+                (0..f.rule_count())
+                    .map(|i| f.rule_text(i))
+                    .collect::<Vec<_>>()
+            })
             .collect();
         for index in 0..filter.rule_count() {
-            let matched = replies.iter().any(|r| r.matched_rules.get(index) == Some(&true));
+            let matched = replies
+                .iter()
+                .any(|r| r.matched_rules.get(index) == Some(&true));
             let text = filter.rule_text(index);
             if !matched && !shipped.contains(&text) {
                 let message = format!("{}: `{text}` matches nothing", filter.rule_origin(index));
@@ -155,9 +178,19 @@ impl Plan for UserDataPlan {
         visit: &mut dyn FnMut(&Change) -> Result<(), Interrupted>,
     ) -> Result<(), ModuleError> {
         for folder in &self.folders {
-            let request = MirrorRequest::ListPlan { root: folder.clone() };
+            let request = MirrorRequest::ListPlan {
+                root: folder.clone(),
+            };
             run_alone(&self.target, &request, &mut |message| {
-                let Message::Change { action, aspects, bytes, path } = message else { return Ok(()) };
+                let Message::Change {
+                    action,
+                    aspects,
+                    bytes,
+                    path,
+                } = message
+                else {
+                    return Ok(());
+                };
                 let action = match action {
                     b'+' => Action::Create,
                     b'*' => Action::Change,
@@ -171,7 +204,12 @@ impl Plan for UserDataPlan {
                     item.extend_from_slice(path);
                 }
                 let detail = Aspects(*aspects).describe();
-                Ok(visit(&Change { action, item, detail, bytes: *bytes })?)
+                Ok(visit(&Change {
+                    action,
+                    item,
+                    detail,
+                    bytes: *bytes,
+                })?)
             })?;
         }
         Ok(())
@@ -209,11 +247,16 @@ impl Module for UserData {
         errors
     }
 
-    fn validate(&mut self, context: &ModuleContext<'_>) -> Result<Vec<ValidationError>, ModuleError> {
+    fn validate(
+        &mut self,
+        context: &ModuleContext<'_>,
+    ) -> Result<Vec<ValidationError>, ModuleError> {
         let mut calls = Vec::new();
         for folder in &context.config.user_data.folders {
             for machine in [context.source, context.target] {
-                let request = MirrorRequest::Check { root: folder.path.clone() };
+                let request = MirrorRequest::Check {
+                    root: folder.path.clone(),
+                };
                 calls.push((machine, begin(&machine.agent, &request, None)?));
             }
         }
@@ -274,19 +317,32 @@ impl Module for UserData {
             self.planned.push(planned);
         }
         let folders = self.planned.iter().map(|p| p.path.clone()).collect();
-        Ok(Box::new(UserDataPlan { summary, target: context.target.agent.clone(), folders }))
+        Ok(Box::new(UserDataPlan {
+            summary,
+            target: context.target.agent.clone(),
+            folders,
+        }))
     }
 
     fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError> {
-        let total_items: u64 = self.planned.iter().map(|p| {
-            let t = &p.totals;
-            t.created + t.changed + t.attributes + t.deleted
-        }).sum();
+        let total_items: u64 = self
+            .planned
+            .iter()
+            .map(|p| {
+                let t = &p.totals;
+                t.created + t.changed + t.attributes + t.deleted
+            })
+            .sum();
         let total_bytes: u64 = self.planned.iter().map(|p| p.totals.bytes).sum();
         let (mut items, mut bytes, mut errors) = (0, 0, 0);
         for planned in &self.planned {
             let mut progress = |message: &Message<'_>| {
-                if let Message::Progress { items: i, bytes: b, path } = message {
+                if let Message::Progress {
+                    items: i,
+                    bytes: b,
+                    path,
+                } = message
+                {
                     context.emit_progress(ProgressUpdate {
                         current: Some(items + i),
                         total: Some(total_items),
@@ -297,8 +353,12 @@ impl Module for UserData {
                     });
                 }
             };
-            let serve = MirrorRequest::Serve { root: planned.source_root.clone() };
-            let apply = MirrorRequest::Apply { root: planned.path.clone() };
+            let serve = MirrorRequest::Serve {
+                root: planned.source_root.clone(),
+            };
+            let apply = MirrorRequest::Apply {
+                root: planned.path.clone(),
+            };
             let (_, applied) = run_pair(
                 (&context.source.agent, &serve),
                 (&context.target.agent, &apply),
@@ -321,7 +381,8 @@ impl Module for UserData {
         if context.session.verify {
             self.verify(context)?;
         }
-        let count = |f: fn(&PlanTotals) -> u64| self.planned.iter().map(|p| f(&p.totals)).sum::<u64>();
+        let count =
+            |f: fn(&PlanTotals) -> u64| self.planned.iter().map(|p| f(&p.totals)).sum::<u64>();
         let mut summary = format!(
             "{} created, {} changed, {} deleted, {}",
             count(|t| t.created),
@@ -345,12 +406,16 @@ impl UserData {
             let totals = target.plan.unwrap_or_default();
             let differences = totals.created + totals.changed + totals.attributes + totals.deleted;
             if differences == 0 {
-                let message =
-                    format!("{}: verified, {} entries are equal", planned.path, source.items);
+                let message = format!(
+                    "{}: verified, {} entries are equal",
+                    planned.path, source.items
+                );
                 context.log(LogLevel::Info, Host::Target, message);
                 continue;
             }
-            let request = MirrorRequest::ListPlan { root: planned.path.clone() };
+            let request = MirrorRequest::ListPlan {
+                root: planned.path.clone(),
+            };
             run_alone(&context.target.agent, &request, &mut |message| {
                 if let Message::Change { path, aspects, .. } = message {
                     let text = format!(

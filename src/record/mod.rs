@@ -1,8 +1,8 @@
 //! What outlives a run: history, the incomplete marker, the lock's holder, log files.
 
-pub mod log;
 pub mod history;
 pub mod lock;
+pub mod log;
 pub mod state;
 #[cfg(test)]
 pub mod testing;

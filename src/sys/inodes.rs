@@ -129,7 +129,11 @@ impl InodeReader {
             // SAFETY: `args` is the ioctl's structure with `buf_size` bytes behind it, alive and
             // exclusively ours during the call; any bytes are valid for its integers.
             let result = unsafe {
-                libc::ioctl(fd.as_raw_fd(), TREE_SEARCH_V2 as _, std::ptr::from_mut(args))
+                libc::ioctl(
+                    fd.as_raw_fd(),
+                    TREE_SEARCH_V2 as _,
+                    std::ptr::from_mut(args),
+                )
             };
             if result < 0 {
                 return Err(io::Error::last_os_error());
@@ -173,7 +177,10 @@ impl InodeReader {
 }
 
 fn malformed() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the btrfs tree search returned malformed items")
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the btrfs tree search returned malformed items",
+    )
 }
 
 type Key = (u64, u32, u64);

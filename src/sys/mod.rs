@@ -2,14 +2,9 @@
 
 pub mod btrfs;
 pub mod command;
-<<<<<<< HEAD
+pub mod guardian;
 pub mod inherit;
 pub mod inodes;
-pub mod guardian;
-=======
-pub mod guardian;
-pub mod inherit;
->>>>>>> h-run
 pub mod mounts;
 pub mod poll;
 pub mod process;
