@@ -32,6 +32,7 @@ test:
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning $(LAB)/*.sh .ci/run; else echo "shellcheck is not installed: the scripts are not checked"; fi
 
 bench:
 	@$(LAB)/need.sh build lab

@@ -61,6 +61,7 @@ measured() { # CMD...: runs it and leaves wall seconds, CPU seconds, peak reside
   local cpu_a cpu_v sent received t0 t1 sent1 received1 rc=0 rss watcher
   cpu_a=$(lab cpu atlas); cpu_v=$(lab cpu vega); read -r sent received < <(lab wire-bytes)
   coproc watcher { "$files_tool" watch "$(lab cgroup-path atlas)" "$(lab cgroup-path vega)"; }
+  # shellcheck disable=SC2154 # coproc assigns it
   local from=${watcher[0]} to=${watcher[1]} pid=$watcher_PID
   t0=$EPOCHREALTIME
   "$@" >"$results.out" 2>&1 </dev/null || rc=$?

@@ -59,7 +59,7 @@ TARBALL=$LAB_CACHE/rootfs-$TAG.tar.zst
 
 # ---------------------------------------------------------------- small helpers
 
-say() { echo "lab: $*" >&2; }
+say() { echo "lab: $*" >&2 || true; } # whoever listened may be gone
 die() { say "$*"; exit 1; }
 need_root() { [[ $EUID == 0 ]] || die "needs root (namespaces, loop devices, mounts)"; }
 check_host() { [[ -n ${ADDR[${1:-}]:-} ]] || die "no such machine: '${1:-}' (atlas, vega)"; }
@@ -82,6 +82,15 @@ until_true() { # SECONDS CMD...: polls until CMD succeeds
   local end=$((SECONDS + $1)); shift
   until "$@"; do ((SECONDS <= end)) || return 1; sleep 0.02; done
 }
+
+# One verb at a time changes a lab. Whatever a verb left running in the background holds its lock too, so `down` waits
+# for the rest of a `reset` that was killed, instead of racing it; machines and the wire must not inherit it (9>&-).
+lock() {
+  exec 9>"$DIR/lock"
+  flock -w 120 9 || die "another verb has been busy with $LAB_NAME for two minutes"
+  [[ -d $DIR ]] || die "$LAB_NAME was taken down meanwhile"
+}
+unlock() { exec 9>&-; }
 
 both() { # runs a function for both machines at once; fails if one fails
   local h pids=() p rc=0
@@ -228,7 +237,7 @@ cmd_start() {
   if live_pid "$h.super" >/dev/null; then return; fi
   attach "$h"
   cg=$(cgroup "$h"); mkdir -p "$cg"; rm -f "$DIR/$h.pid"
-  setsid "$SELF" __super "$h" "$cg" </dev/null >>"$DIR/$h.console" 2>&1 &
+  setsid "$SELF" __super "$h" "$cg" </dev/null >>"$DIR/$h.console" 2>&1 9>&- &
   disown; save_pid "$h.super" $!
   cmd_wait "$h"
 }
@@ -433,7 +442,7 @@ wire_apply() { # puts the wire into the state recorded in $DIR/wire
   if ((kbit == 0 || burst > 65536)); then burst=65536; elif ((burst < 3028)); then burst=3028; fi
   set_gso "$burst"
   setsid nsenter --net="/run/netns/$WIRE" "$LAB_CACHE/linkd" "$(port atlas)" "$(port vega)" "$kbit" "$micros" "$loss" "$buffer" \
-    </dev/null >>"$DIR/linkd.log" 2>&1 &
+    </dev/null >>"$DIR/linkd.log" 2>&1 9>&- &
   disown; save_pid linkd $!
 }
 cmd_netem() {
@@ -468,7 +477,7 @@ cmd_up() {
   [[ $LAB_NAME =~ ^[A-Za-z0-9_-]{1,40}$ ]] || die "LAB_NAME: letters, digits, - and _"
   [[ ! -e $DIR && ! -e /run/netns/$WIRE ]] || die "a lab named $LAB_NAME is there already (lab.sh down first)"
   trap 'cmd_down' EXIT # until everything stands
-  mkdir -p "$LAB_BASE"; mkdir -m 700 "$DIR"
+  mkdir -p "$LAB_BASE"; mkdir -m 700 "$DIR"; lock
   if [[ -n $LAB_OWNER ]]; then save_pid owner "$LAB_OWNER"; fi
   [[ -s $TARBALL ]] || cmd_build
   ssh-keygen -q -t ed25519 -N '' -C lab -f "$DIR/lab_key"
@@ -478,7 +487,7 @@ cmd_up() {
   both keep_pristine
   both make_snapshot_dir
   both cmd_start
-  trap - EXIT
+  trap - EXIT; unlock
   say "up: ${HOSTS[*]} ($DIR)"
 }
 
@@ -494,21 +503,24 @@ cmd_down() { # never stops half-way: whatever is there goes
   local h
   [[ -d $DIR || -e /run/netns/$WIRE ]] || return 0
   need_root
+  if [[ -d $DIR ]]; then lock; fi
   for h in "${HOSTS[@]}"; do cmd_kill "$h" || say "$h does not die"; done
   net_down || say "network namespaces stay"
   for h in "${HOSTS[@]}"; do detach "$h" || say "disk of $h stays"; done
   rmdir "$(cgroup_root)/$LAB_NAME" 2>/dev/null || true
   rm -rf --one-file-system "$DIR"
   rmdir "$LAB_BASE" 2>/dev/null || true
+  unlock
 }
 
 cmd_hold() {
   need_root
-  trap '' INT TERM HUP # only the end of stdin ends it: whatever kills the owner closes it
-  cmd_up; save_pid holder $$
-  echo ready
+  trap '' INT TERM HUP PIPE # only the end of stdin ends it: whatever kills the owner closes it
+  cmd_up
+  trap cmd_down EXIT
+  save_pid holder $$
+  echo ready || true
   cat >/dev/null || true
-  cmd_down
 }
 
 cmd_sweep() {
@@ -541,4 +553,5 @@ case $verb in
   help | build | up | down | hold | sweep | status | list) ;;
   *) [[ -d $DIR ]] || die "no lab named $LAB_NAME is up" ;;
 esac
+case $verb in reset | start | stop | restart | kill | powercut | netem | cut | heal) lock ;; esac
 "cmd_${verb//-/_}" "$@"; exit # on one line: bash reads on in a file that may have been edited meanwhile
