@@ -476,7 +476,9 @@ mod tests {
             },
         ];
         let mut bytes = Vec::new();
-        frames.iter().for_each(|f| f.encode(&mut bytes));
+        for frame in &frames {
+            frame.encode(&mut bytes);
+        }
         for cut in 0..bytes.len() {
             let mut splitter = FrameSplitter::new();
             let mut got = Vec::new();

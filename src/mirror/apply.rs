@@ -254,27 +254,25 @@ fn clear_displaced(
     applied: &mut Applied,
 ) {
     use rustix::fs::{AtFlags, RenameFlags};
-    match rustix::fs::unlinkat(staging.dir(), staged, AtFlags::REMOVEDIR) {
-        Ok(()) => {}
-        Err(_) => {
-            let kept = format!(".pc-switcher-kept-{}-{staged}", std::process::id());
-            let moved = rustix::fs::renameat_with(
-                staging.dir(),
-                staged,
-                tree.root(),
-                &kept[..],
-                RenameFlags::NOREPLACE,
-            );
-            let path = escape_bytes(path);
-            let text = match moved {
-                Ok(()) => format!("{path}: kept as {kept} at the top of the folder"),
-                Err(error) => format!("{path}: {error}"),
-            };
-            applied
-                .notes
-                .error("something new was in a directory that gave way", &text);
-        }
+    if rustix::fs::unlinkat(staging.dir(), staged, AtFlags::REMOVEDIR).is_ok() {
+        return;
     }
+    let kept = format!(".pc-switcher-kept-{}-{staged}", std::process::id());
+    let moved = rustix::fs::renameat_with(
+        staging.dir(),
+        staged,
+        tree.root(),
+        &kept[..],
+        RenameFlags::NOREPLACE,
+    );
+    let path = escape_bytes(path);
+    let text = match moved {
+        Ok(()) => format!("{path}: kept as {kept} at the top of the folder"),
+        Err(error) => format!("{path}: {error}"),
+    };
+    applied
+        .notes
+        .error("something new was in a directory that gave way", &text);
 }
 
 /// Makes batches durable and places them, until the channel closes or we are aborted.
@@ -595,14 +593,11 @@ impl Writer<'_> {
         let expected = self.received;
         let mut cursor = std::mem::take(&mut self.cursor);
         let result = loop {
-            let message = match cursor.next_message() {
-                Some(message) => message?,
-                None => {
-                    cursor = FrameCursor::new(super::receive(self.incoming, self.abort)?)?;
-                    continue;
-                }
+            let Some(message) = cursor.next_message() else {
+                cursor = FrameCursor::new(super::receive(self.incoming, self.abort)?)?;
+                continue;
             };
-            match message {
+            match message? {
                 Message::Data { id, offset, bytes } if id == expected => {
                     if offset + bytes.len() as u64 > op.meta.size {
                         return Err(Malformed("more content than the file has").into());

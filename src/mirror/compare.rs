@@ -334,7 +334,7 @@ impl<'a> TargetScan<'a> {
                 return Err(Malformed("an excluded directory").into());
             }
             let below = level.filter.enter(name);
-            (self.child_place(name)?, below)
+            (self.child_place(name), below)
         };
         let state = match rules {
             None => state,
@@ -367,14 +367,14 @@ impl<'a> TargetScan<'a> {
     }
 
     /// What stands at `name` in the directory on top of the stack, where the source has a directory.
-    fn child_place(&mut self, name: &[u8]) -> Result<Place, ScanError> {
+    fn child_place(&mut self, name: &[u8]) -> Place {
         let level = self.stack.last().expect("the caller looked");
         let fd = match &level.place {
             Place::Here(fd) => Rc::clone(fd),
-            other => return Ok(other.clone()),
+            other => return other.clone(),
         };
         let path = join(&level.path, name);
-        Ok(match self.tree.open_child(fd.as_fd(), name) {
+        match self.tree.open_child(fd.as_fd(), name) {
             Ok(fd) => Place::Here(Rc::new(fd)),
             Err(Errno::NOENT) => Place::Absent,
             Err(Errno::XDEV) => {
@@ -400,7 +400,7 @@ impl<'a> TargetScan<'a> {
                 );
                 Place::Blocked
             }
-        })
+        }
     }
 
     #[expect(

@@ -360,28 +360,25 @@ pub fn delete(
     let (parent, name) = split(path);
     let displaced = displaced_parent(shared, parent);
     let held;
-    let dir = match displaced {
-        Some((staged, rest)) => {
-            let top = shared
-                .tree
-                .open_child(shared.staging.dir(), staged.as_bytes())?;
-            held = if rest.is_empty() {
-                top
-            } else {
-                shared.tree.open_child(top.as_fd(), &rest)?
-            };
-            clear_late_flags(&held)?;
-            &held
-        }
-        None => {
-            let dir = match dirs.open(shared.tree, parent) {
-                Ok(dir) => dir,
-                Err(Errno::NOENT) => return Ok(Deleted::Gone),
-                Err(error) => return Err(error.into()),
-            };
-            shared.touch(parent, dir)?;
-            dir
-        }
+    let dir = if let Some((staged, rest)) = displaced {
+        let top = shared
+            .tree
+            .open_child(shared.staging.dir(), staged.as_bytes())?;
+        held = if rest.is_empty() {
+            top
+        } else {
+            shared.tree.open_child(top.as_fd(), &rest)?
+        };
+        clear_late_flags(&held)?;
+        &held
+    } else {
+        let dir = match dirs.open(shared.tree, parent) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(Deleted::Gone),
+            Err(error) => return Err(error.into()),
+        };
+        shared.touch(parent, dir)?;
+        dir
     };
     let Some((now, nlink)) = identity(dir, name)? else {
         return Ok(Deleted::Gone);

@@ -115,7 +115,8 @@ impl Op {
             7 => Step::Delete,
             _ => return Err(Malformed("unknown step")),
         };
-        let aspects = Aspects(reader.u64()? as u16);
+        let aspects = u16::try_from(reader.u64()?).map_err(|_| Malformed("unknown aspects"))?;
+        let aspects = Aspects(aspects);
         let path = reader.bytes(PATH_LIMIT)?.to_vec();
         if !is_valid_path(&path) {
             return Err(Malformed("impossible path"));

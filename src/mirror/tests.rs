@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::testing::Pair;
+use crate::sys::command::command;
 use crate::sys::testing::TestBtrfs;
 
 struct Lab {
-    _disk: TestBtrfs,
+    /// Mounted as long as it is here.
+    disk: TestBtrfs,
     from: PathBuf,
     to: PathBuf,
 }
@@ -18,16 +19,11 @@ fn lab() -> Option<Lab> {
     let (from, to) = (disk.top().join("from"), disk.top().join("to"));
     fs::create_dir(&from).unwrap();
     fs::create_dir(&to).unwrap();
-    Some(Lab {
-        from,
-        to,
-        _disk: disk,
-    })
+    Some(Lab { disk, from, to })
 }
 
-#[allow(clippy::disallowed_methods)]
 fn sh(dir: &Path, script: &str) {
-    let status = Command::new("bash")
+    let status = command("bash")
         .args(["-euo", "pipefail", "-c", script])
         .current_dir(dir)
         .status()
@@ -36,9 +32,8 @@ fn sh(dir: &Path, script: &str) {
 }
 
 /// What rsync would still do; nothing if the trees are equal.
-#[allow(clippy::disallowed_methods)]
 fn rsync_differences(from: &Path, to: &Path) -> String {
-    let output = Command::new("rsync")
+    let output = command("rsync")
         .args(["-aHAXScni", "-@-1", "--delete", "--numeric-ids"])
         .arg(format!("{}/", from.display()))
         .arg(format!("{}/", to.display()))
@@ -52,9 +47,8 @@ fn rsync_differences(from: &Path, to: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-#[allow(clippy::disallowed_methods)]
 fn lsattr(dir: &Path) -> String {
-    let output = Command::new("bash")
+    let output = command("bash")
         .args([
             "-c",
             "find . -xdev \\( -type f -o -type d \\) -print0 | sort -z | xargs -0 lsattr -d",
@@ -164,7 +158,7 @@ chmod 755 ro; echo x >ro/x
     let back = Lab {
         from: lab.to.clone(),
         to: lab.from.clone(),
-        _disk: lab._disk,
+        disk: lab.disk,
     };
     pair.mirror(&back.from, &back.to, "");
     assert_eq!(pair.complaints, Vec::<String>::new());
@@ -227,7 +221,7 @@ mount -t tmpfs none mnt; echo m >mnt/m
     .map(read);
     sh(&lab.to, "umount mnt");
     assert_eq!(
-        kept.map(|t| t.unwrap_or_default()),
+        kept.map(Option::unwrap_or_default),
         ["mine\n", "t\n", "o\n", "n\n", "m\n", "s\n"]
     );
     assert!(!lab.to.join("gone").exists() && !lab.to.join("cache/c").exists());

@@ -179,7 +179,7 @@ impl Tree {
             match self.found(dir, name, &stat) {
                 // Given to something else between two looks: look again.
                 Err(Errno::STALE | Errno::NOENT | Errno::LOOP | Errno::NXIO) if tries < 5 => {
-                    tries += 1
+                    tries += 1;
                 }
                 other => return other.map(Some),
             }

@@ -676,8 +676,9 @@ mod tests {
     fn a_hole_changes_the_hash_but_the_way_data_is_cut_does_not() {
         let hash = |runs: &[(u64, &[u8])]| {
             let mut hash = ContentHash::new();
-            runs.iter()
-                .for_each(|(offset, bytes)| hash.update(*offset, bytes));
+            for (offset, bytes) in runs {
+                hash.update(*offset, bytes);
+            }
             hash.finish(8)
         };
         assert_eq!(hash(&[(0, b"abcd")]), hash(&[(0, b"ab"), (2, b"cd")]));

@@ -103,14 +103,14 @@ impl UserData {
     fn scan(
         context: &ModuleContext<'_>,
         planned: &Planned,
-        content: bool,
+        by_content: bool,
     ) -> Result<(MirrorReply, MirrorReply), ModuleError> {
         let tree = |root: &str, without_mounts| ScanTree {
             root: root.to_owned(),
             without_mounts,
             rules: planned.rules.clone(),
             origin: planned.origin.clone(),
-            content,
+            content: by_content,
         };
         let source = tree(&planned.source_root, context.session.dry_run);
         let target = tree(&planned.path, false);
@@ -239,7 +239,9 @@ impl Module for UserData {
                 Err(message) => add(message),
                 Ok((rules, origin)) => {
                     if let Err(problems) = Filter::parse(rules.as_bytes(), &origin) {
-                        problems.iter().for_each(|p| add(p.to_string()));
+                        for problem in problems {
+                            add(problem.to_string());
+                        }
                     }
                 }
             }

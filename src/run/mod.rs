@@ -1,7 +1,7 @@
 //! One sync, from the top: ten phases in order, and a clean end whatever happens.
 //!
-//! [`sync`] is the only way in. Each phase is a file of its own that works on a [`Run`]; the order
-//! they rely on is the order in [`Run::phases`]. Nothing is changed on either machine before the
+//! [`sync`] is the only way in. Each phase is a file of its own that works on a `Run`; the order
+//! they rely on is the order in `Run::phases`. Nothing is changed on either machine before the
 //! presync snapshots, nothing but snapshots before the incomplete markers, and the markers go last.
 //!
 //! # Which exit status

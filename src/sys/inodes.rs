@@ -16,7 +16,7 @@ const BUFFER: usize = 128 << 10;
 const INODE_ITEM: u32 = 1;
 const XATTR_ITEM: u32 = 24;
 /// `_IOWR(0x94, 17, struct btrfs_ioctl_search_args_v2)`; the structure's fixed part has 112 bytes.
-const TREE_SEARCH_V2: u64 = (3 << 30) | (112 << 16) | (0x94 << 8) | 17;
+const TREE_SEARCH_V2: u64 = (3 << 30) | (112 << 16) | (0x94 << 8) | 0x11;
 
 /// `struct btrfs_ioctl_search_args_v2` with a buffer of ours.
 #[repr(C)]
@@ -88,24 +88,10 @@ impl InodeReader {
     /// A reader.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            args: Box::new(Args {
-                tree_id: 0,
-                min_objectid: 0,
-                max_objectid: 0,
-                min_offset: 0,
-                max_offset: 0,
-                min_transid: 0,
-                max_transid: 0,
-                min_type: 0,
-                max_type: 0,
-                nr_items: 0,
-                unused: 0,
-                unused_more: [0; 4],
-                buf_size: 0,
-                buf: [0; BUFFER],
-            }),
-        }
+        // SAFETY: `Args` is made of integers, for which zero is a value. Made in place, because a
+        // thread's stack is no place for the buffer.
+        let args = unsafe { Box::<Args>::new_zeroed().assume_init() };
+        Self { args }
     }
 
     /// Calls `visit` with what the tree of `fd`'s subvolume holds about the inodes `first..=last`.

@@ -3,6 +3,11 @@
 //! Tests that need the lab (root, btrfs, namespaces) begin with [`support::lab::Lab::fresh`] and say
 //! `SKIPPED` where there can be none.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests start programs as a person does: untied, from outside"
+)]
+
 mod dry_run;
 mod first_sync;
 mod harness;
