@@ -395,13 +395,18 @@ impl Module for UserData {
         }
         let count =
             |f: fn(&PlanTotals) -> u64| self.planned.iter().map(|p| f(&p.totals)).sum::<u64>();
-        let mut summary = format!(
-            "{} created, {} changed, {} deleted, {}",
-            count(|t| t.created),
-            count(|t| t.changed + t.attributes),
-            count(|t| t.deleted),
-            bytesize::ByteSize::b(bytes).display().iec(),
-        );
+        let counts = [
+            (count(|t| t.created), "created"),
+            (count(|t| t.changed + t.attributes), "changed"),
+            (count(|t| t.deleted), "deleted"),
+        ];
+        let mut summary = if counts.iter().all(|(count, _)| *count == 0) {
+            "nothing to change".to_owned()
+        } else {
+            let [created, changed, deleted] = counts.map(|(count, word)| format!("{count} {word}"));
+            let bytes = bytesize::ByteSize::b(bytes).display().iec();
+            format!("{created}, {changed}, {deleted}, {bytes}")
+        };
         if errors > 0 {
             use std::fmt::Write as _;
             let _ = write!(summary, "; {errors} not done");
