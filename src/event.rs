@@ -284,6 +284,25 @@ pub enum SessionState {
     Failed,
 }
 
+/// An error that ended a run, or went wrong while it was cleaned up, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EndingError {
+    /// What happened: lower case, no full stop.
+    pub message: String,
+    /// What caused it, outermost first; or the single errors, where it is a list of them.
+    pub causes: Vec<String>,
+    /// Whether `causes` are single errors that were found together.
+    pub is_list: bool,
+    /// What a person can do about it.
+    pub hint: Option<String>,
+}
+
+impl EndingError {
+    /// The key in the context of a log line that tells an ending error: the closing block says it
+    /// whole, so a terminal need not show the line too.
+    pub const STATUS_KEY: &'static str = "exit_status";
+}
+
 /// Everything the closing block shows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClosingReport {
@@ -299,6 +318,8 @@ pub struct ClosingReport {
     pub dry_run: bool,
     /// The status the process will end with.
     pub exit_code: u8,
+    /// What stopped it, then what went wrong while cleaning up.
+    pub errors: Vec<EndingError>,
     /// One result per module, in order.
     pub modules: Vec<ModuleResult>,
     /// Everything logged at WARNING or above, once each.

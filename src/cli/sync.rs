@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::args::{GlobalArgs, SyncArgs};
+use super::args::{GlobalArgs, ProgressMode, SyncArgs};
 use super::session::Console;
 use super::{load_config, report};
 use crate::config::Config;
@@ -57,8 +57,11 @@ pub fn run(global: &GlobalArgs, args: &SyncArgs) -> ExitStatus {
     });
     let lost = log.finish();
     console.finish();
-    for error in &ended.errors {
-        report(error);
+    // A closing block has told them already.
+    if global.progress == ProgressMode::Json {
+        for error in &ended.errors {
+            report(error);
+        }
     }
     if let Err(error) = lost {
         crate::ui::report_error(&crate::ui::ErrorReport::from_error(&error, None));

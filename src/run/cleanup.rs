@@ -100,15 +100,15 @@ impl Ending {
             _ if first.is_interruption() => LogLevel::Warning,
             _ => LogLevel::Error,
         };
+        if first.is_interruption()
+            && let Some(error) = self.errors.first_mut()
+        {
+            let (number, title) = (run.phase.number(), run.phase.title());
+            error.message = format!("interrupted in phase {number}, {title}");
+            error.hint = Some(after_interruption(run).to_owned());
+        }
         for (error, level) in self.errors.iter().zip([level, LogLevel::Error]) {
-            let message = match first {
-                first if first.is_interruption() && level == LogLevel::Warning => format!(
-                    "interrupted in phase {}, {}",
-                    run.phase.number(),
-                    run.phase.title()
-                ),
-                _ => error.line(),
-            };
+            let message = error.line();
             self.logged.push(message.clone());
             let events = &run.shared.events;
             events.log(level, super::CORE, None, message, error.context());
@@ -128,6 +128,18 @@ impl Ending {
             explained.context(),
         );
         self.errors.push(explained);
+    }
+}
+
+/// What an interruption means for the machines.
+fn after_interruption(run: &Run) -> &'static str {
+    if run.recorded {
+        "everything was done and noted"
+    } else if run.incomplete.is_some() {
+        "every file is whole, old or new; the next sync asks, or is told with --allow-incomplete, \
+         and does the rest"
+    } else {
+        "nothing was changed"
     }
 }
 
@@ -312,6 +324,7 @@ fn close(mut run: Run, ending: Ending) -> Ended {
         state,
         dry_run: run.shared.options.dry_run,
         exit_code: status.code(),
+        errors: ending.errors.iter().map(Explained::ending).collect(),
         modules: run.session.results().to_vec(),
         warnings: (counts.lines.into_iter())
             .filter(|line| line.module != super::CORE || !ending.logged.contains(&line.message))

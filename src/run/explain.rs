@@ -10,7 +10,7 @@ use super::machines::MachineError;
 use crate::agent::client::AgentError;
 use crate::agent::deploy::DeployError;
 use crate::agent::protocol::FaultKind;
-use crate::event::Host;
+use crate::event::{EndingError, Host};
 use crate::exit::ExitStatus;
 use crate::host::sudo::SudoTrouble;
 use crate::module::{ModuleError, ValidationError};
@@ -45,6 +45,17 @@ impl Explained {
         line
     }
 
+    /// The same for the closing block.
+    #[must_use]
+    pub fn ending(&self) -> EndingError {
+        EndingError {
+            message: self.message.clone(),
+            causes: self.causes.clone(),
+            is_list: self.is_list,
+            hint: self.hint.clone(),
+        }
+    }
+
     /// The hint and the status, for the log line's context.
     #[must_use]
     pub fn context(&self) -> Map<String, Value> {
@@ -52,7 +63,10 @@ impl Explained {
         if let Some(hint) = &self.hint {
             context.insert("hint".to_owned(), json!(hint));
         }
-        context.insert("exit_status".to_owned(), json!(self.status.code()));
+        context.insert(
+            EndingError::STATUS_KEY.to_owned(),
+            json!(self.status.code()),
+        );
         context
     }
 }

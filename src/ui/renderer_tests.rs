@@ -123,6 +123,7 @@ fn report() -> ClosingReport {
         state: SessionState::Failed,
         dry_run: false,
         exit_code: 1,
+        errors: Vec::new(),
         modules: vec![
             result("user_data", ModuleStatus::Success, "12 created, 4.2 MiB"),
             result("docker", ModuleStatus::Skipped, "not installed"),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use crate::event::{
-    ClosingReport, Host, LogEvent, LogLevel, ModuleResult, ModuleStatus, SessionState,
+    ClosingReport, EndingError, Host, LogEvent, LogLevel, ModuleResult, ModuleStatus, SessionState,
 };
 use crate::prompt::Question;
 
@@ -173,6 +173,9 @@ pub(super) fn closing(report: &ClosingReport, look: Look, width: Width) -> Vec<L
     let way = format!("{source}{}{target}", look.sign(" → ", " to "));
     let mut lines = vec![Line::default()];
     lines.extend(paragraph((head, paint), (&way, Paint::Bold), width, 2));
+    for error in &report.errors {
+        lines.extend(ending_error(error, width));
+    }
     let names = name_width(&report.modules);
     for module in &report.modules {
         lines.extend(module_result(module, names, look, width));
@@ -217,6 +220,32 @@ pub(super) fn closing(report: &ClosingReport, look: Look, width: Width) -> Vec<L
         let path = crate::escape::escape_bytes(log.as_os_str().as_encoded_bytes());
         line.push(path, Paint::Plain);
         lines.push(line);
+    }
+    lines
+}
+
+/// What stopped a run: first thing in the closing block.
+fn ending_error(error: &EndingError, width: Width) -> Vec<Line> {
+    if error.is_list {
+        let mut items: Vec<ErrorReport> = error.causes.iter().map(ErrorReport::new).collect();
+        if let Some(last) = items.last_mut() {
+            last.hint.clone_from(&error.hint);
+        }
+        return errors(&error.message, &items, width);
+    }
+    let report = ErrorReport {
+        message: error.message.clone(),
+        causes: error.causes.clone(),
+        hint: error.hint.clone(),
+    };
+    self::error(&report, "error: ", 0, width)
+}
+
+/// Several errors that were found together, under a `title`.
+pub(super) fn errors(title: &str, reports: &[ErrorReport], width: Width) -> Vec<Line> {
+    let mut lines = error(&ErrorReport::new(title), "error: ", 0, width);
+    for report in reports {
+        lines.extend(error(report, "", 2, width));
     }
     lines
 }
