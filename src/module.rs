@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::agent::client::{AgentClient, AgentError};
+pub use crate::change::{Action, Change};
 use crate::config::Config;
 use crate::event::{Event, EventSink, Host, LogLevel, ProgressEvent, ProgressUpdate};
 use crate::interrupt::{AbortFlag, Interrupted};
@@ -110,33 +111,6 @@ impl ModuleError {
             hint: None,
         }
     }
-}
-
-/// What kind of change an item of a plan is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Action {
-    /// Something that was not there.
-    Create = b'+',
-    /// New content or a new kind of thing.
-    Change = b'*',
-    /// Attributes only.
-    Attributes = b'.',
-    /// Gone afterwards.
-    Delete = b'-',
-}
-
-/// One change of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// What happens.
-    pub action: Action,
-    /// To what: a path (any bytes), a package, a subvolume.
-    pub item: Vec<u8>,
-    /// Which aspects change, for people ("content, mode").
-    pub detail: String,
-    /// Bytes that will be written.
-    pub bytes: u64,
 }
 
 /// Totals of a plan.

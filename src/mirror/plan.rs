@@ -9,7 +9,7 @@ use super::codec::{Malformed, Reader, put_bytes, put_u64};
 use super::entry::{Aspects, Kind, Meta, PATH_LIMIT, Time, is_valid_path};
 use super::spool::{Spool, SpoolReader, SpoolWriter};
 use super::wire::{PlanTotals, put_time, read_time};
-use crate::module::Action;
+use crate::change::Action;
 
 /// What stood at a path when the plan was made; it is only overwritten or deleted while it still
 /// is that.

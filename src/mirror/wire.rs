@@ -116,7 +116,7 @@ pub enum Message<'a> {
     },
     /// To the CLI: one planned change.
     Change {
-        /// [`crate::module::Action`] as a byte.
+        /// [`crate::change::Action`] as a byte.
         action: u8,
         /// See [`super::entry::Aspects`].
         aspects: u16,
