@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::error::RunError;
+use super::explain::{Explained, explain};
 use super::{Ended, Pair, Peer, Run, context_for, record};
 use crate::agent::client::AgentClient;
 use crate::agent::protocol::{Reply, Request};
-use crate::error::{Explained, explain};
 use crate::event::{
     ClosingReport, ConnectionEvent, ConnectionStatus, Event, Host, LogLevel, Phase, SessionState,
 };

@@ -1,4 +1,4 @@
-//! How a run ends early. Each variant is a situation; [`crate::error`] finds the words for it.
+//! How a run ends early. Each variant is a situation; [`super::explain`] finds the words for it.
 
 use crate::agent::client::AgentError;
 use crate::event::Host;

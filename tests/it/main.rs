@@ -12,6 +12,7 @@ mod dry_run;
 mod first_sync;
 mod harness;
 mod interrupted;
+mod layers;
 mod refusals;
 mod round_trip;
 mod support;

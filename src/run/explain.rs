@@ -5,6 +5,8 @@ use std::error::Error;
 
 use serde_json::{Map, Value, json};
 
+use super::error::RunError;
+use super::machines::MachineError;
 use crate::agent::client::AgentError;
 use crate::agent::deploy::DeployError;
 use crate::agent::protocol::FaultKind;
@@ -14,8 +16,6 @@ use crate::host::sudo::SudoTrouble;
 use crate::module::{ModuleError, ValidationError};
 use crate::prompt::PromptError;
 use crate::record::LockHolder;
-use crate::run::error::RunError;
-use crate::run::machines::MachineError;
 
 /// An error in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
