@@ -126,14 +126,12 @@ impl DiskMonitor {
                     .warned
                     .insert((host == Host::Target, fact.filesystem.clone()))
             {
-                context.log(
-                    LogLevel::Warning,
-                    host,
-                    format!(
-                        "only {} free on {}, below {}",
-                        low.free_space, low.mount_point, low.threshold
-                    ),
-                );
+                // What was low at the beginning, the preflight has said.
+                let level = match self.looks {
+                    0 => LogLevel::Full,
+                    _ => LogLevel::Warning,
+                };
+                context.log(level, host, space::low_words(&low));
             }
         }
         Ok(())

@@ -117,10 +117,10 @@ fn list(
     let mut result = Ok(());
     out.print(&heading, &mut |visit| result = plan.for_each(visit))
         .map_err(RunError::Output)?;
-    match result {
+    match result.map_err(RunError::module(module)) {
         // Stopped by the output, whose reader has gone.
-        Err(ModuleError::Interrupted(_)) if !shared.stop.flag().is_raised() => Ok(()),
-        result => result.map_err(RunError::module(module)),
+        Err(error) if error.is_interruption() && !shared.stop.flag().is_raised() => Ok(()),
+        result => result,
     }
 }
 
