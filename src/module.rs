@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::agent::client::{AgentClient, AgentError};
@@ -217,6 +218,9 @@ pub struct SessionFacts {
     pub dry_run: bool,
     /// `--verify`: compare all content afterwards.
     pub verify: bool,
+    /// When the two machines were last known to be equal, by each one's own clock: the source's and
+    /// the target's. `None` if no completed sync of the two with `user_data` is remembered.
+    pub equal_at: Option<(Timestamp, Timestamp)>,
     /// Presync snapshots of the source (empty in a dry run, which reads the live tree).
     pub source_presync: Vec<SnapshotFacts>,
     /// Presync snapshots of the target.

@@ -88,6 +88,14 @@ impl Op {
         }
     }
 
+    /// As a record of a spool.
+    #[must_use]
+    pub fn to_record(&self) -> Vec<u8> {
+        let mut record = Vec::new();
+        self.encode(&mut record);
+        record
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(self.step as u8);
         put_u64(out, u64::from(self.aspects.0));
@@ -235,6 +243,11 @@ impl FolderPlan {
 pub struct Ops(SpoolReader);
 
 impl Ops {
+    /// Two readers of operations that were put into a spool as records.
+    pub fn of(spool: &Spool) -> io::Result<(Self, Self)> {
+        Ok((Self(spool.reader()?), Self(spool.reader()?)))
+    }
+
     /// The next one.
     pub fn next_op(&mut self) -> io::Result<Option<Op>> {
         let Some(record) = self.0.next_record()? else {

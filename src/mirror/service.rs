@@ -152,9 +152,10 @@ fn scan_source(context: &ServiceContext, scan: &ScanTree) -> Result<MirrorReply,
         &context.incoming,
         batch,
         &context.abort,
-        scan.content,
+        scan,
+        filter.clone(),
     );
-    source.run(&filter, &scan.root)?;
+    source.run(&scan.root)?;
     let mut reply = MirrorReply {
         items: source.entries,
         matched_rules: filter.matched(),
@@ -200,7 +201,7 @@ impl MirrorService {
             peer,
             cli,
             &context.abort,
-            scan.content,
+            scan,
         )?;
         let (plan, notes, entries) = target.run(&filter)?;
         let mut reply = MirrorReply {

@@ -264,3 +264,45 @@ for i in $(seq 60); do mkdir $n; cd $n; done; echo deep >file; ln file link
     assert_eq!(again.plan.unwrap().created, 0);
     sh(&lab.to, "rm -rf n*");
 }
+
+#[test]
+fn an_edit_that_puts_size_and_time_back_is_found_by_its_change_time() {
+    let Some(lab) = lab() else { return };
+    sh(
+        &lab.from,
+        "for n in a b c d e; do echo 1 >$n; done; ln e e2; ln b b2",
+    );
+    let mut pair = Pair::new();
+    pair.mirror(&lab.from, &lab.to, "");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let now = jiff::Timestamp::now();
+    pair.equal_at = Some(super::entry::Time {
+        secs: now.as_second(),
+        nanos: now.subsec_nanosecond().unsigned_abs(),
+    });
+    // The kernel stamps changes with a clock that moves in ticks of some milliseconds.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let stealth = "edit() { touch -r $1 /tmp/pcs-ref.$$; echo $2 >$1; touch -r /tmp/pcs-ref.$$ $1; rm /tmp/pcs-ref.$$; }; ";
+    sh(
+        &lab.from,
+        &format!("{stealth} edit a 2; edit e 2; chmod 600 d"),
+    );
+    sh(
+        &lab.to,
+        &format!("{stealth} edit b 3; chmod 600 c; chmod 644 c"),
+    );
+    let outcome = pair.mirror(&lab.from, &lab.to, "");
+    let mut changes = outcome.changes;
+    changes.sort();
+    let expected = [
+        ('*', "a"),
+        ('*', "b"),
+        ('*', "b2"),
+        ('*', "e"),
+        ('*', "e2"),
+        ('.', "d"),
+    ];
+    assert_eq!(changes, expected.map(|(c, p)| (c, p.to_owned())));
+    assert_eq!(pair.complaints, Vec::<String>::new());
+    assert_equal(&lab);
+}

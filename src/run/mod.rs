@@ -128,6 +128,8 @@ struct Shared {
 struct Peer {
     machine: Machine,
     facts: AgentFacts,
+    /// How far its clock is ahead of ours.
+    clock_ahead: jiff::SignedDuration,
 }
 
 impl Peer {
@@ -205,6 +207,7 @@ impl Run {
             id: setup.session.id().to_owned(),
             dry_run: setup.options.dry_run,
             verify: setup.options.verify,
+            equal_at: None,
             source_presync: Vec::new(),
             target_presync: Vec::new(),
             source_subvolumes: Vec::new(),
