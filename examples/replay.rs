@@ -173,7 +173,6 @@ impl Stage {
             state,
             dry_run: false,
             exit_code,
-            errors: Vec::new(),
             modules,
             warnings: vec![warning.clone(), warning],
             elapsed,
