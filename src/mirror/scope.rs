@@ -63,9 +63,8 @@ pub fn in_scope(tree: &Tree, filter: &Filter, path: &[u8]) -> Result<bool, ScanE
     let (parent, name) = split(path);
     let mut state = FilterState::root(filter);
     let mut at = Vec::new();
-    let mut dir = match tree.open_dir(b"") {
-        Ok(dir) => dir,
-        Err(_) => return Ok(false),
+    let Ok(mut dir) = tree.open_dir(b"") else {
+        return Ok(false);
     };
     state = with_rules(
         state,

@@ -74,7 +74,7 @@ touch -d '2100-01-01 00:00:00.987654321' d/sub
 : >$'new\nline'; : >$'\xff\xfe'; : >-dash; : >$'\e[31m'
 ln -s /nonexistent dangling; ln -s ../x d/rel; touch -h -d '1960-01-01 00:00:00.5' dangling
 mkfifo fifo; mknod null c 1 3; mknod zero c 0 0; mknod blk b 7 250
-python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("sock")'
+perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock") or die "no socket: $!"'
 ln d/file d/sub/link; ln d/file top-link; ln -P dangling d/dangling2; ln null d/null2
 truncate -s 10M sparse; printf data | dd of=sparse bs=1 seek=5000000 conv=notrunc status=none
 fallocate -l 1M prealloc
