@@ -105,11 +105,6 @@ impl Entry {
     pub fn is_dir(&self) -> bool {
         self.kind() == 0o040_000
     }
-
-    /// Whether it is a regular file.
-    pub fn is_file(&self) -> bool {
-        self.kind() == 0o100_000
-    }
 }
 
 /// A directory tree with everything it holds, by path; the root itself is the empty path.
