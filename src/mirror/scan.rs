@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::codec::Malformed;
 use super::content::hash_file;
-use super::entry::{Entry, Kind, Meta, join};
+use super::entry::{DEPTH_MAX, Entry, Kind, Meta, join};
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::links::Leaders;
 use super::look::Looker;
@@ -215,6 +215,11 @@ impl<'a> SourceScan<'a> {
             let filter = level.filter.enter(name);
             let opened = self.tree.open_child(level.fd.as_fd(), name);
             level.next += 1;
+            if stack.len() >= DEPTH_MAX {
+                // Announced as incomplete, so that nothing is deleted there.
+                self.unreadable_dir(&path, Errno::NAMETOOLONG)?;
+                continue;
+            }
             match opened {
                 Ok(fd) => stack.push(self.directory(path, fd, filter)?),
                 Err(e) => self.unreadable_dir(&path, e)?,
@@ -257,7 +262,7 @@ impl<'a> SourceScan<'a> {
                 Names::default()
             }
         };
-        let rules = self.directory_rules(&fd, &path)?;
+        let rules = directory_rules(self.tree, &fd, &path)?;
         if let Some(text) = &rules {
             let origin = escape_bytes(&join(&path, DIRECTORY_FILTER_NAME.as_bytes()));
             filter = filter
@@ -361,36 +366,6 @@ impl<'a> SourceScan<'a> {
         })
     }
 
-    /// The directory's own filter file: a regular file, never through a link, of bounded size.
-    fn directory_rules(&self, dir: &OwnedFd, path: &[u8]) -> Result<Option<Vec<u8>>, ScanError> {
-        let name = DIRECTORY_FILTER_NAME.as_bytes();
-        let unusable = |why: String| {
-            Err(ScanError::Rules(format!(
-                "{}: {why}",
-                escape_bytes(&join(path, name))
-            )))
-        };
-        let fd = match self.tree.open_file(dir.as_fd(), name) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::LOOP | Errno::INVAL | Errno::NXIO | Errno::ISDIR) => {
-                return unusable("is not a regular file; per-directory filters must be".into());
-            }
-            Err(error) => return unusable(error.to_string()),
-        };
-        let mut text = Vec::new();
-        match std::fs::File::from(fd)
-            .take(RULES_MAX as u64 + 1)
-            .read_to_end(&mut text)
-        {
-            Ok(length) if length > RULES_MAX => {
-                unusable(format!("is larger than {RULES_MAX} bytes"))
-            }
-            Ok(_) => Ok(Some(text)),
-            Err(error) => unusable(error.to_string()),
-        }
-    }
-
     fn announce(
         &mut self,
         begins: Option<(Vec<u8>, Option<Vec<u8>>)>,
@@ -438,6 +413,7 @@ impl<'a> SourceScan<'a> {
                 }
             };
             wait = false;
+            self.abort.check()?;
             for message in Messages::new(super::peer_payload(&frame)?) {
                 match message? {
                     Message::Want(seq) => self.send_listing(seq)?,
@@ -466,5 +442,37 @@ impl<'a> SourceScan<'a> {
             self.window_bytes -= listing.len();
             self.window.pop_front();
         }
+    }
+}
+
+/// A directory's own filter file: a regular file, never through a link, of bounded size.
+pub fn directory_rules(
+    tree: &Tree,
+    dir: &OwnedFd,
+    path: &[u8],
+) -> Result<Option<Vec<u8>>, ScanError> {
+    let name = DIRECTORY_FILTER_NAME.as_bytes();
+    let unusable = |why: String| {
+        Err(ScanError::Rules(format!(
+            "{}: {why}",
+            escape_bytes(&join(path, name))
+        )))
+    };
+    let fd = match tree.open_file(dir.as_fd(), name) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP | Errno::INVAL | Errno::NXIO | Errno::ISDIR) => {
+            return unusable("is not a regular file; per-directory filters must be".into());
+        }
+        Err(error) => return unusable(error.to_string()),
+    };
+    let mut text = Vec::new();
+    match std::fs::File::from(fd)
+        .take(RULES_MAX as u64 + 1)
+        .read_to_end(&mut text)
+    {
+        Ok(length) if length > RULES_MAX => unusable(format!("is larger than {RULES_MAX} bytes")),
+        Ok(_) => Ok(Some(text)),
+        Err(error) => unusable(error.to_string()),
     }
 }

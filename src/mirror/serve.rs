@@ -1,4 +1,7 @@
 //! The source's half of carrying out a plan: send the content of the files the target asks for.
+//!
+//! Only what the scan offered is sent: the filter is asked about each path again, with the rules of
+//! the directories on the way, because the other machine may ask for anything.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,9 +12,12 @@ use rustix::io::Errno;
 use super::codec::Malformed;
 use super::content::for_each_run;
 use super::entry::split;
-use super::scan::ScanError;
+use super::filter::{Filter, FilterState, Verdict};
+use super::scan::{ScanError, directory_rules};
 use super::tree::Tree;
-use super::wire::{Batch, ContentHash, DATA_MAX, DATA_WINDOW, FETCH_WINDOW, Message, Messages};
+use super::wire::{
+    Batch, ContentHash, DATA_MAX, DATA_WINDOW, FETCH_PATHS, FETCH_WINDOW, Message, Messages,
+};
 use crate::interrupt::{AbortFlag, Interrupted};
 
 /// Sends files from a tree.
@@ -21,15 +27,24 @@ pub struct Server<'a> {
     batch: Batch<'a>,
     abort: &'a AbortFlag,
     wanted: VecDeque<(u64, Vec<u8>)>,
+    /// Length of their paths.
+    wanted_bytes: usize,
     /// Sent and not credited yet.
     in_flight: u64,
     finished: bool,
-    /// The directory of the last file.
-    dir: Option<(Vec<u8>, OwnedFd)>,
+    /// The way to the directory of the last file, from the folder itself on.
+    way: Vec<Level>,
     /// Files sent.
     pub files: u64,
     /// Bytes sent.
     pub bytes: u64,
+}
+
+/// A directory on the way to a file.
+struct Level {
+    name: Vec<u8>,
+    fd: OwnedFd,
+    filter: FilterState,
 }
 
 /// Why a file was not sent to its end.
@@ -59,26 +74,43 @@ impl From<Interrupted> for Stop {
 }
 
 impl<'a> Server<'a> {
-    /// Serves `tree`, which must not change: a read-only snapshot.
-    #[must_use]
+    /// Serves what `filter` offers of `tree`, which must not change: a read-only snapshot.
     pub fn new(
         tree: &'a Tree,
+        filter: &Filter,
         incoming: &'a Receiver<Vec<u8>>,
         batch: Batch<'a>,
         abort: &'a AbortFlag,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, ScanError> {
+        let unreadable = |source| ScanError::Root {
+            path: "the folder on the source".to_owned(),
+            source,
+        };
+        let fd = tree.open_dir(b"").map_err(unreadable)?;
+        let mut filter = FilterState::root(filter);
+        if let Some(text) = directory_rules(tree, &fd, b"")? {
+            filter = filter
+                .with_directory_rules(&text, "")
+                .map_err(|_| unusable())?;
+        }
+        let top = Level {
+            name: Vec::new(),
+            fd,
+            filter,
+        };
+        Ok(Self {
             tree,
             incoming,
             batch,
             abort,
             wanted: VecDeque::new(),
+            wanted_bytes: 0,
             in_flight: 0,
             finished: false,
-            dir: None,
+            way: vec![top],
             files: 0,
             bytes: 0,
-        }
+        })
     }
 
     /// Sends what is asked for until the target says it was all.
@@ -94,6 +126,7 @@ impl<'a> Server<'a> {
                 self.hear(true)?;
                 continue;
             };
+            self.wanted_bytes -= path.len();
             match self.send(id, &path, &mut buffer) {
                 Ok(()) => self.files += 1,
                 Err(Stop::File(errno)) => {
@@ -107,13 +140,41 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn open(&mut self, path: &[u8]) -> Result<OwnedFd, Errno> {
+    fn open(&mut self, path: &[u8]) -> Result<OwnedFd, Stop> {
         let (parent, name) = split(path);
-        if self.dir.as_ref().is_none_or(|(held, _)| held != parent) {
-            self.dir = Some((parent.to_vec(), self.tree.open_dir(parent)?));
+        let components: Vec<&[u8]> = parent
+            .split(|b| *b == b'/')
+            .filter(|name| !name.is_empty())
+            .collect();
+        let same = self.way[1..]
+            .iter()
+            .zip(&components)
+            .take_while(|(level, name)| level.name == **name);
+        let same = same.count();
+        self.way.truncate(1 + same);
+        for component in &components[same..] {
+            let level = self.way.last().expect("the folder itself stays");
+            if level.filter.verdict(component, true) == Verdict::Exclude {
+                return Err(excluded());
+            }
+            let mut filter = level.filter.enter(component);
+            let fd = self.tree.open_child(level.fd.as_fd(), component)?;
+            if let Some(text) = directory_rules(self.tree, &fd, path)? {
+                filter = filter
+                    .with_directory_rules(&text, "")
+                    .map_err(|_| unusable())?;
+            }
+            self.way.push(Level {
+                name: component.to_vec(),
+                fd,
+                filter,
+            });
         }
-        let (_, dir) = self.dir.as_ref().expect("set above");
-        self.tree.open_file(dir.as_fd(), name)
+        let level = self.way.last().expect("the folder itself stays");
+        if level.filter.verdict(name, false) == Verdict::Exclude {
+            return Err(excluded());
+        }
+        Ok(self.tree.open_file(level.fd.as_fd(), name)?)
     }
 
     fn send(&mut self, id: u64, path: &[u8], buffer: &mut [u8]) -> Result<(), Stop> {
@@ -151,12 +212,16 @@ impl<'a> Server<'a> {
                 }
             };
             wait = false;
+            self.abort.check()?;
             for message in Messages::new(super::peer_payload(&frame)?) {
                 match message? {
                     Message::Fetch { id, path } => {
-                        if self.wanted.len() as u64 > FETCH_WINDOW {
+                        if self.wanted.len() as u64 > FETCH_WINDOW
+                            || self.wanted_bytes > FETCH_PATHS
+                        {
                             return Err(Malformed("wants more files than allowed").into());
                         }
+                        self.wanted_bytes += path.len();
                         self.wanted.push_back((id, path.to_vec()));
                     }
                     Message::Credit(bytes) => {
@@ -168,4 +233,13 @@ impl<'a> Server<'a> {
             }
         }
     }
+}
+
+fn excluded() -> Stop {
+    Stop::All(Malformed("asks for a file that is excluded").into())
+}
+
+/// The scan has read them before.
+fn unusable() -> ScanError {
+    ScanError::Rules("rules of a directory changed since the scan".to_owned())
 }
