@@ -35,6 +35,8 @@ pub struct Looker<'a> {
     nlinks: HashMap<u64, u64>,
     /// Position up to which the current directory's names were fetched.
     until: usize,
+    /// How many entries needed no look of their own.
+    pub at_once: u64,
 }
 
 impl<'a> Looker<'a> {
@@ -62,6 +64,7 @@ impl<'a> Looker<'a> {
             fetched,
             nlinks,
             until: 0,
+            at_once: 0,
         }
     }
 
@@ -90,7 +93,10 @@ impl<'a> Looker<'a> {
             None => None,
         };
         match found {
-            Some(found) => Ok(Some(found)),
+            Some(found) => {
+                self.at_once += 1;
+                Ok(Some(found))
+            }
             None => self.tree.look(dir.as_fd(), name),
         }
     }
