@@ -55,6 +55,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_interrupt;
+#[cfg(test)]
 mod tests_look;
 #[cfg(test)]
 mod tests_property;

@@ -14,7 +14,7 @@ use super::tests_random::{Manifest, Random, excluded, grow, list, manifest, muta
 use crate::escape::escape_bytes;
 use crate::sys::command::command;
 
-fn number(variable: &str, otherwise: u64) -> u64 {
+pub(super) fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
 }
 
@@ -216,7 +216,7 @@ fn rsync_with_rules(lab: &Lab, rules: &str) -> String {
         .collect()
 }
 
-fn empty(top: &Path) {
+pub(super) fn empty(top: &Path) {
     thaw(top);
     for entry in fs::read_dir(top).unwrap() {
         let path = entry.unwrap().path();
