@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::escape::escape_str;
 use crate::event::{Host, LogLevel};
 use crate::module::{Action, Change, PlanSummary};
+use crate::modules::user_data;
 use crate::prompt::{Choice, PromptError, Question};
 
 /// The name of the configuration file on every machine.
@@ -45,12 +46,13 @@ fn own_files(config: &Config) -> Result<BTreeMap<String, String>, RunError> {
     };
     let mut files = BTreeMap::from([(CONFIG.to_owned(), read(&config.path)?)]);
     let directory = config.path.parent();
-    for filter in config
-        .user_data
-        .folders
+    // Default folders name filters that need not exist while the module is off.
+    let mirrors = config
+        .sync_modules
         .iter()
-        .filter_map(|f| f.filter.as_ref())
-    {
+        .any(|(name, on)| name == user_data::NAME && *on);
+    let folders = config.user_data.folders.iter().filter(|_| mirrors);
+    for filter in folders.filter_map(|f| f.filter.as_ref()) {
         // A filter kept elsewhere is part of that machine's set-up, not of the configuration.
         if filter.parent() == directory
             && let Some(name) = filter.file_name().and_then(|name| name.to_str())
