@@ -1,3 +1,5 @@
+//! What the renderer writes for which events, on terminals, pipes and as JSON.
+
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Map, json};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The floors, from the top. A module imports only from floors below its own; modules of one floor
 /// do not know each other.
-const FLOORS: &[&[&str]] = &[
+pub const FLOORS: &[&[&str]] = &[
     &["main"],
     &["cli"],
     &["run"],

@@ -3,7 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::support::lab::{ATLAS, Lab, Output, VEGA};
+use crate::support::processes::{self, Part};
 use crate::support::scenario::{DONE, FILTER, home};
 
 const DUMMIES: &str = "sync_modules: { dummy_success: true }\n\
@@ -86,7 +89,7 @@ fn a_second_sync_meets_the_lock_and_is_told_who_holds_it() {
     assert!(met && first.is_running(), "{last:?}");
     let text = last.expect("it ran").text();
     assert!(text.contains("atlas"), "{text}");
-    lab.signal(ATLAS, "-INT", "sync").ok();
+    assert!(processes::signal(&lab, Part::Cli, Signal::INT));
     first.wait().expect(130);
     lab.assert_nothing_left_running();
 }
@@ -110,7 +113,7 @@ fn a_wrong_configuration_is_refused_before_any_connection() {
         ),
         (
             "log_file_level: FULL\nlog_file_level: INFO\n",
-            &["log_file_level", "duplicate"],
+            &["log_file_level", "given twice"],
         ),
         ("sync_modules: [\n", &["config.yaml"]),
         (
@@ -153,7 +156,12 @@ fn a_machine_that_cannot_be_reached_is_status_5_with_a_remedy() {
     fs::write(&known, right).expect("writable");
 
     fs::write(lab.dev(VEGA).join(".ssh/authorized_keys"), "").expect("writable");
-    refused(&lab, &sync("vega"), 5, &["vega", "authorized_keys"]);
+    refused(
+        &lab,
+        &sync("vega"),
+        5,
+        &["vega", "refused the login of dev", "ssh-copy-id vega"],
+    );
 
     lab.verb(&["cut", "drop"]).ok();
     refused(&lab, &sync("vega"), 5, &["vega"]);
