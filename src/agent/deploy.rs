@@ -389,7 +389,7 @@ impl Place {
             return Err(self.sudo(SudoTrouble::PasswordRequired));
         }
         for attempt in 0..TRIES {
-            let again = if attempt == 0 { "" } else { "that was wrong; " };
+            let again = if attempt == 0 { "" } else { "That was wrong. " };
             let question = format!("{again}[sudo] password of {} on {}: ", self.user, self.host);
             let password = prompter.secret(&escape_str(&question))?;
             match start(self, &password)? {
