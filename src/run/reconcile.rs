@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use similar::TextDiff;
@@ -18,7 +18,6 @@ use crate::config::Config;
 use crate::escape::escape_str;
 use crate::event::{Host, LogLevel};
 use crate::module::{Action, Change, PlanSummary};
-use crate::modules::user_data;
 use crate::prompt::{Choice, PromptError, Question};
 
 /// The name of the configuration file on every machine.
@@ -46,18 +45,17 @@ fn own_files(config: &Config) -> Result<BTreeMap<String, String>, RunError> {
     };
     let mut files = BTreeMap::from([(CONFIG.to_owned(), read(&config.path)?)]);
     let directory = config.path.parent();
-    // Default folders name filters that need not exist while the module is off.
-    let mirrors = config
-        .sync_modules
-        .iter()
-        .any(|(name, on)| name == user_data::NAME && *on);
-    let folders = config.user_data.folders.iter().filter(|_| mirrors);
-    for filter in folders.filter_map(|f| f.filter.as_ref()) {
+    let folders = &config.user_data.folders;
+    for filter in folders.iter().filter_map(|f| f.filter.as_ref()) {
         // A filter kept elsewhere is part of that machine's set-up, not of the configuration.
         if filter.parent() == directory
             && let Some(name) = filter.file_name().and_then(|name| name.to_str())
         {
-            files.insert(name.to_owned(), read(filter)?);
+            match read(filter) {
+                // Those of the mirror were checked when it is on; nobody else needs them.
+                Err(RunError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                text => drop(files.insert(name.to_owned(), text?)),
+            }
         }
     }
     Ok(files)
