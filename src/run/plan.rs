@@ -11,7 +11,7 @@ use super::error::RunError;
 use super::{Pair, Run, Shared, context, gates, preflight, reconcile};
 use crate::event::{Host, LogLevel, ModuleResult, ModuleStatus};
 use crate::interrupt::Interrupted;
-use crate::module::{Change, ModuleError, ModuleKind, Plan, PlanSummary};
+use crate::module::{Change, ModuleKind, Plan, PlanSummary};
 use crate::modules::space::human;
 
 /// Calls its argument with every change of a list, until that returns an error.

@@ -156,7 +156,12 @@ fn a_machine_that_cannot_be_reached_is_status_5_with_a_remedy() {
     fs::write(&known, right).expect("writable");
 
     fs::write(lab.dev(VEGA).join(".ssh/authorized_keys"), "").expect("writable");
-    refused(&lab, &sync("vega"), 5, &["vega", "refused the login of dev", "ssh-copy-id vega"]);
+    refused(
+        &lab,
+        &sync("vega"),
+        5,
+        &["vega", "refused the login of dev", "ssh-copy-id vega"],
+    );
 
     lab.verb(&["cut", "drop"]).ok();
     refused(&lab, &sync("vega"), 5, &["vega"]);
