@@ -4,7 +4,7 @@
 //! source listing was complete, never anything excluded, mounted or in a nested subvolume. What the
 //! source says is checked against the filter as well: it cannot write to an excluded path.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::codec::{Malformed, Reader};
 use super::content::hash_file;
-use super::entry::{Aspects, Entry, FLAG_NOCOW, Kind, Meta, Time, join, split};
+use super::entry::{Aspects, DEPTH_MAX, Entry, FLAG_NOCOW, Kind, Meta, Time, join, split};
 use super::filter::{Filter, FilterState, Verdict};
 use super::links::Leaders;
 use super::look::Looker;
@@ -22,7 +22,7 @@ use super::plan::{FolderPlan, Old, Op, Ops, Planner, Step};
 use super::scan::{ChunkEncoder, Notes, ScanError};
 use super::spool::SpoolWriter;
 use super::tree::{Found, Names, Tree};
-use super::wire::{Batch, Chunk, FrameCursor, Message, Messages, ScanTree};
+use super::wire::{Batch, Chunk, FrameCursor, Message, Messages, SCAN_WINDOW_CHUNKS, ScanTree};
 use crate::escape::escape_bytes;
 use crate::interrupt::AbortFlag;
 
@@ -30,6 +30,8 @@ use crate::interrupt::AbortFlag;
 const DIGEST_ENTRIES: usize = 4096;
 /// Hashes asked for before they are needed.
 const HASHES_AHEAD: u64 = 64;
+/// Directories of one folder that may have rules of their own.
+const RULED_MAX: usize = 20_000;
 /// Acknowledge after this many chunks even while more arrive.
 const ACK_EVERY: u64 = 64;
 
@@ -51,6 +53,12 @@ struct Level {
     filter: FilterState,
     names: Names,
     next: usize,
+    /// Whether its last chunk has come.
+    listed: bool,
+    /// The last name that its chunks have spoken for.
+    upper: Vec<u8>,
+    /// The subdirectory entered last.
+    last_child: Vec<u8>,
 }
 
 /// An announced chunk that has not been acknowledged.
@@ -59,6 +67,9 @@ struct Pending {
     path: Rc<[u8]>,
     place: Place,
     filter: FilterState,
+    /// It speaks for the names after this one ...
+    lower: Vec<u8>,
+    /// ... and up to this one.
     upper: Option<Vec<u8>>,
     complete: bool,
     ours: Ours,
@@ -91,6 +102,10 @@ pub struct TargetScan<'a> {
     planner: Planner,
     /// Files whose size and time are equal though they were touched; their hashes will tell.
     doubts: SpoolWriter,
+    /// Number of the chunk that must come next; `None` until the folder itself was announced.
+    next_seq: Option<u64>,
+    /// The rules of directories that have their own, by path: in the directory itself.
+    ruled: HashMap<Vec<u8>, FilterState>,
     reported: Instant,
     /// What a person should know.
     pub notes: Notes,
@@ -124,6 +139,8 @@ impl<'a> TargetScan<'a> {
             acked: None,
             planner: Planner::new()?,
             doubts: SpoolWriter::new()?,
+            next_seq: None,
+            ruled: HashMap::new(),
             reported: Instant::now(),
             notes: Notes::default(),
             entries: 0,
@@ -203,8 +220,8 @@ impl<'a> TargetScan<'a> {
             source,
         };
         let have = self.tree.look_root().map_err(unreadable)?;
-        if want.kind != Kind::Dir {
-            return Err(Malformed("the folder is no directory").into());
+        if want.kind != Kind::Dir || self.next_seq.replace(0).is_some() {
+            return Err(Malformed("the folder is no directory, or comes twice").into());
         }
         self.entries += 1;
         let aspects = Aspects::between(want, &have.meta);
@@ -234,6 +251,10 @@ impl<'a> TargetScan<'a> {
     }
 
     fn chunk(&mut self, chunk: Chunk, filter: &Filter) -> Result<(), ScanError> {
+        if self.next_seq != Some(chunk.seq) || self.pending.len() > SCAN_WINDOW_CHUNKS {
+            return Err(Malformed("a chunk out of turn").into());
+        }
+        self.next_seq = Some(chunk.seq + 1);
         if let Some((path, rules)) = &chunk.begins {
             self.enter(path, rules.as_deref(), filter)?;
         }
@@ -241,6 +262,12 @@ impl<'a> TargetScan<'a> {
             .stack
             .last_mut()
             .ok_or(Malformed("a chunk without a directory"))?;
+        let ends_too_early = |upper: &Vec<u8>| *upper <= level.upper;
+        if level.listed || chunk.upper.as_ref().is_some_and(ends_too_early) {
+            return Err(Malformed("a chunk of what was listed already").into());
+        }
+        let lower = std::mem::replace(&mut level.upper, chunk.upper.clone().unwrap_or_default());
+        level.listed = chunk.upper.is_none();
         let (path, place, filter) = (
             Rc::clone(&level.path),
             level.place.clone(),
@@ -299,6 +326,7 @@ impl<'a> TargetScan<'a> {
             path,
             place,
             filter,
+            lower,
             upper: chunk.upper,
             complete: chunk.complete,
             ours,
@@ -332,10 +360,17 @@ impl<'a> TargetScan<'a> {
             {
                 self.stack.pop();
             }
+            if self.stack.len() > DEPTH_MAX {
+                return Err(Malformed("a directory too deep").into());
+            }
             let level = self
                 .stack
-                .last()
+                .last_mut()
                 .ok_or(Malformed("a directory without its parent"))?;
+            if !level.listed || *name <= *level.last_child {
+                return Err(Malformed("a directory out of turn").into());
+            }
+            level.last_child = name.to_vec();
             if level.filter.verdict(name, true) == Verdict::Exclude {
                 return Err(Malformed("an excluded directory").into());
             }
@@ -348,6 +383,12 @@ impl<'a> TargetScan<'a> {
                 .with_directory_rules(text, &escape_bytes(path))
                 .map_err(|_| Malformed("unusable rules of a directory"))?,
         };
+        if rules.is_some() {
+            if self.ruled.len() >= RULED_MAX {
+                return Err(Malformed("too many directories with rules").into());
+            }
+            self.ruled.insert(path.to_vec(), state.clone());
+        }
         self.looker.begin();
         let names = match &place {
             Place::Here(fd) => match Names::read(fd.as_fd()) {
@@ -368,6 +409,9 @@ impl<'a> TargetScan<'a> {
             filter: state,
             names,
             next: 0,
+            listed: false,
+            upper: Vec::new(),
+            last_child: Vec::new(),
         });
         Ok(())
     }
@@ -436,17 +480,15 @@ impl<'a> TargetScan<'a> {
             return Ok(());
         }
         let found = self.looker.look(dir, path, names, position);
-        let Some(found) = self.note(found, dir, path, &name)? else {
-            return Ok(());
-        };
-        let verdict = if matches!(found.meta.kind, Kind::Dir | Kind::Opaque) {
-            as_dir
-        } else {
-            as_other
-        };
-        if verdict == Verdict::Exclude {
-            ours.protected.push(name);
-        } else {
+        if let Ok(Some(found)) = &found {
+            let is_dir = matches!(found.meta.kind, Kind::Dir | Kind::Opaque);
+            // Before it is noted: what is excluded leads no hard links.
+            if (if is_dir { as_dir } else { as_other }) == Verdict::Exclude {
+                ours.protected.push(name);
+                return Ok(());
+            }
+        }
+        if let Some(found) = self.note(found, dir, path, &name)? {
             self.entries += 1;
             ours.entries.push((name, Some(found)));
         }
@@ -496,6 +538,24 @@ impl<'a> TargetScan<'a> {
         Ok(Some(found))
     }
 
+    /// Whether the rules exclude `path`, which is not a directory.
+    fn is_excluded(&self, path: &[u8]) -> bool {
+        // The folder's own state is always at the bottom of the stack.
+        let Some(mut state) = self.stack.first().map(|level| level.filter.clone()) else {
+            return true;
+        };
+        let mut at = 0;
+        while let Some(slash) = path[at..].iter().position(|b| *b == b'/') {
+            let end = at + slash;
+            state = match self.ruled.get(&path[..end]) {
+                Some(state) => state.clone(),
+                None => state.enter(&path[at..end]),
+            };
+            at = end + 1;
+        }
+        state.verdict(&path[at..], false) == Verdict::Exclude
+    }
+
     /// Compares a chunk whose entries have arrived.
     fn listing(&mut self, seq: u64, entries: &[u8]) -> Result<(), ScanError> {
         let position = self
@@ -508,24 +568,35 @@ impl<'a> TargetScan<'a> {
         }
         pending.done = true;
         let ours = std::mem::take(&mut pending.ours);
-        let (path, place, filter, complete, upper) = (
+        let (path, place, filter, complete, lower, upper) = (
             Rc::clone(&pending.path),
             pending.place.clone(),
             pending.filter.clone(),
             pending.complete,
+            std::mem::take(&mut pending.lower),
             pending.upper.take(),
         );
         let mut ours_iter = ours.entries.into_iter().peekable();
         let mut reader = Reader::new(entries);
-        let mut previous: Option<Vec<u8>> = None;
+        let mut previous = lower;
         while !reader.is_empty() {
             self.abort.check()?;
             let entry = Entry::decode(&mut reader)?;
-            let in_order = previous.as_ref().is_none_or(|p| *p < entry.name)
-                && upper.as_ref().is_none_or(|u| entry.name <= *u);
-            let is_dir = matches!(entry.meta.kind, Kind::Dir | Kind::Opaque);
-            if !in_order || filter.verdict(&entry.name, is_dir) == Verdict::Exclude {
+            let in_order = previous < entry.name && upper.as_ref().is_none_or(|u| entry.name <= *u);
+            let excluded_as = |is_dir| filter.verdict(&entry.name, is_dir) == Verdict::Exclude;
+            let excluded = match entry.meta.kind {
+                Kind::Dir => excluded_as(true),
+                // It could not be looked at: a directory or not.
+                Kind::Opaque => excluded_as(true) && excluded_as(false),
+                _ => excluded_as(false),
+            };
+            if !in_order || excluded {
                 return Err(Malformed("an entry that does not belong in its listing").into());
+            }
+            if let Some(leader) = &entry.meta.leader
+                && self.is_excluded(leader)
+            {
+                return Err(Malformed("a hard link to something excluded").into());
             }
             while let Some((name, have)) = ours_iter.next_if(|(name, _)| *name < entry.name) {
                 self.only_ours(&path, &place, &name, have, &filter, complete)?;
@@ -546,7 +617,7 @@ impl<'a> TargetScan<'a> {
                 ),
                 None => self.only_theirs(&path, &entry)?,
             }
-            previous = Some(entry.name);
+            previous = entry.name;
         }
         for (name, have) in ours_iter {
             self.only_ours(&path, &place, &name, have, &filter, complete)?;
@@ -875,8 +946,10 @@ impl<'a> TargetScan<'a> {
             }
         };
         let mut stack = vec![first];
-        while let Some(frame) = stack.last_mut() {
+        loop {
             self.abort.check()?;
+            let depth = stack.len();
+            let Some(frame) = stack.last_mut() else { break };
             let Some(name) = frame.names.get(frame.next).map(<[u8]>::to_vec) else {
                 let frame = stack.pop().expect("looked at above");
                 if frame.stays {
@@ -899,6 +972,8 @@ impl<'a> TargetScan<'a> {
             let is_dir = matches!(found.meta.kind, Kind::Dir | Kind::Opaque);
             let excluded = frame.filter.verdict(&name, is_dir) == Verdict::Exclude;
             if excluded || found.meta.kind == Kind::Opaque {
+                frame.stays = true;
+            } else if found.meta.kind == Kind::Dir && depth > DEPTH_MAX {
                 frame.stays = true;
             } else if found.meta.kind == Kind::Dir {
                 let below = frame.filter.enter(&name);

@@ -11,8 +11,10 @@ use super::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
 pub const NAME_MAX: usize = 255;
 /// Longest symlink text Linux allows (`PATH_MAX` without its NUL).
 pub const SYMLINK_MAX: usize = 4095;
+/// Directories this many levels down are not looked into: each level costs an open file and a path.
+pub const DEPTH_MAX: usize = 1000;
 /// Longest path we carry; trees may be deeper than `PATH_MAX`, but not without end.
-pub const PATH_LIMIT: usize = 1 << 20;
+pub const PATH_LIMIT: usize = (DEPTH_MAX + 2) * (NAME_MAX + 1);
 /// All extended attributes of one entry together.
 pub const XATTRS_MAX: usize = 1 << 20;
 

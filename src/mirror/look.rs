@@ -34,6 +34,8 @@ pub struct Looker<'a> {
     fetched: HashMap<u64, Found>,
     /// Position up to which the current directory's names were fetched.
     until: usize,
+    /// How many entries needed no look of their own.
+    pub at_once: u64,
 }
 
 impl<'a> Looker<'a> {
@@ -59,6 +61,7 @@ impl<'a> Looker<'a> {
             mounts,
             fetched: HashMap::new(),
             until: 0,
+            at_once: 0,
         }
     }
 
@@ -87,7 +90,10 @@ impl<'a> Looker<'a> {
             None => None,
         };
         match found {
-            Some(found) => Ok(Some(found)),
+            Some(found) => {
+                self.at_once += 1;
+                Ok(Some(found))
+            }
             None => self.tree.look(dir.as_fd(), name),
         }
     }

@@ -156,6 +156,7 @@ pub struct Planner {
     /// Leaders of hard-link groups that get a new inode: all further names must be linked anew.
     new_leaders: HashSet<Vec<u8>>,
     buffer: Vec<u8>,
+    begun: Time,
 }
 
 impl Planner {
@@ -167,6 +168,7 @@ impl Planner {
             totals: PlanTotals::default(),
             new_leaders: HashSet::new(),
             buffer: Vec::new(),
+            begun: now(),
         })
     }
 
@@ -208,7 +210,17 @@ impl Planner {
             changes: self.changes.finish()?,
             deletions: self.deletions.finish()?,
             totals: self.totals,
+            begun: self.begun,
         })
+    }
+}
+
+/// The clock that files get their times from; it lags behind the precise one by up to a tick.
+fn now() -> Time {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    Time {
+        secs: now.tv_sec,
+        nanos: u32::try_from(now.tv_nsec).unwrap_or(0),
     }
 }
 
@@ -217,6 +229,8 @@ impl Planner {
 pub struct FolderPlan {
     changes: Spool,
     deletions: Spool,
+    /// When the comparison began.
+    pub begun: Time,
     /// Totals.
     pub totals: PlanTotals,
 }

@@ -12,11 +12,11 @@ use rustix::io::Errno;
 
 use super::codec::Malformed;
 use super::content::hash_file;
-use super::entry::{Entry, Kind, Meta, Time, join, split};
-use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
+use super::entry::{DEPTH_MAX, Entry, Kind, Meta, Time, join, split};
+use super::filter::{Filter, FilterState, Verdict};
 use super::links::Leaders;
 use super::look::Looker;
-use super::scope::{directory_rules, in_scope};
+use super::scope::{Way, directory_rules, with_rules};
 use super::tree::{Names, Tree};
 use super::wire::{
     Batch, Chunk, Digest, LISTING_MAX, Message, Messages, SCAN_WINDOW_BYTES, SCAN_WINDOW_CHUNKS,
@@ -164,6 +164,8 @@ pub struct SourceScan<'a> {
     window_bytes: usize,
     next_seq: u64,
     filter: Filter,
+    /// The way to the last file that was asked about.
+    way: Way<'a>,
     equal_at: Option<Time>,
     finished: bool,
     /// What a person should know.
@@ -204,6 +206,7 @@ impl<'a> SourceScan<'a> {
             window: VecDeque::new(),
             window_bytes: 0,
             next_seq: 0,
+            way: Way::new(tree, &filter),
             filter,
             equal_at: scan.equal_at,
             finished: false,
@@ -231,6 +234,11 @@ impl<'a> SourceScan<'a> {
             let filter = level.filter.enter(name);
             let opened = self.tree.open_child(level.fd.as_fd(), name);
             level.next += 1;
+            if stack.len() >= DEPTH_MAX {
+                // Announced as incomplete, so that nothing is deleted there.
+                self.unreadable_dir(&path, Errno::NAMETOOLONG)?;
+                continue;
+            }
             match opened {
                 Ok(fd) => stack.push(self.directory(path, fd, filter)?),
                 Err(e) => self.unreadable_dir(&path, e)?,
@@ -274,14 +282,7 @@ impl<'a> SourceScan<'a> {
             }
         };
         let rules = directory_rules(self.tree, fd.as_fd(), &path)?;
-        if let Some(text) = &rules {
-            let origin = escape_bytes(&join(&path, DIRECTORY_FILTER_NAME.as_bytes()));
-            filter = filter
-                .with_directory_rules(text, &origin)
-                .map_err(|errors| {
-                    ScanError::Rules(errors.first().map_or(origin, ToString::to_string))
-                })?;
-        }
+        filter = with_rules(filter, rules.as_deref(), &path)?;
         self.looker.begin();
         let mut begins = Some((path.clone(), rules));
         let mut subdirs = Names::default();
@@ -416,6 +417,7 @@ impl<'a> SourceScan<'a> {
                 }
             };
             wait = false;
+            self.abort.check()?;
             for message in Messages::new(super::peer_payload(&frame)?) {
                 match message? {
                     Message::Want(seq) => self.send_listing(seq)?,
@@ -430,13 +432,10 @@ impl<'a> SourceScan<'a> {
 
     /// Says a file's hash, if it is one the target may know of.
     fn send_hash(&mut self, id: u64, path: &[u8]) -> Result<(), ScanError> {
-        let (parent, name) = split(path);
-        let hash = if in_scope(self.tree, &self.filter, path)? {
-            let dir = self.tree.open_dir(parent);
-            dir.and_then(|dir| hash_file(self.tree, dir.as_fd(), name, self.abort))
-                .ok()
-        } else {
-            None
+        let (_, name) = split(path);
+        let hash = match self.way.open_parent(path)? {
+            Ok(dir) => hash_file(self.tree, dir, name, self.abort).ok(),
+            Err(_) => None,
         };
         self.abort.check()?;
         self.batch.push(&Message::Hash { id, hash })?;

@@ -1,7 +1,7 @@
 //! Which paths below a folder may be spoken of: the filter and the per-directory filters on the way.
 
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -44,6 +44,97 @@ pub fn directory_rules(
     }
 }
 
+/// Why a path may not be spoken of, or cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// It, or a directory on the way, is excluded.
+    Excluded,
+    /// It cannot be opened.
+    Io(Errno),
+}
+
+/// The way to a file in scope, held open for the next one nearby.
+pub struct Way<'a> {
+    tree: &'a Tree,
+    filter: Filter,
+    /// The folder first.
+    levels: Vec<Level>,
+}
+
+struct Level {
+    name: Vec<u8>,
+    fd: OwnedFd,
+    filter: FilterState,
+}
+
+impl<'a> Way<'a> {
+    /// Nowhere yet, in `tree` under `filter`.
+    #[must_use]
+    pub fn new(tree: &'a Tree, filter: &Filter) -> Self {
+        Self {
+            tree,
+            filter: filter.clone(),
+            levels: Vec::new(),
+        }
+    }
+
+    /// Opens the directory of the file at `path`, if the file is one the other machine may ask
+    /// about: not excluded, and no directory on the way is. The outer error is that of a filter
+    /// file that cannot be used.
+    pub fn open_parent(
+        &mut self,
+        path: &[u8],
+    ) -> Result<Result<BorrowedFd<'_>, Closed>, ScanError> {
+        let (parent, name) = split(path);
+        if self.levels.is_empty() {
+            match self.tree.open_dir(b"") {
+                Ok(fd) => {
+                    self.push(Vec::new(), fd, FilterState::root(&self.filter.clone()), b"")?
+                }
+                Err(error) => return Ok(Err(Closed::Io(error))),
+            }
+        }
+        let components: Vec<&[u8]> = parent
+            .split(|b| *b == b'/')
+            .filter(|name| !name.is_empty())
+            .collect();
+        let held = self.levels[1..].iter().zip(&components);
+        let same = held
+            .take_while(|(level, name)| level.name == **name)
+            .count();
+        self.levels.truncate(1 + same);
+        for component in &components[same..] {
+            let level = self.levels.last().expect("the folder itself stays");
+            if level.filter.verdict(component, true) == Verdict::Exclude {
+                return Ok(Err(Closed::Excluded));
+            }
+            let filter = level.filter.enter(component);
+            match self.tree.open_child(level.fd.as_fd(), component) {
+                Ok(fd) => self.push(component.to_vec(), fd, filter, parent)?,
+                Err(error) => return Ok(Err(Closed::Io(error))),
+            }
+        }
+        let level = self.levels.last().expect("the folder itself stays");
+        if level.filter.verdict(name, false) == Verdict::Exclude {
+            return Ok(Err(Closed::Excluded));
+        }
+        Ok(Ok(level.fd.as_fd()))
+    }
+
+    fn push(
+        &mut self,
+        name: Vec<u8>,
+        fd: OwnedFd,
+        filter: FilterState,
+        path: &[u8],
+    ) -> Result<(), ScanError> {
+        let rules = directory_rules(self.tree, fd.as_fd(), path)?;
+        let filter = with_rules(filter, rules.as_deref(), path)?;
+        self.levels.push(Level { name, fd, filter });
+        Ok(())
+    }
+}
+
 /// Adds a directory's own rules to its state.
 pub fn with_rules(
     state: FilterState,
@@ -55,37 +146,4 @@ pub fn with_rules(
     state
         .with_directory_rules(text, &origin)
         .map_err(|errors| ScanError::Rules(errors.first().map_or(origin, ToString::to_string)))
-}
-
-/// Whether the file at `path` is one the other machine may ask about: not excluded, and none of
-/// the directories on the way is.
-pub fn in_scope(tree: &Tree, filter: &Filter, path: &[u8]) -> Result<bool, ScanError> {
-    let (parent, name) = split(path);
-    let mut state = FilterState::root(filter);
-    let mut at = Vec::new();
-    let Ok(mut dir) = tree.open_dir(b"") else {
-        return Ok(false);
-    };
-    state = with_rules(
-        state,
-        directory_rules(tree, dir.as_fd(), &at)?.as_deref(),
-        &at,
-    )?;
-    for component in parent.split(|b| *b == b'/').filter(|c| !c.is_empty()) {
-        if state.verdict(component, true) == Verdict::Exclude {
-            return Ok(false);
-        }
-        state = state.enter(component);
-        at = join(&at, component);
-        dir = match tree.open_child(dir.as_fd(), component) {
-            Ok(dir) => dir,
-            Err(_) => return Ok(false),
-        };
-        state = with_rules(
-            state,
-            directory_rules(tree, dir.as_fd(), &at)?.as_deref(),
-            &at,
-        )?;
-    }
-    Ok(state.verdict(name, false) != Verdict::Exclude)
 }

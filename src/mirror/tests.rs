@@ -7,14 +7,14 @@ use super::testing::Pair;
 use crate::sys::command::command;
 use crate::sys::testing::TestBtrfs;
 
-struct Lab {
+pub(super) struct Lab {
     /// Mounted as long as it is here.
-    disk: TestBtrfs,
-    from: PathBuf,
-    to: PathBuf,
+    pub disk: TestBtrfs,
+    pub from: PathBuf,
+    pub to: PathBuf,
 }
 
-fn lab() -> Option<Lab> {
+pub(super) fn lab() -> Option<Lab> {
     let disk = TestBtrfs::new()?;
     let (from, to) = (disk.top().join("from"), disk.top().join("to"));
     fs::create_dir(&from).unwrap();
@@ -22,7 +22,7 @@ fn lab() -> Option<Lab> {
     Some(Lab { disk, from, to })
 }
 
-fn sh(dir: &Path, script: &str) {
+pub(super) fn sh(dir: &Path, script: &str) {
     let status = command("bash")
         .args(["-euo", "pipefail", "-c", script])
         .current_dir(dir)
@@ -32,7 +32,7 @@ fn sh(dir: &Path, script: &str) {
 }
 
 /// What rsync would still do; nothing if the trees are equal.
-fn rsync_differences(from: &Path, to: &Path) -> String {
+pub(super) fn rsync_differences(from: &Path, to: &Path) -> String {
     let output = command("rsync")
         .args(["-aHAXScni", "-@-1", "--delete", "--numeric-ids"])
         .arg(format!("{}/", from.display()))
@@ -47,7 +47,7 @@ fn rsync_differences(from: &Path, to: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn lsattr(dir: &Path) -> String {
+pub(super) fn lsattr(dir: &Path) -> String {
     let output = command("bash")
         .args([
             "-c",
@@ -65,7 +65,7 @@ fn assert_equal(lab: &Lab) {
     assert!(!lab.to.join(".pc-switcher-staging").exists());
 }
 
-const AWKWARD: &str = r#"
+pub(super) const AWKWARD: &str = r#"
 umask 022
 mkdir -p d/sub empty 'with space' ro
 echo hello >d/file; chmod 4755 d/file; chown 1000:1000 d/file
@@ -93,7 +93,7 @@ head -c 3000000 /dev/urandom >big
 chown -h 1000:1001 d dangling; touch -d '1999-09-09 09:09:09.9' d
 "#;
 
-const CLEAN: &str = "chattr -R -f -i -a . 2>/dev/null || true";
+pub(super) const CLEAN: &str = "chattr -R -f -i -a . 2>/dev/null || true";
 
 #[test]
 fn awkward_trees_arrive_exactly_and_a_second_run_finds_nothing() {

@@ -125,8 +125,13 @@ impl Tree {
     /// Opens the directory at `path` below the root (empty: the root).
     /// [`Errno::XDEV`] for a mount or a nested subvolume.
     pub fn open_dir(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        self.open_below(self.root.as_fd(), path)
+    }
+
+    /// Opens the directory at `path` below `top` (empty: `top` itself).
+    pub fn open_below(&self, top: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
         if path.is_empty() {
-            return self.open_child(self.root.as_fd(), b".");
+            return self.open_child(top, b".");
         }
         if path.len() > PATH_LIMIT {
             return Err(Errno::NAMETOOLONG);
@@ -144,7 +149,7 @@ impl Tree {
                     .ok_or(Errno::NAMETOOLONG)?;
                 (&rest[..cut], &rest[cut + 1..])
             };
-            let at = held.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
+            let at = held.as_ref().map_or(top, AsFd::as_fd);
             let next = self.open_child(at, piece)?;
             if remaining.is_empty() {
                 return Ok(next);

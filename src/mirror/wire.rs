@@ -30,6 +30,8 @@ pub const SCAN_WINDOW_CHUNKS: usize = 1024;
 pub const DATA_WINDOW: u64 = 16 << 20;
 /// The target may have this many files requested and not received.
 pub const FETCH_WINDOW: u64 = 4096;
+/// ... and this many bytes of their paths, and one path more.
+pub const FETCH_PATHS: usize = 2 << 20;
 /// Content of one data message.
 pub const DATA_MAX: usize = 256 << 10;
 /// Messages are collected to about this many bytes before they are sent.
