@@ -55,7 +55,12 @@ fn own_files(config: &Config) -> Result<BTreeMap<String, String>, RunError> {
         if filter.parent() == directory
             && let Some(name) = filter.file_name().and_then(|name| name.to_str())
         {
-            files.insert(name.to_owned(), read(filter)?);
+            match read(filter) {
+                Ok(content) => drop(files.insert(name.to_owned(), content)),
+                // The module that needs it has asked for it before.
+                Err(RunError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(files)
@@ -262,6 +267,7 @@ pub(super) fn apply(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::KnownModule;
 
     fn files(list: &[(&str, &str)]) -> BTreeMap<String, String> {
         (list.iter())
@@ -287,6 +293,27 @@ mod tests {
             .map(|w| (w.name.as_str(), w.replaces))
             .collect();
         assert_eq!(named, [(CONFIG, true), ("root.filter", false)]);
+    }
+
+    #[test]
+    fn a_filter_that_is_not_there_does_not_travel() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(CONFIG);
+        // Folders as they are without a word about them: /home and /root, a filter each.
+        let text = b"sync_modules: { dummy_success: true }\n";
+        let known = KnownModule {
+            name: "dummy_success",
+            required: false,
+        };
+        std::fs::write(&path, text).unwrap();
+        std::fs::write(dir.path().join("home.filter"), "x\n").unwrap();
+        let config = crate::config::parse(&path, text, &[known]).unwrap();
+        let files = own_files(&config).unwrap();
+        let names: Vec<&str> = files.keys().map(String::as_str).collect();
+        assert_eq!(names, [CONFIG, "home.filter"]);
+        // What is there and cannot be read is an error.
+        std::fs::create_dir(dir.path().join("root.filter")).unwrap();
+        assert!(matches!(own_files(&config), Err(RunError::Read { .. })));
     }
 
     #[test]
