@@ -153,10 +153,16 @@ fn the_target_gets_the_program_and_atlas_a_log() {
         let name = format!("@home-{phase}-");
         let kept = fs::read_dir(lab.disk(ATLAS).join(".snapshots")).expect("it is there");
         let mut names = kept.flatten().map(|e| e.file_name());
-        assert!(names.any(|n| n.to_string_lossy().starts_with(&name)), "{name}");
+        assert!(
+            names.any(|n| n.to_string_lossy().starts_with(&name)),
+            "{name}"
+        );
     }
     let logs = lab.dev(ATLAS).join(".local/state/pc-switcher/logs");
-    let logs: Vec<_> = fs::read_dir(logs).expect("a directory of logs").flatten().collect();
+    let logs: Vec<_> = fs::read_dir(logs)
+        .expect("a directory of logs")
+        .flatten()
+        .collect();
     let [log] = &logs[..] else { panic!("{logs:?}") };
     let stat = log.metadata().expect("it is there");
     assert_eq!((stat.mode() & 0o777, stat.uid()), (0o600, OWNER));

@@ -63,7 +63,10 @@ fn whatever_is_killed_whenever_each_file_is_old_or_new_and_nothing_is_left() {
                 let left = NOTICED.saturating_sub(since.elapsed());
                 lab.assert_nothing_left_running_on(host, left);
             }
-            println!("ended after {ended:?}, nothing left after {:?}", since.elapsed());
+            println!(
+                "ended after {ended:?}, nothing left after {:?}",
+                since.elapsed()
+            );
             bulk.judge();
             bulk.change();
         }
@@ -89,7 +92,10 @@ fn a_cut_link_is_noticed_and_everything_ends() {
             let left = NOTICED.saturating_sub(since.elapsed());
             lab.assert_nothing_left_running_on(host, left);
         }
-        println!("{how}: ended after {ended:?}, nothing left after {:?}", since.elapsed());
+        println!(
+            "{how}: ended after {ended:?}, nothing left after {:?}",
+            since.elapsed()
+        );
         lab.verb(&["heal"]).ok();
         bulk.judge();
         bulk.change();

@@ -21,6 +21,10 @@ pub fn seeds(name: &str, few: &[u64]) -> Vec<u64> {
     };
     match text.split_once(',') {
         None => (1..=number(&text)).collect(),
-        Some(_) => text.split(',').filter(|t| !t.is_empty()).map(number).collect(),
+        Some(_) => text
+            .split(',')
+            .filter(|t| !t.is_empty())
+            .map(number)
+            .collect(),
     }
 }

@@ -25,7 +25,12 @@ impl Process {
         let proc = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
         let stat = fs::read_to_string(proc.join("stat")).ok()?;
         // A zombie runs no more; whoever started it has not looked yet.
-        if stat.rsplit(')').next()?.trim_start().starts_with(['Z', 'X']) {
+        if stat
+            .rsplit(')')
+            .next()?
+            .trim_start()
+            .starts_with(['Z', 'X'])
+        {
             return None;
         }
         let exe = fs::read_link(proc.join("exe")).ok()?;
@@ -45,7 +50,10 @@ impl Process {
     /// Whether it is the program itself: sudo, timeout and shells only have its name among their arguments.
     pub fn is_program(&self) -> bool {
         // A deployed agent is executed by its descriptor, from a file that has no name any more.
-        let deployed = self.args.first().is_some_and(|a| a.starts_with("/proc/self/fd/"));
+        let deployed = self
+            .args
+            .first()
+            .is_some_and(|a| a.starts_with("/proc/self/fd/"));
         deployed || self.exe.contains("pc-switcher") || self.exe.contains("memfd:")
     }
 
@@ -124,5 +132,7 @@ pub fn of(lab: &Lab, part: Part) -> Vec<Process> {
 
 /// Sends a signal to every process that is this part of a sync; `false` if there is none.
 pub fn signal(lab: &Lab, part: Part, signal: Signal) -> bool {
-    of(lab, part).iter().fold(false, |any, p| p.signal(signal) | any)
+    of(lab, part)
+        .iter()
+        .fold(false, |any, p| p.signal(signal) | any)
 }

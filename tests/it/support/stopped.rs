@@ -190,7 +190,9 @@ impl<'a> Bulk<'a> {
                 assert!(refused.contains(words), "no word of {words}: {refused}");
             }
         }
-        let next = self.lab.sync(&[&FLAGS[..], &["--allow-incomplete"]].concat());
+        let next = self
+            .lab
+            .sync(&[&FLAGS[..], &["--allow-incomplete"]].concat());
         assert!(DONE.contains(&next.status), "{}", next.text());
         let told = next.text().contains("did not end well");
         assert!(told || !before_end, "{}", next.text());
