@@ -184,7 +184,7 @@ pub struct ConnectionEvent {
     pub latency: Option<Duration>,
 }
 
-/// The ten phases of a sync (design, section 5).
+/// The ten phases of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
@@ -247,7 +247,7 @@ pub enum ModuleStatus {
     Failed,
 }
 
-/// One module's line in the closing block and in the history (`JobResult` of the seeds).
+/// One module's line in the closing block and in the history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModuleResult {
     /// The module's name.
@@ -264,7 +264,7 @@ pub struct ModuleResult {
     pub summary: Option<String>,
 }
 
-/// States of a session (design, section 3).
+/// States of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum SessionState {
@@ -284,6 +284,25 @@ pub enum SessionState {
     Failed,
 }
 
+/// An error that ended a run, or went wrong while it was cleaned up, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EndingError {
+    /// What happened: lower case, no full stop.
+    pub message: String,
+    /// What caused it, outermost first; or the single errors, where it is a list of them.
+    pub causes: Vec<String>,
+    /// Whether `causes` are single errors that were found together.
+    pub is_list: bool,
+    /// What a person can do about it.
+    pub hint: Option<String>,
+}
+
+impl EndingError {
+    /// The key in the context of a log line that tells an ending error: the closing block says it
+    /// whole, so a terminal need not show the line too.
+    pub const STATUS_KEY: &'static str = "exit_status";
+}
+
 /// Everything the closing block shows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClosingReport {
@@ -299,6 +318,8 @@ pub struct ClosingReport {
     pub dry_run: bool,
     /// The status the process will end with.
     pub exit_code: u8,
+    /// What stopped it, then what went wrong while cleaning up.
+    pub errors: Vec<EndingError>,
     /// One result per module, in order.
     pub modules: Vec<ModuleResult>,
     /// Everything logged at WARNING or above, once each.

@@ -391,8 +391,9 @@ impl Place {
         if !prompter.can_ask() {
             return Err(self.sudo(SudoTrouble::PasswordRequired));
         }
-        for _ in 0..TRIES {
-            let question = format!("[sudo] password of {} on {}: ", self.user, self.host);
+        for attempt in 0..TRIES {
+            let again = if attempt == 0 { "" } else { "that was wrong; " };
+            let question = format!("{again}[sudo] password of {} on {}: ", self.user, self.host);
             let password = prompter.secret(&escape_str(&question))?;
             match start(self, &password)? {
                 Ok(link) => return Ok(link),

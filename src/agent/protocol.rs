@@ -401,7 +401,7 @@ pub struct DiskFacts {
     pub free_bytes: u64,
 }
 
-/// What a program printed and how it ended (`CommandResult` of the seeds).
+/// What a program printed and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunOutput {
     /// Exit code, or 128 + signal.
@@ -476,7 +476,9 @@ mod tests {
             },
         ];
         let mut bytes = Vec::new();
-        frames.iter().for_each(|f| f.encode(&mut bytes));
+        for frame in &frames {
+            frame.encode(&mut bytes);
+        }
         for cut in 0..bytes.len() {
             let mut splitter = FrameSplitter::new();
             let mut got = Vec::new();

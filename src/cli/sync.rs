@@ -4,16 +4,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::args::{GlobalArgs, SyncArgs};
+use super::args::{GlobalArgs, ProgressMode, SyncArgs};
 use super::session::Console;
 use super::{load_config, report};
 use crate::config::Config;
-use crate::error::explain;
 use crate::event::{EventSink, LogLevel};
 use crate::exit::ExitStatus;
 use crate::interrupt::Interrupted;
 use crate::modules;
 use crate::record::log::{LogError, LogWriter, bridge, log_dir};
+use crate::run::explain::explain;
 use crate::run::options::{SyncOptions, choose};
 use crate::run::reach::Reach;
 use crate::run::session::SyncSession;
@@ -57,8 +57,11 @@ pub fn run(global: &GlobalArgs, args: &SyncArgs) -> ExitStatus {
     });
     let lost = log.finish();
     console.finish();
-    for error in &ended.errors {
-        report(error);
+    // A closing block has told them already.
+    if global.progress == ProgressMode::Json {
+        for error in &ended.errors {
+            report(error);
+        }
     }
     if let Err(error) = lost {
         crate::ui::report_error(&crate::ui::ErrorReport::from_error(&error, None));

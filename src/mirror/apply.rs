@@ -16,13 +16,14 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::io::Errno;
 
 use super::codec::Malformed;
-use super::entry::{Aspects, Kind, Meta, split};
+use super::entry::{Aspects, Kind, Meta, Time, split};
 use super::place::{self, Deleted, DirCache, PlaceError, Shared};
 use super::plan::{FolderPlan, Old, Op, Ops, Step};
 use super::scan::{Notes, ScanError};
+use super::spool::{Spool, SpoolWriter};
 use super::staging::{self, LATE_FLAGS, Staging, StagingError};
 use super::tree::Tree;
-use super::wire::{Batch, ContentHash, FETCH_WINDOW, FrameCursor, Message};
+use super::wire::{Batch, ContentHash, FETCH_PATHS, FETCH_WINDOW, FrameCursor, Message};
 use crate::escape::{escape_bytes, escape_str};
 use crate::interrupt::{AbortFlag, Interrupted};
 
@@ -95,6 +96,8 @@ enum Item {
         leader: Vec<u8>,
         path: Vec<u8>,
         old: Option<Old>,
+        /// What the leader is.
+        want: Box<Meta>,
     },
 }
 
@@ -131,26 +134,49 @@ pub fn apply(
         let rest = root_before.meta.flags & !LATE_FLAGS;
         staging::set_flags(root_dir.as_fd(), rest, u32::MAX).map_err(|e| write_error(b"", e))?;
     }
-    let staging = Staging::open(tree)?;
-    let result = apply_staged(tree, plan, &staging, incoming, peer, cli, abort);
-    let removed = staging.remove(tree);
-    // Making and removing the staging directory moved the folder's own time.
     let before = place::Before {
         path: Vec::new(),
+        ino: root_before.ino,
         mtime: root_before.meta.mtime,
         flags: late,
     };
+    let result = Staging::open(tree)
+        .map_err(ApplyError::from)
+        .and_then(|staging| apply_with(tree, plan, &staging, incoming, peer, cli, abort));
+    // Making and removing the staging directory moved the folder's own time.
     let restored = place::restore(tree, &before);
-    let (mut applied, touched) = result?;
-    if let Err(error) = removed {
-        applied
-            .notes
-            .error("cannot remove the staging directory", &error.to_string());
-    }
+    let (mut applied, made) = result?;
     if let Err(error) = restored {
         applied
             .notes
             .error("cannot restore the folder's time", &error.to_string());
+    }
+    finish_dirs(tree, plan, &made, &mut applied, abort)?;
+    rustix::fs::syncfs(tree.root()).map_err(|e| write_error(b"", e))?;
+    Ok(applied)
+}
+
+/// Carries out `plan` and, however that ends, puts away what it needed and gives directories whose
+/// content moved their times and flags back.
+fn apply_with(
+    tree: &Tree,
+    plan: &FolderPlan,
+    staging: &Staging,
+    incoming: &Receiver<Vec<u8>>,
+    peer: Batch<'_>,
+    cli: Batch<'_>,
+    abort: &AbortFlag,
+) -> Result<(Applied, Spool), ApplyError> {
+    let shared = Shared::new(tree, staging)?;
+    let mut applied = Applied::default();
+    let result = apply_staged(&shared, plan, &mut applied, incoming, peer, cli, abort);
+    let (touched, displaced) = shared.finish()?;
+    let notes = &mut applied.notes;
+    for (path, staged) in displaced {
+        clear_displaced(tree, staging, &path, &staged, notes);
+    }
+    if let Err(error) = staging.remove(tree) {
+        notes.error("cannot remove the staging directory", &error.to_string());
     }
     let mut reader = touched.reader()?;
     while let Some(record) = reader.next_record()? {
@@ -160,14 +186,10 @@ pub fn apply(
         }
         if let Err(error) = place::restore(tree, &before) {
             let path = escape_bytes(&before.path);
-            applied
-                .notes
-                .error("cannot restore the time of", &format!("{path}: {error}"));
+            notes.error("cannot restore the time of", &format!("{path}: {error}"));
         }
     }
-    finish_dirs(tree, plan, &mut applied, abort)?;
-    rustix::fs::syncfs(tree.root()).map_err(|e| write_error(b"", e))?;
-    Ok(applied)
+    Ok((applied, result?))
 }
 
 fn write_error(path: &[u8], source: Errno) -> ApplyError {
@@ -182,26 +204,25 @@ fn finish_peer(mut peer: Batch<'_>) -> Result<(), ApplyError> {
     Ok(peer.flush()?)
 }
 
+/// Returns the inode numbers of the directories that were made, in the plan's order.
 fn apply_staged(
-    tree: &Tree,
+    shared: &Shared<'_>,
     plan: &FolderPlan,
-    staging: &Staging,
+    applied: &mut Applied,
     incoming: &Receiver<Vec<u8>>,
     peer: Batch<'_>,
     cli: Batch<'_>,
     abort: &AbortFlag,
-) -> Result<(Applied, super::spool::Spool), ApplyError> {
-    let shared = Shared::new(tree, staging)?;
+) -> Result<Spool, ApplyError> {
     let outcome = Mutex::new(Outcome::default());
-    let mut applied = Applied::default();
     let (tx, rx) = bounded::<Vec<Item>>(1);
-    std::thread::scope(|scope| {
+    let made = std::thread::scope(|scope| {
         let committer = std::thread::Builder::new()
             .name("place".into())
-            .spawn_scoped(scope, || commit_batches(&shared, &rx, &outcome, abort))
+            .spawn_scoped(scope, || commit_batches(shared, &rx, &outcome, abort))
             .map_err(ApplyError::Plan)?;
         let mut writer = Writer {
-            shared: &shared,
+            shared,
             outcome: &outcome,
             batches: Some(tx),
             batch: Vec::new(),
@@ -214,18 +235,22 @@ fn apply_staged(
             ahead_ended: false,
             requested: 0,
             received: 0,
+            asked_bytes: 0,
+            planned: plan.begun,
             uncredited: 0,
             cursor: FrameCursor::default(),
             dirs: DirCache::default(),
-            applied: &mut applied,
+            applied,
+            made: SpoolWriter::new()?,
             reported: Instant::now(),
         };
         let result = writer.run(plan);
-        drop(writer);
+        writer.batches = None;
+        let made = writer.made;
         // The channel is closed now; what was handed over is still placed unless we were aborted.
         let joined = committer.join();
         assert!(joined.is_ok(), "the placing thread does not panic");
-        result
+        result.and_then(|()| Ok(made.finish()?))
     })?;
     {
         let outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -236,45 +261,22 @@ fn apply_staged(
         applied.notes.merge(outcome.notes);
     }
     abort.check()?;
-    delete_all(&shared, plan, &mut applied, abort)?;
-    let (touched, displaced) = shared.finish()?;
-    for (path, staged) in displaced {
-        clear_displaced(tree, staging, &path, &staged, &mut applied);
-    }
-    Ok((applied, touched))
+    delete_all(shared, plan, applied, abort)?;
+    Ok(made)
 }
 
-/// Removes a directory that gave way. If something is in it that nobody planned to delete, it is
-/// kept beside what took its place.
-fn clear_displaced(
-    tree: &Tree,
-    staging: &Staging,
-    path: &[u8],
-    staged: &str,
-    applied: &mut Applied,
-) {
-    use rustix::fs::{AtFlags, RenameFlags};
-    match rustix::fs::unlinkat(staging.dir(), staged, AtFlags::REMOVEDIR) {
-        Ok(()) => {}
-        Err(_) => {
-            let kept = format!(".pc-switcher-kept-{}-{staged}", std::process::id());
-            let moved = rustix::fs::renameat_with(
-                staging.dir(),
-                staged,
-                tree.root(),
-                &kept[..],
-                RenameFlags::NOREPLACE,
-            );
-            let path = escape_bytes(path);
-            let text = match moved {
-                Ok(()) => format!("{path}: kept as {kept} at the top of the folder"),
-                Err(error) => format!("{path}: {error}"),
-            };
-            applied
-                .notes
-                .error("something new was in a directory that gave way", &text);
-        }
+/// Removes a directory that gave way. If something is in it that nobody planned to delete, or it
+/// was not emptied because the run ended early, it is kept.
+fn clear_displaced(tree: &Tree, staging: &Staging, path: &[u8], staged: &str, notes: &mut Notes) {
+    if rustix::fs::unlinkat(staging.dir(), staged, rustix::fs::AtFlags::REMOVEDIR).is_ok() {
+        return;
     }
+    let path = escape_bytes(path);
+    let text = match staging::keep(tree, staging.dir(), staged.as_bytes()) {
+        Ok(kept) => format!("{path}: kept in {kept} at the top of the folder"),
+        Err(error) => format!("{path}: {error}"),
+    };
+    notes.error("something was in a directory that gave way", &text);
 }
 
 /// Makes batches durable and places them, until the channel closes or we are aborted.
@@ -302,22 +304,29 @@ fn commit_batches(
                     old,
                     late_flags,
                 } => {
-                    let mut result =
-                        place::place(shared, &mut dirs, staged, *kind, path, old.as_ref());
-                    if result.is_ok() && *late_flags != 0 {
-                        result = place::set_late_flags(shared, &mut dirs, path, *late_flags);
-                    }
+                    let (dirs, old) = (&mut dirs, old.as_ref());
+                    let result = if *late_flags == 0 {
+                        place::place(shared, dirs, staged, *kind, path, old)
+                    } else {
+                        place::place_flagged(shared, dirs, staged, path, old, *late_flags)
+                    };
                     (path, result)
                 }
-                Item::Link { leader, path, old } => {
+                Item::Link {
+                    leader,
+                    path,
+                    old,
+                    want,
+                } => {
                     if lock(outcome).failed.contains(leader) {
                         let text = format!("{}: its first name failed", escape_bytes(path));
                         lock(outcome).notes.error("not linked", &text);
                         continue;
                     }
+                    let (dirs, old) = (&mut dirs, old.as_ref());
                     (
                         path,
-                        place::place_link(shared, &mut dirs, leader, path, old.as_ref()),
+                        place::place_link(shared, dirs, leader, path, old, want),
                     )
                 }
             };
@@ -362,10 +371,16 @@ struct Writer<'a> {
     ahead_ended: bool,
     requested: u64,
     received: u64,
+    /// Length of the paths requested and not received.
+    asked_bytes: usize,
+    /// When the plan was made.
+    planned: Time,
     uncredited: u64,
     cursor: FrameCursor,
     dirs: DirCache,
     applied: &'a mut Applied,
+    /// Inode numbers of the directories made, 0 for those that could not be.
+    made: SpoolWriter,
     reported: Instant,
 }
 
@@ -393,10 +408,13 @@ impl Writer<'_> {
     /// Asks for the content of files to come, as many as may be under way.
     fn ask(&mut self) -> Result<(), ApplyError> {
         let low = FETCH_WINDOW / 2;
-        if self.ahead_ended || self.requested - self.received > low {
+        if self.ahead_ended
+            || self.requested - self.received > low
+            || self.asked_bytes > FETCH_PATHS / 2
+        {
             return Ok(());
         }
-        while self.requested - self.received < FETCH_WINDOW {
+        while self.requested - self.received < FETCH_WINDOW && self.asked_bytes < FETCH_PATHS {
             let Some(op) = self.ahead.next_op()? else {
                 self.ahead_ended = true;
                 break;
@@ -407,6 +425,7 @@ impl Writer<'_> {
                     path: &op.path,
                 })?;
                 self.requested += 1;
+                self.asked_bytes += op.path.len();
             }
         }
         Ok(self.peer.flush()?)
@@ -480,11 +499,20 @@ impl Writer<'_> {
                     .clone()
                     .ok_or(Malformed("a link without its leader"))?;
                 let (path, old) = (op.path.clone(), op.old.clone());
-                self.batch.push(Item::Link { leader, path, old });
+                let want = Meta {
+                    xattrs: Vec::new(),
+                    ..op.meta.clone()
+                };
+                self.batch.push(Item::Link {
+                    leader,
+                    path,
+                    old,
+                    want: Box::new(want),
+                });
                 return Ok(());
             }
             Step::Fetch => self.fetch(op)?,
-            Step::Reattribute => self.reattribute(op).map_err(PlaceError::from),
+            Step::Reattribute => self.reattribute(op),
             Step::MakeNode => {
                 let staged = self.shared.staging.new_name();
                 let made = self.shared.staging.new_node(&staged, &op.meta);
@@ -515,47 +543,46 @@ impl Writer<'_> {
     /// Directories are placed at once: what goes into them needs them, and they hold no content.
     fn make_dir(&mut self, op: &Op) -> Result<(), ApplyError> {
         let staged = self.shared.staging.new_name();
-        let made = self
-            .shared
+        let shared = self.shared;
+        let made = shared
             .staging
-            .new_dir(self.shared.tree, &staged, &op.meta)
+            .new_dir(shared.tree, &staged, &op.meta)
             .map_err(PlaceError::from)
-            .and_then(|_| {
-                let old = op.old.as_ref();
-                place::place(
-                    self.shared,
-                    &mut self.dirs,
-                    &staged,
-                    Kind::Dir,
-                    &op.path,
-                    old,
-                )
+            .and_then(|fd| {
+                let (dirs, old) = (&mut self.dirs, op.old.as_ref());
+                match place::place(shared, dirs, &staged, Kind::Dir, &op.path, old) {
+                    Ok(()) => Ok(Old::of(&fd)?.ino),
+                    Err(PlaceError::Appeared) => {
+                        place::made_meanwhile(shared.tree, &op.path, &op.meta, self.planned)
+                    }
+                    Err(error) => Err(error),
+                }
             });
-        match made {
-            // A directory that somebody made meanwhile is as good: it gets its attributes at the end.
-            Ok(()) => self.applied.items += 1,
-            Err(PlaceError::Appeared) if self.shared.tree.open_dir(&op.path).is_ok() => {
+        let ino = match made {
+            Ok(ino) => {
                 self.applied.items += 1;
+                ino
             }
             Err(error) => {
                 if let PlaceError::Io(errno) = &error {
                     Self::check_fatal(&op.path, *errno)?;
                 }
                 self.failed(&op.path, &error);
+                0
             }
-        }
-        Ok(())
+        };
+        Ok(self.made.push(&ino.to_le_bytes())?)
     }
 
     /// A copy by reflink of what is there, with the new attributes.
-    fn reattribute(&mut self, op: &Op) -> Result<String, Errno> {
+    fn reattribute(&mut self, op: &Op) -> Result<String, PlaceError> {
         let (parent, name) = split(&op.path);
         let dir = self.dirs.open(self.shared.tree, parent)?;
         let from = self.shared.tree.open_file(dir.as_fd(), name)?;
-        let stat = rustix::fs::fstat(&from)?;
-        // Whether it is still what the plan saw is looked at when it is placed.
-        if stat.st_size.cast_unsigned() != op.meta.size {
-            return Err(Errno::STALE);
+        // What has its name now may be a file that the new owner must not read.
+        let now = Old::of(&from)?;
+        if now.size != op.meta.size || !op.old.as_ref().is_some_and(|old| old.is_still(&now)) {
+            return Err(PlaceError::Changed);
         }
         let staged = self.shared.staging.new_name();
         let to = self.shared.staging.new_file(&staged, &op.meta)?;
@@ -568,15 +595,24 @@ impl Writer<'_> {
     /// Receives a file from the source. The outer error ends everything, the inner only this file.
     fn fetch(&mut self, op: &Op) -> Result<Result<String, PlaceError>, ApplyError> {
         let staged = self.shared.staging.new_name();
-        let fd = self
-            .shared
-            .staging
-            .new_file(&staged, &op.meta)
-            .map_err(|errno| write_error(&op.path, errno))?;
-        let received = self.receive(fd.as_fd(), op);
+        // What arrives must be taken off the line even if it cannot be written.
+        let fd = match self.shared.staging.new_file(&staged, &op.meta) {
+            Ok(fd) => Ok(fd),
+            Err(errno) => {
+                Self::check_fatal(&op.path, errno)?;
+                Err(errno)
+            }
+        };
+        let received = self.receive(fd.as_ref().ok().map(AsFd::as_fd), op);
         self.received += 1;
+        self.asked_bytes -= op.path.len();
         self.ask()?;
-        if let Err(text) = received? {
+        let received = received?;
+        let fd = match fd {
+            Ok(fd) => fd,
+            Err(errno) => return Ok(Err(errno.into())),
+        };
+        if let Err(text) = received {
             return Ok(Err(PlaceError::Content(text)));
         }
         let finish = || {
@@ -590,24 +626,32 @@ impl Writer<'_> {
     }
 
     /// Writes what arrives for `op` until its end. The inner error is a reason for people.
-    fn receive(&mut self, fd: BorrowedFd<'_>, op: &Op) -> Result<Result<(), String>, ApplyError> {
+    fn receive(
+        &mut self,
+        fd: Option<BorrowedFd<'_>>,
+        op: &Op,
+    ) -> Result<Result<(), String>, ApplyError> {
         let mut hash = ContentHash::new();
+        let mut written = 0;
         let expected = self.received;
         let mut cursor = std::mem::take(&mut self.cursor);
         let result = loop {
-            let message = match cursor.next_message() {
-                Some(message) => message?,
-                None => {
-                    cursor = FrameCursor::new(super::receive(self.incoming, self.abort)?)?;
-                    continue;
-                }
+            let Some(message) = cursor.next_message() else {
+                cursor = FrameCursor::new(super::receive(self.incoming, self.abort)?)?;
+                continue;
             };
-            match message {
+            match message? {
                 Message::Data { id, offset, bytes } if id == expected => {
-                    if offset + bytes.len() as u64 > op.meta.size {
+                    // Forwards only, so that there is an end to it.
+                    let end = offset + bytes.len() as u64;
+                    if offset < written || end <= offset || end > op.meta.size {
                         return Err(Malformed("more content than the file has").into());
                     }
-                    staging::write_all(fd, offset, bytes).map_err(|e| write_error(&op.path, e))?;
+                    written = end;
+                    if let Some(fd) = fd {
+                        staging::write_all(fd, offset, bytes)
+                            .map_err(|e| write_error(&op.path, e))?;
+                    }
                     hash.update(offset, bytes);
                     self.applied.bytes += bytes.len() as u64;
                     self.uncredited += bytes.len() as u64;
@@ -688,16 +732,27 @@ fn delete_all(
 fn finish_dirs(
     tree: &Tree,
     plan: &FolderPlan,
+    made: &Spool,
     applied: &mut Applied,
     abort: &AbortFlag,
 ) -> Result<(), ApplyError> {
+    let mut made = made.reader()?;
     let mut ops = plan.changes()?;
     while let Some(op) = ops.next_op()? {
         abort.check()?;
-        let result = match op.step {
-            Step::MakeDir | Step::DirAttributes => finish_dir(tree, &op.path, &op.meta),
+        let ino = match op.step {
+            Step::MakeDir => {
+                let record = made.next_record()?.unwrap_or_default();
+                u64::from_le_bytes(record.try_into().map_err(|_| Malformed("no such note"))?)
+            }
+            Step::DirAttributes => op.old.as_ref().map_or(0, |old| old.ino),
             _ => continue,
         };
+        // It could not be made: said already.
+        if ino == 0 {
+            continue;
+        }
+        let result = finish_dir(tree, &op.path, ino, &op.meta);
         match result {
             Ok(()) if op.step == Step::DirAttributes => applied.items += 1,
             Ok(()) => {}
@@ -710,8 +765,13 @@ fn finish_dirs(
     Ok(())
 }
 
-fn finish_dir(tree: &Tree, path: &[u8], want: &Meta) -> Result<(), Errno> {
+/// Gives the directory at `path` its attributes, if it is the inode `ino`: not another one that
+/// somebody moved there to have it given away.
+fn finish_dir(tree: &Tree, path: &[u8], ino: u64, want: &Meta) -> Result<(), PlaceError> {
     let dir = tree.open_dir(path)?;
+    if Old::of(&dir)?.ino != ino {
+        return Err(PlaceError::Changed);
+    }
     let have = tree.look_fd(dir.as_fd())?;
     // An immutable directory takes no new time either.
     if have.flags & LATE_FLAGS != 0 {

@@ -4,7 +4,7 @@
 //! source listing was complete, never anything excluded, mounted or in a nested subvolume. What the
 //! source says is checked against the filter as well: it cannot write to an excluded path.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -14,19 +14,24 @@ use rustix::io::Errno;
 
 use super::codec::{Malformed, Reader};
 use super::content::hash_file;
-use super::entry::{Aspects, Entry, FLAG_NOCOW, Kind, Meta, join, split};
+use super::entry::{Aspects, DEPTH_MAX, Entry, FLAG_NOCOW, Kind, Meta, Time, join, split};
 use super::filter::{Filter, FilterState, Verdict};
 use super::links::Leaders;
 use super::look::Looker;
-use super::plan::{FolderPlan, Old, Op, Planner, Step};
+use super::plan::{FolderPlan, Old, Op, Ops, Planner, Step};
 use super::scan::{ChunkEncoder, Notes, ScanError};
+use super::spool::SpoolWriter;
 use super::tree::{Found, Names, Tree};
-use super::wire::{Batch, Chunk, Message, Messages};
+use super::wire::{Batch, Chunk, FrameCursor, Message, Messages, SCAN_WINDOW_CHUNKS, ScanTree};
 use crate::escape::escape_bytes;
 use crate::interrupt::AbortFlag;
 
 /// A run with more of our own names than this is compared name by name instead of by digest.
 const DIGEST_ENTRIES: usize = 4096;
+/// Hashes asked for before they are needed.
+const HASHES_AHEAD: u64 = 64;
+/// Directories of one folder that may have rules of their own.
+const RULED_MAX: usize = 20_000;
 /// Acknowledge after this many chunks even while more arrive.
 const ACK_EVERY: u64 = 64;
 
@@ -48,6 +53,12 @@ struct Level {
     filter: FilterState,
     names: Names,
     next: usize,
+    /// Whether its last chunk has come.
+    listed: bool,
+    /// The last name that its chunks have spoken for.
+    upper: Vec<u8>,
+    /// The subdirectory entered last.
+    last_child: Vec<u8>,
 }
 
 /// An announced chunk that has not been acknowledged.
@@ -56,6 +67,9 @@ struct Pending {
     path: Rc<[u8]>,
     place: Place,
     filter: FilterState,
+    /// It speaks for the names after this one ...
+    lower: Vec<u8>,
+    /// ... and up to this one.
     upper: Option<Vec<u8>>,
     complete: bool,
     ours: Ours,
@@ -79,12 +93,19 @@ pub struct TargetScan<'a> {
     cli: Batch<'a>,
     abort: &'a AbortFlag,
     content: bool,
+    equal_at: Option<Time>,
     leaders: Leaders,
     looker: Looker<'a>,
     stack: Vec<Level>,
     pending: VecDeque<Pending>,
     acked: Option<u64>,
     planner: Planner,
+    /// Files whose size and time are equal though they were touched; their hashes will tell.
+    doubts: SpoolWriter,
+    /// Number of the chunk that must come next; `None` until the folder itself was announced.
+    next_seq: Option<u64>,
+    /// The rules of directories that have their own, by path: in the directory itself.
+    ruled: HashMap<Vec<u8>, FilterState>,
     reported: Instant,
     /// What a person should know.
     pub notes: Notes,
@@ -101,7 +122,7 @@ impl<'a> TargetScan<'a> {
         peer: Batch<'a>,
         cli: Batch<'a>,
         abort: &'a AbortFlag,
-        content: bool,
+        scan: &ScanTree,
     ) -> Result<Self, ScanError> {
         Ok(Self {
             tree,
@@ -109,13 +130,17 @@ impl<'a> TargetScan<'a> {
             peer,
             cli,
             abort,
-            content,
+            content: scan.content,
+            equal_at: scan.equal_at,
             leaders: Leaders::default(),
             looker,
             stack: Vec::new(),
             pending: VecDeque::new(),
             acked: None,
             planner: Planner::new()?,
+            doubts: SpoolWriter::new()?,
+            next_seq: None,
+            ruled: HashMap::new(),
             reported: Instant::now(),
             notes: Notes::default(),
             entries: 0,
@@ -149,6 +174,8 @@ impl<'a> TargetScan<'a> {
             self.report()?;
         }
         self.acknowledge(true)?;
+        self.resolve_doubts()?;
+        self.peer.push(&Message::Finished)?;
         self.peer.flush()?;
         self.planner.count_existing(self.entries);
         Ok((self.planner.finish()?, self.notes, self.entries))
@@ -193,8 +220,8 @@ impl<'a> TargetScan<'a> {
             source,
         };
         let have = self.tree.look_root().map_err(unreadable)?;
-        if want.kind != Kind::Dir {
-            return Err(Malformed("the folder is no directory").into());
+        if want.kind != Kind::Dir || self.next_seq.replace(0).is_some() {
+            return Err(Malformed("the folder is no directory, or comes twice").into());
         }
         self.entries += 1;
         let aspects = Aspects::between(want, &have.meta);
@@ -212,12 +239,7 @@ impl<'a> TargetScan<'a> {
         have: Option<&Found>,
         want: &Meta,
     ) -> Result<(), ScanError> {
-        let old = have.map(|found| Old {
-            kind: found.meta.kind,
-            ino: found.ino,
-            size: found.meta.size,
-            mtime: found.meta.mtime,
-        });
+        let old = have.map(old_of);
         self.planner.add(&Op {
             step,
             aspects,
@@ -229,6 +251,10 @@ impl<'a> TargetScan<'a> {
     }
 
     fn chunk(&mut self, chunk: Chunk, filter: &Filter) -> Result<(), ScanError> {
+        if self.next_seq != Some(chunk.seq) || self.pending.len() > SCAN_WINDOW_CHUNKS {
+            return Err(Malformed("a chunk out of turn").into());
+        }
+        self.next_seq = Some(chunk.seq + 1);
         if let Some((path, rules)) = &chunk.begins {
             self.enter(path, rules.as_deref(), filter)?;
         }
@@ -236,6 +262,12 @@ impl<'a> TargetScan<'a> {
             .stack
             .last_mut()
             .ok_or(Malformed("a chunk without a directory"))?;
+        let ends_too_early = |upper: &Vec<u8>| *upper <= level.upper;
+        if level.listed || chunk.upper.as_ref().is_some_and(ends_too_early) {
+            return Err(Malformed("a chunk of what was listed already").into());
+        }
+        let lower = std::mem::replace(&mut level.upper, chunk.upper.clone().unwrap_or_default());
+        level.listed = chunk.upper.is_none();
         let (path, place, filter) = (
             Rc::clone(&level.path),
             level.place.clone(),
@@ -273,7 +305,8 @@ impl<'a> TargetScan<'a> {
                     encoder.add(&entry, false);
                     (*name, found.meta) = (entry.name, entry.meta);
                 }
-                equal = encoder.take().0 == chunk.digest;
+                let suspect = chunk.suspect || encoder.is_suspect();
+                equal = encoder.take().0 == chunk.digest && !suspect;
             }
         }
         if chunk.upper.is_none()
@@ -293,6 +326,7 @@ impl<'a> TargetScan<'a> {
             path,
             place,
             filter,
+            lower,
             upper: chunk.upper,
             complete: chunk.complete,
             ours,
@@ -326,15 +360,22 @@ impl<'a> TargetScan<'a> {
             {
                 self.stack.pop();
             }
+            if self.stack.len() > DEPTH_MAX {
+                return Err(Malformed("a directory too deep").into());
+            }
             let level = self
                 .stack
-                .last()
+                .last_mut()
                 .ok_or(Malformed("a directory without its parent"))?;
+            if !level.listed || *name <= *level.last_child {
+                return Err(Malformed("a directory out of turn").into());
+            }
+            level.last_child = name.to_vec();
             if level.filter.verdict(name, true) == Verdict::Exclude {
                 return Err(Malformed("an excluded directory").into());
             }
             let below = level.filter.enter(name);
-            (self.child_place(name)?, below)
+            (self.child_place(name), below)
         };
         let state = match rules {
             None => state,
@@ -342,6 +383,12 @@ impl<'a> TargetScan<'a> {
                 .with_directory_rules(text, &escape_bytes(path))
                 .map_err(|_| Malformed("unusable rules of a directory"))?,
         };
+        if rules.is_some() {
+            if self.ruled.len() >= RULED_MAX {
+                return Err(Malformed("too many directories with rules").into());
+            }
+            self.ruled.insert(path.to_vec(), state.clone());
+        }
         self.looker.begin();
         let names = match &place {
             Place::Here(fd) => match Names::read(fd.as_fd()) {
@@ -362,19 +409,22 @@ impl<'a> TargetScan<'a> {
             filter: state,
             names,
             next: 0,
+            listed: false,
+            upper: Vec::new(),
+            last_child: Vec::new(),
         });
         Ok(())
     }
 
     /// What stands at `name` in the directory on top of the stack, where the source has a directory.
-    fn child_place(&mut self, name: &[u8]) -> Result<Place, ScanError> {
+    fn child_place(&mut self, name: &[u8]) -> Place {
         let level = self.stack.last().expect("the caller looked");
         let fd = match &level.place {
             Place::Here(fd) => Rc::clone(fd),
-            other => return Ok(other.clone()),
+            other => return other.clone(),
         };
         let path = join(&level.path, name);
-        Ok(match self.tree.open_child(fd.as_fd(), name) {
+        match self.tree.open_child(fd.as_fd(), name) {
             Ok(fd) => Place::Here(Rc::new(fd)),
             Err(Errno::NOENT) => Place::Absent,
             Err(Errno::XDEV) => {
@@ -400,7 +450,7 @@ impl<'a> TargetScan<'a> {
                 );
                 Place::Blocked
             }
-        })
+        }
     }
 
     #[expect(
@@ -430,17 +480,15 @@ impl<'a> TargetScan<'a> {
             return Ok(());
         }
         let found = self.looker.look(dir, path, names, position);
-        let Some(found) = self.note(found, dir, path, &name)? else {
-            return Ok(());
-        };
-        let verdict = if matches!(found.meta.kind, Kind::Dir | Kind::Opaque) {
-            as_dir
-        } else {
-            as_other
-        };
-        if verdict == Verdict::Exclude {
-            ours.protected.push(name);
-        } else {
+        if let Ok(Some(found)) = &found {
+            let is_dir = matches!(found.meta.kind, Kind::Dir | Kind::Opaque);
+            // Before it is noted: what is excluded leads no hard links.
+            if (if is_dir { as_dir } else { as_other }) == Verdict::Exclude {
+                ours.protected.push(name);
+                return Ok(());
+            }
+        }
+        if let Some(found) = self.note(found, dir, path, &name)? {
             self.entries += 1;
             ours.entries.push((name, Some(found)));
         }
@@ -471,11 +519,7 @@ impl<'a> TargetScan<'a> {
                 "cannot be read",
                 &format!("{}: {error}", escape_bytes(&join(path, name))),
             );
-            Ok(Some(Found {
-                meta: Meta::opaque(),
-                ino: 0,
-                nlink: 1,
-            }))
+            Ok(Some(Found::unreadable()))
         };
         let mut found = match found {
             Ok(Some(found)) => found,
@@ -483,6 +527,7 @@ impl<'a> TargetScan<'a> {
             Err(error) => return unreadable(&mut self.notes, error),
         };
         self.leaders.note(&mut found, || join(path, name));
+        found.suspect_if_touched_since(self.equal_at);
         if self.content && found.meta.kind == Kind::File {
             match hash_file(self.tree, dir.as_fd(), name, self.abort) {
                 Ok(hash) => found.meta.content = Some(hash),
@@ -491,6 +536,24 @@ impl<'a> TargetScan<'a> {
             }
         }
         Ok(Some(found))
+    }
+
+    /// Whether the rules exclude `path`, which is not a directory.
+    fn is_excluded(&self, path: &[u8]) -> bool {
+        // The folder's own state is always at the bottom of the stack.
+        let Some(mut state) = self.stack.first().map(|level| level.filter.clone()) else {
+            return true;
+        };
+        let mut at = 0;
+        while let Some(slash) = path[at..].iter().position(|b| *b == b'/') {
+            let end = at + slash;
+            state = match self.ruled.get(&path[..end]) {
+                Some(state) => state.clone(),
+                None => state.enter(&path[at..end]),
+            };
+            at = end + 1;
+        }
+        state.verdict(&path[at..], false) == Verdict::Exclude
     }
 
     /// Compares a chunk whose entries have arrived.
@@ -505,24 +568,35 @@ impl<'a> TargetScan<'a> {
         }
         pending.done = true;
         let ours = std::mem::take(&mut pending.ours);
-        let (path, place, filter, complete, upper) = (
+        let (path, place, filter, complete, lower, upper) = (
             Rc::clone(&pending.path),
             pending.place.clone(),
             pending.filter.clone(),
             pending.complete,
+            std::mem::take(&mut pending.lower),
             pending.upper.take(),
         );
         let mut ours_iter = ours.entries.into_iter().peekable();
         let mut reader = Reader::new(entries);
-        let mut previous: Option<Vec<u8>> = None;
+        let mut previous = lower;
         while !reader.is_empty() {
             self.abort.check()?;
             let entry = Entry::decode(&mut reader)?;
-            let in_order = previous.as_ref().is_none_or(|p| *p < entry.name)
-                && upper.as_ref().is_none_or(|u| entry.name <= *u);
-            let is_dir = matches!(entry.meta.kind, Kind::Dir | Kind::Opaque);
-            if !in_order || filter.verdict(&entry.name, is_dir) == Verdict::Exclude {
+            let in_order = previous < entry.name && upper.as_ref().is_none_or(|u| entry.name <= *u);
+            let excluded_as = |is_dir| filter.verdict(&entry.name, is_dir) == Verdict::Exclude;
+            let excluded = match entry.meta.kind {
+                Kind::Dir => excluded_as(true),
+                // It could not be looked at: a directory or not.
+                Kind::Opaque => excluded_as(true) && excluded_as(false),
+                _ => excluded_as(false),
+            };
+            if !in_order || excluded {
                 return Err(Malformed("an entry that does not belong in its listing").into());
+            }
+            if let Some(leader) = &entry.meta.leader
+                && self.is_excluded(leader)
+            {
+                return Err(Malformed("a hard link to something excluded").into());
             }
             while let Some((name, have)) = ours_iter.next_if(|(name, _)| *name < entry.name) {
                 self.only_ours(&path, &place, &name, have, &filter, complete)?;
@@ -543,7 +617,7 @@ impl<'a> TargetScan<'a> {
                 ),
                 None => self.only_theirs(&path, &entry)?,
             }
-            previous = Some(entry.name);
+            previous = entry.name;
         }
         for (name, have) in ours_iter {
             self.only_ours(&path, &place, &name, have, &filter, complete)?;
@@ -599,7 +673,11 @@ impl<'a> TargetScan<'a> {
         {
             aspects.0 |= Aspects::LINK;
         }
-        if aspects == Aspects::default() {
+        let doubtful = want.kind == Kind::File
+            && (want.suspect || have.meta.suspect)
+            && !self.content
+            && !aspects.any(Aspects::KIND | Aspects::CONTENT);
+        if aspects == Aspects::default() && !doubtful {
             return Ok(());
         }
         if aspects.any(Aspects::KIND) {
@@ -630,7 +708,96 @@ impl<'a> TargetScan<'a> {
             }
             _ => Step::MakeNode,
         };
+        if doubtful {
+            let op = Op {
+                step,
+                aspects,
+                path,
+                old: Some(old_of(have)),
+                meta: want.clone(),
+            };
+            return Ok(self.doubts.push(&op.to_record())?);
+        }
         self.add(step, aspects, path, Some(have), want)
+    }
+
+    /// Compares by content what was touched without its size or time showing it.
+    fn resolve_doubts(&mut self) -> Result<(), ScanError> {
+        let doubts = Ops::of(&std::mem::replace(&mut self.doubts, SpoolWriter::new()?).finish()?)?;
+        let (mut ahead, mut ops) = doubts;
+        let (mut asked, mut answered) = (0, 0);
+        let mut cursor = FrameCursor::default();
+        while let Some(mut op) = ops.next_op()? {
+            self.abort.check()?;
+            if op.step != Step::Link {
+                while asked < answered + HASHES_AHEAD {
+                    let Some(next) = ahead.next_op()? else { break };
+                    if next.step != Step::Link {
+                        self.peer.push(&Message::WantHash {
+                            id: asked,
+                            path: &next.path,
+                        })?;
+                        asked += 1;
+                    }
+                }
+                self.peer.flush()?;
+                let ours = self.hash_of(&op.path);
+                self.abort.check()?;
+                let theirs = self.next_hash(&mut cursor, answered)?;
+                answered += 1;
+                match (ours, theirs) {
+                    (Ok(ours), Some(theirs)) if ours == theirs => {}
+                    (Ok(_), Some(_)) => {
+                        op.aspects.0 |= Aspects::CONTENT;
+                        op.step = Step::Fetch;
+                    }
+                    (Ok(_), None) => {
+                        self.notes.error(
+                            "cannot be read on the source, left as it is",
+                            &escape_bytes(&op.path),
+                        );
+                        continue;
+                    }
+                    (Err(error), _) => {
+                        let path = escape_bytes(&op.path);
+                        self.notes
+                            .error("cannot be read", &format!("{path}: {error}"));
+                        continue;
+                    }
+                }
+            } else if let Some(leader) = &op.meta.leader
+                && self.planner.is_new_leader(leader)
+            {
+                op.aspects.0 |= Aspects::LINK;
+            }
+            if op.aspects != Aspects::default() {
+                self.planner.add(&op)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hash_of(&self, path: &[u8]) -> Result<[u8; 32], Errno> {
+        let (parent, name) = split(path);
+        let dir = self.tree.open_dir(parent)?;
+        hash_file(self.tree, dir.as_fd(), name, self.abort)
+    }
+
+    fn next_hash(
+        &self,
+        cursor: &mut FrameCursor,
+        expected: u64,
+    ) -> Result<Option<[u8; 32]>, ScanError> {
+        loop {
+            match cursor.next_message() {
+                Some(Ok(Message::Hash { id, hash })) if id == expected => return Ok(hash),
+                Some(Ok(_)) => return Err(Malformed("out of place after a scan").into()),
+                Some(Err(error)) => return Err(error.into()),
+                None => {
+                    *cursor = FrameCursor::new(super::receive(self.incoming, self.abort)?)?;
+                }
+            }
+        }
     }
 
     fn only_ours(
@@ -779,8 +946,10 @@ impl<'a> TargetScan<'a> {
             }
         };
         let mut stack = vec![first];
-        while let Some(frame) = stack.last_mut() {
+        loop {
             self.abort.check()?;
+            let depth = stack.len();
+            let Some(frame) = stack.last_mut() else { break };
             let Some(name) = frame.names.get(frame.next).map(<[u8]>::to_vec) else {
                 let frame = stack.pop().expect("looked at above");
                 if frame.stays {
@@ -798,15 +967,13 @@ impl<'a> TargetScan<'a> {
             let found = match self.tree.look(frame.fd.as_fd(), &name) {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,
-                Err(_) => Found {
-                    meta: Meta::opaque(),
-                    ino: 0,
-                    nlink: 1,
-                },
+                Err(_) => Found::unreadable(),
             };
             let is_dir = matches!(found.meta.kind, Kind::Dir | Kind::Opaque);
             let excluded = frame.filter.verdict(&name, is_dir) == Verdict::Exclude;
             if excluded || found.meta.kind == Kind::Opaque {
+                frame.stays = true;
+            } else if found.meta.kind == Kind::Dir && depth > DEPTH_MAX {
                 frame.stays = true;
             } else if found.meta.kind == Kind::Dir {
                 let below = frame.filter.enter(&name);
@@ -819,6 +986,16 @@ impl<'a> TargetScan<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// What the plan remembers of what stands there.
+fn old_of(found: &Found) -> Old {
+    Old {
+        kind: found.meta.kind,
+        ino: found.ino,
+        size: found.meta.size,
+        mtime: found.meta.mtime,
     }
 }
 

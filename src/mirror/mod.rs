@@ -16,6 +16,7 @@ pub mod place;
 pub mod plan;
 pub mod relay;
 pub mod scan;
+pub mod scope;
 pub mod serve;
 pub mod service;
 pub mod spool;
@@ -54,3 +55,11 @@ fn peer_payload(frame: &[u8]) -> Result<&[u8], Malformed> {
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_interrupt;
+#[cfg(test)]
+mod tests_look;
+#[cfg(test)]
+mod tests_property;
+#[cfg(test)]
+mod tests_random;

@@ -9,11 +9,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{AtFlags, RenameFlags, StatxFlags};
+use rustix::fs::{AtFlags, RenameFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::codec::{Reader, put_bytes, put_u64};
-use super::entry::{Kind, PATH_LIMIT, Time, split};
+use super::entry::{Kind, Meta, PATH_LIMIT, Time, split};
 use super::plan::Old;
 use super::spool::{Spool, SpoolWriter};
 use super::staging::{LATE_FLAGS, Staging, set_flags, set_mtime};
@@ -29,6 +29,9 @@ pub enum PlaceError {
     /// What is there is not what the plan saw.
     #[error("changed on the target meanwhile; left as it is")]
     Changed,
+    /// What is at its first name is not what the source has.
+    #[error("not linked: its first name is not what it should be on the target")]
+    Leader,
     /// It could not be made with all its attributes.
     #[error("{0}")]
     Io(#[from] Errno),
@@ -77,6 +80,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Before {
     /// Where, below the folder.
     pub path: Vec<u8>,
+    /// Its inode number: another directory of that name is left as it is.
+    pub ino: u64,
     /// Its modification time.
     pub mtime: Time,
     /// Those of its late flags that were set and have been cleared.
@@ -114,13 +119,15 @@ impl<'a> Shared<'a> {
         };
         let mut record = Vec::new();
         put_bytes(&mut record, path);
+        put_u64(&mut record, stat.stx_ino);
         put_time(&mut record, mtime);
         put_u64(&mut record, u64::from(flags));
         touched.spool.push(&record)?;
-        drop(touched);
+        // Still locked: the other thread must not go on before the flags are gone.
         if flags != 0 {
             clear_late_flags(dir)?;
         }
+        drop(touched);
         Ok(())
     }
 
@@ -143,9 +150,11 @@ pub fn read_before(record: &[u8]) -> io::Result<Before> {
     let mut reader = Reader::new(record);
     let mut read = || {
         let path = reader.bytes(PATH_LIMIT)?.to_vec();
+        let ino = reader.u64()?;
         let mtime = read_time(&mut reader)?;
         Ok(Before {
             path,
+            ino,
             mtime,
             flags: reader.u32()?,
         })
@@ -153,10 +162,45 @@ pub fn read_before(record: &[u8]) -> io::Result<Before> {
     read().map_err(|e: super::codec::Malformed| io::Error::other(e))
 }
 
-fn clear_late_flags(fd: impl AsFd) -> Result<(), Errno> {
-    let now = rustix::fs::ioctl_getflags(&fd)?;
-    let new = rustix::fs::IFlags::from_bits_retain(now.bits() & !LATE_FLAGS);
-    rustix::fs::ioctl_setflags(&fd, new)
+/// Clears the late flags and says which were set.
+fn clear_late_flags(fd: &OwnedFd) -> Result<u32, Errno> {
+    let now = match rustix::fs::ioctl_getflags(fd) {
+        Ok(flags) => flags.bits(),
+        Err(Errno::NOTTY | Errno::OPNOTSUPP) => 0,
+        Err(error) => return Err(error),
+    };
+    if now & LATE_FLAGS != 0 {
+        let new = rustix::fs::IFlags::from_bits_retain(now & !LATE_FLAGS);
+        rustix::fs::ioctl_setflags(fd, new)?;
+    }
+    Ok(now & LATE_FLAGS)
+}
+
+/// Sets late flags in addition to the flags there are.
+fn add_late_flags(fd: &OwnedFd, late: u32) -> Result<(), Errno> {
+    if late == 0 {
+        return Ok(());
+    }
+    set_flags(fd.as_fd(), current_flags(fd)? | late, u32::MAX)
+}
+
+/// Opens the file or directory `name` to change its flags, if it still is what the plan saw.
+fn open_old(
+    shared: &Shared<'_>,
+    dir: &OwnedFd,
+    name: &[u8],
+    old: &Old,
+) -> Result<OwnedFd, PlaceError> {
+    let fd = if old.kind == Kind::Dir {
+        shared.tree.open_child(dir.as_fd(), name)?
+    } else {
+        shared.tree.open_file(dir.as_fd(), name)?
+    };
+    if rustix::fs::fstat(&fd)?.st_ino == old.ino {
+        Ok(fd)
+    } else {
+        Err(PlaceError::Changed)
+    }
 }
 
 /// The last directory that was opened, for the next path in it.
@@ -186,8 +230,12 @@ fn identity(dir: &OwnedFd, name: &[u8]) -> Result<Option<(Old, u32)>, Errno> {
         Err(Errno::NOENT) => return Ok(None),
         Err(error) => return Err(error),
     };
+    Ok(Some((old_of(&stat), stat.stx_nlink)))
+}
+
+fn old_of(stat: &Statx) -> Old {
     let kind = super::tree::kind_of(u32::from(stat.stx_mode));
-    let old = Old {
+    Old {
         kind,
         ino: stat.stx_ino,
         size: if kind == Kind::File { stat.stx_size } else { 0 },
@@ -195,13 +243,19 @@ fn identity(dir: &OwnedFd, name: &[u8]) -> Result<Option<(Old, u32)>, Errno> {
             secs: stat.stx_mtime.tv_sec,
             nanos: stat.stx_mtime.tv_nsec,
         },
-    };
-    Ok(Some((old, stat.stx_nlink)))
+    }
 }
 
 impl Old {
+    /// What is open as `fd`.
+    pub fn of(fd: impl AsFd) -> Result<Self, Errno> {
+        let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+        Ok(old_of(&stat))
+    }
+
     /// Whether `now` is still what the plan saw. A directory's time moves with its content.
-    fn is_still(&self, now: &Self) -> bool {
+    #[must_use]
+    pub fn is_still(&self, now: &Self) -> bool {
         if self.kind == Kind::Dir {
             return now.kind == Kind::Dir && self.ino == now.ino;
         }
@@ -235,7 +289,7 @@ pub fn place(
             create()
         };
     };
-    let Some((now, _)) = now else {
+    let Some((now, nlink)) = now else {
         // Removed meanwhile: nothing is lost by putting the new one there.
         return create();
     };
@@ -252,13 +306,15 @@ pub fn place(
     };
     match rename() {
         // An immutable or append-only file gives way only without its flags.
-        Err(Errno::PERM) => {
-            let file = shared
-                .tree
-                .open_child(dir.as_fd(), name)
-                .or_else(|_| shared.tree.open_file(dir.as_fd(), name))?;
-            clear_late_flags(&file)?;
-            rename()?;
+        Err(Errno::PERM) if matches!(old.kind, Kind::File | Kind::Dir) => {
+            let node = open_old(shared, dir, name, old)?;
+            let late = clear_late_flags(&node)?;
+            let done = rename();
+            // It stays, or has names elsewhere that keep it.
+            if done.is_err() || (old.kind == Kind::File && nlink > 1) {
+                add_late_flags(&node, late)?;
+            }
+            done?;
         }
         other => other?,
     }
@@ -269,13 +325,27 @@ pub fn place(
     Ok(())
 }
 
-/// Makes `path` a further name of the inode at `leader`.
+/// Whether the thing just linked is what the source said of it.
+///
+/// A person may have put something else at the leader's path: it must not appear under a name in
+/// somebody else's directory. Owner, time and size together cannot be forged for another's file.
+fn is_as_wanted(stat: &Statx, want: &Meta) -> bool {
+    let now = old_of(stat);
+    now.kind == want.kind
+        && (stat.stx_uid, stat.stx_gid) == (want.uid, want.gid)
+        && now.mtime == want.mtime
+        && (want.kind != Kind::File || now.size == want.size)
+        && (want.kind == Kind::Symlink || u32::from(stat.stx_mode) & 0o7777 == want.mode)
+}
+
+/// Makes `path` a further name of the inode at `leader`, if that is what `want` says.
 pub fn place_link(
     shared: &Shared<'_>,
     dirs: &mut DirCache,
     leader: &[u8],
     path: &[u8],
     old: Option<&Old>,
+    want: &Meta,
 ) -> Result<(), PlaceError> {
     let (leader_parent, leader_name) = split(leader);
     let staged = shared.staging.new_name();
@@ -301,44 +371,73 @@ pub fn place_link(
             flags,
         )
     };
-    let mut late = 0;
-    match link() {
-        // An immutable file takes no further name.
-        Err(Errno::PERM) => {
-            let file = shared.tree.open_file(leader_dir.as_fd(), leader_name)?;
-            late = rustix::fs::ioctl_getflags(&file)?.bits() & LATE_FLAGS;
-            clear_late_flags(&file)?;
-            link()?;
+    // Under its staged name nobody can exchange it any more.
+    let mut place_linked = || {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let staging = shared.staging.dir();
+        let stat = rustix::fs::statx(staging, &staged[..], flags, StatxFlags::BASIC_STATS)?;
+        if !is_as_wanted(&stat, want) {
+            return Err(PlaceError::Leader);
         }
-        other => other?,
+        place(shared, dirs, &staged, leader_now.kind, path, old)
+    };
+    match link() {
+        Ok(()) => place_linked(),
+        // An immutable file takes no further name.
+        Err(Errno::PERM) if leader_now.kind == Kind::File => {
+            let file = open_old(shared, &leader_dir, leader_name, &leader_now)?;
+            let late = clear_late_flags(&file)?;
+            let placed = link()
+                .map_err(PlaceError::from)
+                .and_then(|()| place_linked());
+            add_late_flags(&file, late)?;
+            placed
+        }
+        Err(error) => Err(error.into()),
     }
-    let placed = place(shared, dirs, &staged, leader_now.kind, path, old);
-    if late != 0 {
-        let file = shared.tree.open_file(leader_dir.as_fd(), leader_name)?;
-        set_flags(file.as_fd(), late | current_flags(&file)?, u32::MAX)?;
-    }
-    placed
 }
 
 fn current_flags(file: &OwnedFd) -> Result<u32, Errno> {
     Ok(rustix::fs::ioctl_getflags(file)?.bits() & super::entry::FLAGS)
 }
 
-/// Sets the flags that were kept back, on the thing just placed.
-pub fn set_late_flags(
+/// Moves the finished file `staged` to `path` and then sets the flags that were kept back, on what
+/// was moved, whatever the path leads to by then.
+pub fn place_flagged(
     shared: &Shared<'_>,
     dirs: &mut DirCache,
+    staged: &str,
     path: &[u8],
-    flags: u32,
+    old: Option<&Old>,
+    late: u32,
 ) -> Result<(), PlaceError> {
-    let (parent, name) = split(path);
-    let dir = dirs.open(shared.tree, parent)?;
-    let file = shared.tree.open_file(dir.as_fd(), name)?;
-    Ok(set_flags(
-        file.as_fd(),
-        current_flags(&file)? | flags,
-        u32::MAX,
-    )?)
+    let file = shared
+        .tree
+        .open_file(shared.staging.dir(), staged.as_bytes())?;
+    place(shared, dirs, staged, Kind::File, path, old)?;
+    Ok(add_late_flags(&file, late)?)
+}
+
+/// A directory that appeared where one was to be made is as good if somebody made it since `planned`
+/// and it belongs to whom it shall belong: its inode number. Otherwise it may have been moved there to
+/// have it given away.
+pub fn made_meanwhile(
+    tree: &Tree,
+    path: &[u8],
+    want: &Meta,
+    planned: Time,
+) -> Result<u64, PlaceError> {
+    let dir = tree.open_dir(path).map_err(|_| PlaceError::Appeared)?;
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    let stat = rustix::fs::statx(&dir, "", AtFlags::EMPTY_PATH, mask)?;
+    let born = (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
+    let is_new =
+        stat.stx_mask & StatxFlags::BTIME.bits() != 0 && born >= (planned.secs, planned.nanos);
+    if is_new && (stat.stx_uid, stat.stx_gid) == (want.uid, want.gid) {
+        Ok(stat.stx_ino)
+    } else {
+        Err(PlaceError::Appeared)
+    }
 }
 
 /// What became of a deletion.
@@ -360,28 +459,21 @@ pub fn delete(
     let (parent, name) = split(path);
     let displaced = displaced_parent(shared, parent);
     let held;
-    let dir = match displaced {
-        Some((staged, rest)) => {
-            let top = shared
-                .tree
-                .open_child(shared.staging.dir(), staged.as_bytes())?;
-            held = if rest.is_empty() {
-                top
-            } else {
-                shared.tree.open_child(top.as_fd(), &rest)?
-            };
-            clear_late_flags(&held)?;
-            &held
-        }
-        None => {
-            let dir = match dirs.open(shared.tree, parent) {
-                Ok(dir) => dir,
-                Err(Errno::NOENT) => return Ok(Deleted::Gone),
-                Err(error) => return Err(error.into()),
-            };
-            shared.touch(parent, dir)?;
-            dir
-        }
+    let dir = if let Some((staged, rest)) = displaced {
+        let top = shared
+            .tree
+            .open_child(shared.staging.dir(), staged.as_bytes())?;
+        held = shared.tree.open_below(top.as_fd(), &rest)?;
+        clear_late_flags(&held)?;
+        &held
+    } else {
+        let dir = match dirs.open(shared.tree, parent) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(Deleted::Gone),
+            Err(error) => return Err(error.into()),
+        };
+        shared.touch(parent, dir)?;
+        dir
     };
     let Some((now, nlink)) = identity(dir, name)? else {
         return Ok(Deleted::Gone);
@@ -397,18 +489,16 @@ pub fn delete(
     let unlink = || rustix::fs::unlinkat(dir, name, flags);
     match unlink() {
         Err(Errno::PERM) if matches!(old.kind, Kind::File | Kind::Dir) => {
-            let file = if old.kind == Kind::Dir {
-                shared.tree.open_child(dir.as_fd(), name)?
-            } else {
-                shared.tree.open_file(dir.as_fd(), name)?
-            };
-            let late = current_flags(&file)? & LATE_FLAGS;
-            clear_late_flags(&file)?;
+            let node = open_old(shared, dir, name, old)?;
+            let late = clear_late_flags(&node)?;
             let done = unlink();
-            if late != 0 && (done.is_err() || nlink > 1) {
-                set_flags(file.as_fd(), current_flags(&file)? | late, u32::MAX)?;
+            if done.is_err() || (old.kind == Kind::File && nlink > 1) {
+                add_late_flags(&node, late)?;
             }
-            done?;
+            match done {
+                Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(Deleted::NotEmpty),
+                other => other?,
+            }
         }
         Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(Deleted::NotEmpty),
         other => other?,
@@ -444,6 +534,10 @@ pub fn restore(tree: &Tree, before: &Before) -> Result<(), Errno> {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return Ok(()),
         Err(error) => return Err(error),
     };
+    // Another directory of that name is left as it is.
+    if rustix::fs::fstat(&dir)?.st_ino != before.ino {
+        return Ok(());
+    }
     set_mtime(dir.as_fd(), before.mtime)?;
     if before.flags != 0 {
         set_flags(dir.as_fd(), current_flags(&dir)? | before.flags, u32::MAX)?;

@@ -9,7 +9,7 @@ use super::codec::{Malformed, Reader, put_bytes, put_u64};
 use super::entry::{Aspects, Kind, Meta, PATH_LIMIT, Time, is_valid_path};
 use super::spool::{Spool, SpoolReader, SpoolWriter};
 use super::wire::{PlanTotals, put_time, read_time};
-use crate::module::Action;
+use crate::change::Action;
 
 /// What stood at a path when the plan was made; it is only overwritten or deleted while it still
 /// is that.
@@ -88,6 +88,14 @@ impl Op {
         }
     }
 
+    /// As a record of a spool.
+    #[must_use]
+    pub fn to_record(&self) -> Vec<u8> {
+        let mut record = Vec::new();
+        self.encode(&mut record);
+        record
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(self.step as u8);
         put_u64(out, u64::from(self.aspects.0));
@@ -115,7 +123,8 @@ impl Op {
             7 => Step::Delete,
             _ => return Err(Malformed("unknown step")),
         };
-        let aspects = Aspects(reader.u64()? as u16);
+        let aspects = u16::try_from(reader.u64()?).map_err(|_| Malformed("unknown aspects"))?;
+        let aspects = Aspects(aspects);
         let path = reader.bytes(PATH_LIMIT)?.to_vec();
         if !is_valid_path(&path) {
             return Err(Malformed("impossible path"));
@@ -147,6 +156,7 @@ pub struct Planner {
     /// Leaders of hard-link groups that get a new inode: all further names must be linked anew.
     new_leaders: HashSet<Vec<u8>>,
     buffer: Vec<u8>,
+    begun: Time,
 }
 
 impl Planner {
@@ -158,6 +168,7 @@ impl Planner {
             totals: PlanTotals::default(),
             new_leaders: HashSet::new(),
             buffer: Vec::new(),
+            begun: now(),
         })
     }
 
@@ -199,7 +210,17 @@ impl Planner {
             changes: self.changes.finish()?,
             deletions: self.deletions.finish()?,
             totals: self.totals,
+            begun: self.begun,
         })
+    }
+}
+
+/// The clock that files get their times from; it lags behind the precise one by up to a tick.
+fn now() -> Time {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    Time {
+        secs: now.tv_sec,
+        nanos: u32::try_from(now.tv_nsec).unwrap_or(0),
     }
 }
 
@@ -208,6 +229,8 @@ impl Planner {
 pub struct FolderPlan {
     changes: Spool,
     deletions: Spool,
+    /// When the comparison began.
+    pub begun: Time,
     /// Totals.
     pub totals: PlanTotals,
 }
@@ -234,6 +257,11 @@ impl FolderPlan {
 pub struct Ops(SpoolReader);
 
 impl Ops {
+    /// Two readers of operations that were put into a spool as records.
+    pub fn of(spool: &Spool) -> io::Result<(Self, Self)> {
+        Ok((Self(spool.reader()?), Self(spool.reader()?)))
+    }
+
     /// The next one.
     pub fn next_op(&mut self) -> io::Result<Option<Op>> {
         let Some(record) = self.0.next_record()? else {

@@ -1,4 +1,7 @@
 //! The source's half of carrying out a plan: send the content of the files the target asks for.
+//!
+//! Only what the scan offered is sent: the filter is asked about each path again, with the rules of
+//! the directories on the way, because the other machine may ask for anything.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,9 +12,13 @@ use rustix::io::Errno;
 use super::codec::Malformed;
 use super::content::for_each_run;
 use super::entry::split;
+use super::filter::Filter;
 use super::scan::ScanError;
+use super::scope::{Closed, Way};
 use super::tree::Tree;
-use super::wire::{Batch, ContentHash, DATA_MAX, DATA_WINDOW, FETCH_WINDOW, Message, Messages};
+use super::wire::{
+    Batch, ContentHash, DATA_MAX, DATA_WINDOW, FETCH_PATHS, FETCH_WINDOW, Message, Messages,
+};
 use crate::interrupt::{AbortFlag, Interrupted};
 
 /// Sends files from a tree.
@@ -21,11 +28,13 @@ pub struct Server<'a> {
     batch: Batch<'a>,
     abort: &'a AbortFlag,
     wanted: VecDeque<(u64, Vec<u8>)>,
+    /// Length of their paths.
+    wanted_bytes: usize,
     /// Sent and not credited yet.
     in_flight: u64,
     finished: bool,
-    /// The directory of the last file.
-    dir: Option<(Vec<u8>, OwnedFd)>,
+    /// The way to the last file.
+    way: Way<'a>,
     /// Files sent.
     pub files: u64,
     /// Bytes sent.
@@ -59,10 +68,10 @@ impl From<Interrupted> for Stop {
 }
 
 impl<'a> Server<'a> {
-    /// Serves `tree`, which must not change: a read-only snapshot.
-    #[must_use]
+    /// Serves what `filter` offers of `tree`, which must not change: a read-only snapshot.
     pub fn new(
         tree: &'a Tree,
+        filter: &Filter,
         incoming: &'a Receiver<Vec<u8>>,
         batch: Batch<'a>,
         abort: &'a AbortFlag,
@@ -73,9 +82,10 @@ impl<'a> Server<'a> {
             batch,
             abort,
             wanted: VecDeque::new(),
+            wanted_bytes: 0,
             in_flight: 0,
             finished: false,
-            dir: None,
+            way: Way::new(tree, filter),
             files: 0,
             bytes: 0,
         }
@@ -94,6 +104,7 @@ impl<'a> Server<'a> {
                 self.hear(true)?;
                 continue;
             };
+            self.wanted_bytes -= path.len();
             match self.send(id, &path, &mut buffer) {
                 Ok(()) => self.files += 1,
                 Err(Stop::File(errno)) => {
@@ -107,13 +118,13 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn open(&mut self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        let (parent, name) = split(path);
-        if self.dir.as_ref().is_none_or(|(held, _)| held != parent) {
-            self.dir = Some((parent.to_vec(), self.tree.open_dir(parent)?));
+    fn open(&mut self, path: &[u8]) -> Result<OwnedFd, Stop> {
+        let (_, name) = split(path);
+        match self.way.open_parent(path)? {
+            Ok(dir) => Ok(self.tree.open_file(dir, name)?),
+            Err(Closed::Excluded) => Err(excluded()),
+            Err(Closed::Io(errno)) => Err(errno.into()),
         }
-        let (_, dir) = self.dir.as_ref().expect("set above");
-        self.tree.open_file(dir.as_fd(), name)
     }
 
     fn send(&mut self, id: u64, path: &[u8], buffer: &mut [u8]) -> Result<(), Stop> {
@@ -151,12 +162,16 @@ impl<'a> Server<'a> {
                 }
             };
             wait = false;
+            self.abort.check()?;
             for message in Messages::new(super::peer_payload(&frame)?) {
                 match message? {
                     Message::Fetch { id, path } => {
-                        if self.wanted.len() as u64 > FETCH_WINDOW {
+                        if self.wanted.len() as u64 > FETCH_WINDOW
+                            || self.wanted_bytes > FETCH_PATHS
+                        {
                             return Err(Malformed("wants more files than allowed").into());
                         }
+                        self.wanted_bytes += path.len();
                         self.wanted.push_back((id, path.to_vec()));
                     }
                     Message::Credit(bytes) => {
@@ -168,4 +183,8 @@ impl<'a> Server<'a> {
             }
         }
     }
+}
+
+fn excluded() -> Stop {
+    Stop::All(Malformed("asks for a file that is excluded").into())
 }

@@ -14,6 +14,7 @@ use super::look::Looker;
 use super::plan::FolderPlan;
 use super::scan::{Notes, ScanError, SourceScan};
 use super::serve::Server;
+use super::staging::StagingError;
 use super::tree::Tree;
 use super::wire::{
     Batch, FOR_CLI, FOR_PEER, Message, MirrorReply, MirrorRequest, SERVICE, ScanTree,
@@ -27,6 +28,8 @@ use crate::interrupt::Interrupted;
 #[derive(Debug, Default)]
 pub struct MirrorService {
     plans: Mutex<HashMap<String, FolderPlan>>,
+    /// What a scan has offered: the filters of the trees that files may be asked of.
+    offers: Mutex<HashMap<String, Filter>>,
 }
 
 fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
@@ -76,6 +79,7 @@ impl From<ApplyError> for Fault {
         let message = error.to_string();
         match error {
             ApplyError::Interrupted(e) => e.into(),
+            ApplyError::Staging(StagingError::Io(source)) => io_fault(source, message),
             ApplyError::Malformed(_) | ApplyError::Staging(_) => fault(FaultKind::Invalid, message),
             ApplyError::Plan(_) => fault(FaultKind::Io, message),
             ApplyError::Write { source, .. } => io_fault(source, message),
@@ -96,10 +100,10 @@ impl Service for MirrorService {
                 open_tree(&root, false)?;
                 MirrorReply::default()
             }
-            MirrorRequest::ScanSource(scan) => scan_source(context, &scan)?,
+            MirrorRequest::ScanSource(scan) => self.scan_source(context, &scan)?,
             MirrorRequest::ScanTarget(scan) => self.scan_target(context, &scan)?,
             MirrorRequest::ListPlan { root } => self.list(context, &root)?,
-            MirrorRequest::Serve { root } => serve(context, &root)?,
+            MirrorRequest::Serve { root } => self.serve(context, &root)?,
             MirrorRequest::Apply { root } => self.apply(context, &root)?,
         };
         Ok(serde_json::to_value(reply).expect("a reply is plain data"))
@@ -141,42 +145,52 @@ fn report(context: &ServiceContext, notes: Notes, reply: &mut MirrorReply) {
     reply.warned = notes.warnings;
 }
 
-fn scan_source(context: &ServiceContext, scan: &ScanTree) -> Result<MirrorReply, Fault> {
-    let filter = parse_filter(scan)?;
-    let tree = open_tree(&scan.root, scan.without_mounts)?;
-    let looker = Looker::new(&tree, Path::new(&scan.root));
-    let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
-    let mut source = SourceScan::new(
-        &tree,
-        looker,
-        &context.incoming,
-        batch,
-        &context.abort,
-        scan.content,
-    );
-    source.run(&filter, &scan.root)?;
-    let mut reply = MirrorReply {
-        items: source.entries,
-        matched_rules: filter.matched(),
-        ..MirrorReply::default()
-    };
-    report(context, source.notes, &mut reply);
-    Ok(reply)
-}
-
-fn serve(context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
-    let tree = open_tree(root, false)?;
-    let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
-    let mut server = Server::new(&tree, &context.incoming, batch, &context.abort);
-    server.run()?;
-    Ok(MirrorReply {
-        items: server.files,
-        bytes: server.bytes,
-        ..MirrorReply::default()
-    })
-}
-
 impl MirrorService {
+    fn scan_source(&self, context: &ServiceContext, scan: &ScanTree) -> Result<MirrorReply, Fault> {
+        let filter = parse_filter(scan)?;
+        let tree = open_tree(&scan.root, scan.without_mounts)?;
+        let looker = Looker::new(&tree, Path::new(&scan.root));
+        let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
+        let mut source = SourceScan::new(
+            &tree,
+            looker,
+            &context.incoming,
+            batch,
+            &context.abort,
+            scan,
+            filter.clone(),
+        );
+        source.run(&scan.root)?;
+        let mut reply = MirrorReply {
+            items: source.entries,
+            matched_rules: filter.matched(),
+            ..MirrorReply::default()
+        };
+        report(context, source.notes, &mut reply);
+        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        offers.insert(scan.root.clone(), filter);
+        Ok(reply)
+    }
+
+    fn serve(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
+        let offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        let filter = offers.get(root).cloned();
+        drop(offers);
+        let filter = filter.ok_or_else(|| {
+            let text = format!("nothing of {} was offered", escape_str(root));
+            fault(FaultKind::Invalid, text)
+        })?;
+        let tree = open_tree(root, false)?;
+        let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
+        let mut server = Server::new(&tree, &filter, &context.incoming, batch, &context.abort);
+        server.run()?;
+        Ok(MirrorReply {
+            items: server.files,
+            bytes: server.bytes,
+            ..MirrorReply::default()
+        })
+    }
+
     fn plan(&self, root: &str) -> Result<FolderPlan, Fault> {
         let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.get(root).cloned().ok_or_else(|| {
@@ -200,7 +214,7 @@ impl MirrorService {
             peer,
             cli,
             &context.abort,
-            scan.content,
+            scan,
         )?;
         let (plan, notes, entries) = target.run(&filter)?;
         let mut reply = MirrorReply {

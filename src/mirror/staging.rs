@@ -2,12 +2,15 @@
 //!
 //! The staging directory is owned by root, mode 0700, at the top of the folder and thus on the
 //! same subvolume; what is made in it inherits nothing (ACLs, flags) from where it will go.
-//! A directory left by a run that died is emptied first.
+//! A directory left by a run that died is emptied first; it is known by an attribute that only root
+//! can set, so nobody can make us empty something else by giving it that name.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{
+    AtFlags, FileType, IFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags,
+};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -20,12 +23,17 @@ use super::wire::DATA_MAX;
 /// Flags that would get in our own way; set when everything else is done.
 pub const LATE_FLAGS: u32 = FLAG_IMMUTABLE | FLAG_APPEND;
 
+/// What marks a staging directory as ours.
+const MARK: &str = "trusted.pc-switcher.staging";
+/// How directories begin that are kept because something new was in them.
+pub const KEPT_PREFIX: &str = ".pc-switcher-kept-";
+
 /// Why there is no staging directory.
 #[derive(Debug, thiserror::Error)]
 pub enum StagingError {
     /// Something that is not ours has the name.
     #[error(
-        "{STAGING_NAME} at the top of the folder is not a directory of root: remove or rename it"
+        "{STAGING_NAME} at the top of the folder is not a directory of ours: remove or rename it"
     )]
     Foreign,
     /// A system call failed.
@@ -57,6 +65,21 @@ impl Staging {
         if stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(StagingError::Foreign);
         }
+        let marked = match rustix::fs::fgetxattr(&fd, MARK, &mut [0u8; 1][..]) {
+            Ok(_) | Err(Errno::RANGE) => true,
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => false,
+            Err(error) => return Err(error.into()),
+        };
+        if !marked {
+            // Made just now, or by a run that died at this very moment: empty.
+            if Names::read(fd.as_fd())?.len() > 0 {
+                return Err(StagingError::Foreign);
+            }
+            match rustix::fs::fsetxattr(&fd, MARK, b"1", XattrFlags::empty()) {
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         rustix::fs::fchmod(&fd, Mode::RWXU)?;
         // Whatever the folder hands down must not reach what is made here.
         for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
@@ -69,7 +92,7 @@ impl Staging {
             Ok(()) | Err(Errno::NOTTY | Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
-        empty_dir(tree, &fd)?;
+        clear(tree, &fd)?;
         Ok(Self {
             fd,
             next: AtomicU64::new(1),
@@ -78,7 +101,7 @@ impl Staging {
 
     /// Removes the staging directory with everything in it.
     pub fn remove(&self, tree: &Tree) -> Result<(), Errno> {
-        empty_dir(tree, &self.fd)?;
+        clear(tree, &self.fd)?;
         rustix::fs::unlinkat(tree.root(), STAGING_NAME, AtFlags::REMOVEDIR)
     }
 
@@ -229,44 +252,49 @@ pub fn write_all(to: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> Resul
     Ok(())
 }
 
-/// Removes everything in a directory that only root can write to.
-fn empty_dir(tree: &Tree, dir: &OwnedFd) -> Result<(), Errno> {
-    let mut stack = vec![(
-        tree.open_child(dir.as_fd(), b".")?,
-        Names::read(dir.as_fd())?,
-        0usize,
-    )];
-    let mut trail: Vec<Vec<u8>> = Vec::new();
-    while let Some((fd, names, next)) = stack.last_mut() {
-        let Some(name) = names.get(*next).map(<[u8]>::to_vec) else {
-            stack.pop();
-            if let (Some((parent, ..)), Some(name)) = (stack.last(), trail.pop()) {
-                rustix::fs::unlinkat(parent, &name[..], AtFlags::REMOVEDIR)?;
-            }
-            continue;
-        };
-        *next += 1;
-        match rustix::fs::unlinkat(&*fd, &name[..], AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => continue,
-            Err(Errno::ISDIR) => {}
+/// Removes what is in the staging directory. Only a directory that gave way to something else and
+/// was not emptied can have anything in it: it is kept.
+fn clear(tree: &Tree, staging: &OwnedFd) -> Result<(), Errno> {
+    let names = Names::read(staging.as_fd())?;
+    for position in 0..names.len() {
+        let name = names.get(position).expect("within the length");
+        match rustix::fs::unlinkat(staging, name, AtFlags::empty()) {
             Err(Errno::PERM) => {
                 // Immutable or append-only.
-                if let Ok(file) = tree.open_file(fd.as_fd(), &name) {
-                    set_flags(file.as_fd(), 0, u32::MAX)?;
-                    rustix::fs::unlinkat(&*fd, &name[..], AtFlags::empty())?;
-                    continue;
+                let file = tree.open_file(staging.as_fd(), name)?;
+                set_flags(file.as_fd(), 0, u32::MAX)?;
+                rustix::fs::unlinkat(staging, name, AtFlags::empty())?;
+            }
+            Err(Errno::ISDIR) => {
+                set_flags(tree.open_child(staging.as_fd(), name)?.as_fd(), 0, u32::MAX)?;
+                match rustix::fs::unlinkat(staging, name, AtFlags::REMOVEDIR) {
+                    Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                        keep(tree, staging.as_fd(), name)?;
+                    }
+                    other => other?,
                 }
             }
-            Err(error) => return Err(error),
+            other => other?,
         }
-        let child = tree.open_child(fd.as_fd(), &name)?;
-        set_flags(child.as_fd(), 0, u32::MAX).or_else(|e| match e {
-            Errno::NOTTY | Errno::OPNOTSUPP => Ok(()),
-            other => Err(other),
-        })?;
-        let names = Names::read(child.as_fd())?;
-        trail.push(name);
-        stack.push((child, names, 0));
     }
     Ok(())
+}
+
+/// Moves the directory `name` of the staging directory to where it survives: into a new directory
+/// that only root can look into, at the top of the folder. Returns that one's name.
+pub fn keep(tree: &Tree, staging: BorrowedFd<'_>, name: &[u8]) -> Result<String, Errno> {
+    let moved = tree.open_child(staging, name)?;
+    // An immutable directory cannot be moved.
+    set_flags(moved.as_fd(), 0, u32::MAX)?;
+    for number in 1..10_000 {
+        let kept = format!("{KEPT_PREFIX}{number}");
+        match rustix::fs::mkdirat(tree.root(), &kept[..], Mode::RWXU) {
+            Err(Errno::EXIST) => continue,
+            other => other?,
+        }
+        let home = tree.open_child(tree.root(), kept.as_bytes())?;
+        rustix::fs::renameat_with(staging, name, &home, "was-here", RenameFlags::NOREPLACE)?;
+        return Ok(kept);
+    }
+    Err(Errno::EXIST)
 }

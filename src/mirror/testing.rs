@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use serde_json::Value;
 
 use super::service::MirrorService;
 use super::wire::{FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, ScanTree};
-use crate::agent::protocol::Fault;
+use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::event::{Event, EventSink, LogLevel};
 use crate::interrupt::AbortFlag;
@@ -18,8 +19,23 @@ use crate::interrupt::AbortFlag;
 pub(crate) struct Pair {
     source: Arc<MirrorService>,
     target: Arc<MirrorService>,
+    /// When both sides were last equal.
+    pub equal_at: Option<super::entry::Time>,
     /// Log lines of both, at WARNING or above.
     pub complaints: Vec<String>,
+    /// How the next requests end early.
+    pub cut: Cut,
+}
+
+/// How a request ends before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Not at all.
+    Never,
+    /// Somebody interrupts after this time.
+    Interrupted(Duration),
+    /// The link goes after this many frames of the source.
+    LinkGone(usize),
 }
 
 /// What a whole mirror run came to.
@@ -64,7 +80,9 @@ impl Pair {
         Self {
             source: Arc::new(MirrorService::default()),
             target: Arc::new(MirrorService::default()),
+            equal_at: None,
             complaints: Vec::new(),
+            cut: Cut::Never,
         }
     }
 
@@ -93,11 +111,23 @@ impl Pair {
         let to_source = a.incoming;
         let to_target = b.incoming;
         let source_out = a.out;
+        let frames = match self.cut {
+            Cut::LinkGone(frames) => frames,
+            _ => usize::MAX,
+        };
         let relay = thread::spawn(move || {
-            for frame in source_out {
+            for frame in source_out.iter().take(frames) {
                 let _ = to_target.send(frame);
             }
         });
+        if let Cut::Interrupted(after) = self.cut {
+            let abort = abort.clone();
+            // Left alone: it raises a flag that nobody looks at any more.
+            thread::spawn(move || {
+                thread::sleep(after);
+                abort.raise();
+            });
+        }
         for frame in b.out {
             if frame[0] == FOR_PEER {
                 let _ = to_source.send(frame);
@@ -119,7 +149,11 @@ impl Pair {
                 }
             }
         }
-        Ok((source?, target?))
+        match (source, target) {
+            // One side's trouble interrupts the other.
+            (Err(fault), Err(target)) if fault.kind == FaultKind::Interrupted => Err(target),
+            (source, target) => Ok((source?, target?)),
+        }
     }
 
     /// Scans `from` against `to`; the target keeps the plan.
@@ -130,12 +164,14 @@ impl Pair {
         rules: &str,
         content: bool,
     ) -> Result<(MirrorReply, MirrorReply), Fault> {
+        let equal_at = self.equal_at;
         let tree = |root: &Path| ScanTree {
             root: root.to_str().unwrap().to_owned(),
             without_mounts: false,
             rules: rules.to_owned(),
             origin: "test.filter".to_owned(),
             content,
+            equal_at,
         };
         let (from, to) = (tree(from), tree(to));
         self.run(

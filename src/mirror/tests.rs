@@ -2,32 +2,28 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::testing::Pair;
+use crate::sys::command::command;
 use crate::sys::testing::TestBtrfs;
 
-struct Lab {
-    _disk: TestBtrfs,
-    from: PathBuf,
-    to: PathBuf,
+pub(super) struct Lab {
+    /// Mounted as long as it is here.
+    pub disk: TestBtrfs,
+    pub from: PathBuf,
+    pub to: PathBuf,
 }
 
-fn lab() -> Option<Lab> {
+pub(super) fn lab() -> Option<Lab> {
     let disk = TestBtrfs::new()?;
     let (from, to) = (disk.top().join("from"), disk.top().join("to"));
     fs::create_dir(&from).unwrap();
     fs::create_dir(&to).unwrap();
-    Some(Lab {
-        from,
-        to,
-        _disk: disk,
-    })
+    Some(Lab { disk, from, to })
 }
 
-#[allow(clippy::disallowed_methods)]
-fn sh(dir: &Path, script: &str) {
-    let status = Command::new("bash")
+pub(super) fn sh(dir: &Path, script: &str) {
+    let status = command("bash")
         .args(["-euo", "pipefail", "-c", script])
         .current_dir(dir)
         .status()
@@ -36,9 +32,8 @@ fn sh(dir: &Path, script: &str) {
 }
 
 /// What rsync would still do; nothing if the trees are equal.
-#[allow(clippy::disallowed_methods)]
-fn rsync_differences(from: &Path, to: &Path) -> String {
-    let output = Command::new("rsync")
+pub(super) fn rsync_differences(from: &Path, to: &Path) -> String {
+    let output = command("rsync")
         .args(["-aHAXScni", "-@-1", "--delete", "--numeric-ids"])
         .arg(format!("{}/", from.display()))
         .arg(format!("{}/", to.display()))
@@ -52,9 +47,8 @@ fn rsync_differences(from: &Path, to: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-#[allow(clippy::disallowed_methods)]
-fn lsattr(dir: &Path) -> String {
-    let output = Command::new("bash")
+pub(super) fn lsattr(dir: &Path) -> String {
+    let output = command("bash")
         .args([
             "-c",
             "find . -xdev \\( -type f -o -type d \\) -print0 | sort -z | xargs -0 lsattr -d",
@@ -71,7 +65,7 @@ fn assert_equal(lab: &Lab) {
     assert!(!lab.to.join(".pc-switcher-staging").exists());
 }
 
-const AWKWARD: &str = r#"
+pub(super) const AWKWARD: &str = r#"
 umask 022
 mkdir -p d/sub empty 'with space' ro
 echo hello >d/file; chmod 4755 d/file; chown 1000:1000 d/file
@@ -80,7 +74,7 @@ touch -d '2100-01-01 00:00:00.987654321' d/sub
 : >$'new\nline'; : >$'\xff\xfe'; : >-dash; : >$'\e[31m'
 ln -s /nonexistent dangling; ln -s ../x d/rel; touch -h -d '1960-01-01 00:00:00.5' dangling
 mkfifo fifo; mknod null c 1 3; mknod zero c 0 0; mknod blk b 7 250
-python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("sock")'
+perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock") or die "no socket: $!"'
 ln d/file d/sub/link; ln d/file top-link; ln -P dangling d/dangling2; ln null d/null2
 truncate -s 10M sparse; printf data | dd of=sparse bs=1 seek=5000000 conv=notrunc status=none
 fallocate -l 1M prealloc
@@ -99,7 +93,7 @@ head -c 3000000 /dev/urandom >big
 chown -h 1000:1001 d dangling; touch -d '1999-09-09 09:09:09.9' d
 "#;
 
-const CLEAN: &str = "chattr -R -f -i -a . 2>/dev/null || true";
+pub(super) const CLEAN: &str = "chattr -R -f -i -a . 2>/dev/null || true";
 
 #[test]
 fn awkward_trees_arrive_exactly_and_a_second_run_finds_nothing() {
@@ -164,7 +158,7 @@ chmod 755 ro; echo x >ro/x
     let back = Lab {
         from: lab.to.clone(),
         to: lab.from.clone(),
-        _disk: lab._disk,
+        disk: lab.disk,
     };
     pair.mirror(&back.from, &back.to, "");
     assert_eq!(pair.complaints, Vec::<String>::new());
@@ -227,7 +221,7 @@ mount -t tmpfs none mnt; echo m >mnt/m
     .map(read);
     sh(&lab.to, "umount mnt");
     assert_eq!(
-        kept.map(|t| t.unwrap_or_default()),
+        kept.map(Option::unwrap_or_default),
         ["mine\n", "t\n", "o\n", "n\n", "m\n", "s\n"]
     );
     assert!(!lab.to.join("gone").exists() && !lab.to.join("cache/c").exists());
@@ -269,4 +263,46 @@ for i in $(seq 60); do mkdir $n; cd $n; done; echo deep >file; ln file link
     assert_eq!(again.items, 63);
     assert_eq!(again.plan.unwrap().created, 0);
     sh(&lab.to, "rm -rf n*");
+}
+
+#[test]
+fn an_edit_that_puts_size_and_time_back_is_found_by_its_change_time() {
+    let Some(lab) = lab() else { return };
+    sh(
+        &lab.from,
+        "for n in a b c d e; do echo 1 >$n; done; ln e e2; ln b b2",
+    );
+    let mut pair = Pair::new();
+    pair.mirror(&lab.from, &lab.to, "");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let now = jiff::Timestamp::now();
+    pair.equal_at = Some(super::entry::Time {
+        secs: now.as_second(),
+        nanos: now.subsec_nanosecond().unsigned_abs(),
+    });
+    // The kernel stamps changes with a clock that moves in ticks of some milliseconds.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let stealth = "edit() { touch -r $1 /tmp/pcs-ref.$$; echo $2 >$1; touch -r /tmp/pcs-ref.$$ $1; rm /tmp/pcs-ref.$$; }; ";
+    sh(
+        &lab.from,
+        &format!("{stealth} edit a 2; edit e 2; chmod 600 d"),
+    );
+    sh(
+        &lab.to,
+        &format!("{stealth} edit b 3; chmod 600 c; chmod 644 c"),
+    );
+    let outcome = pair.mirror(&lab.from, &lab.to, "");
+    let mut changes = outcome.changes;
+    changes.sort();
+    let expected = [
+        ('*', "a"),
+        ('*', "b"),
+        ('*', "b2"),
+        ('*', "e"),
+        ('*', "e2"),
+        ('.', "d"),
+    ];
+    assert_eq!(changes, expected.map(|(c, p)| (c, p.to_owned())));
+    assert_eq!(pair.complaints, Vec::<String>::new());
+    assert_equal(&lab);
 }

@@ -44,6 +44,28 @@ pub struct Found {
     pub ino: u64,
     /// How many names the inode has.
     pub nlink: u64,
+    /// When anything about the inode was changed last, which nobody can set back.
+    pub ctime: Time,
+}
+
+impl Found {
+    /// Something that is there and cannot be read: left alone.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        Self {
+            meta: Meta::opaque(),
+            ino: 0,
+            nlink: 1,
+            ctime: Time::default(),
+        }
+    }
+
+    /// Marks a regular file that was touched after `since`: its size and time may have been put
+    /// back, its change time cannot be.
+    pub fn suspect_if_touched_since(&mut self, since: Option<Time>) {
+        self.meta.suspect =
+            self.meta.kind == Kind::File && since.is_some_and(|since| self.ctime > since);
+    }
 }
 
 fn dev_of(stat: &Statx) -> Dev {
@@ -103,8 +125,13 @@ impl Tree {
     /// Opens the directory at `path` below the root (empty: the root).
     /// [`Errno::XDEV`] for a mount or a nested subvolume.
     pub fn open_dir(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        self.open_below(self.root.as_fd(), path)
+    }
+
+    /// Opens the directory at `path` below `top` (empty: `top` itself).
+    pub fn open_below(&self, top: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
         if path.is_empty() {
-            return self.open_child(self.root.as_fd(), b".");
+            return self.open_child(top, b".");
         }
         if path.len() > PATH_LIMIT {
             return Err(Errno::NAMETOOLONG);
@@ -122,7 +149,7 @@ impl Tree {
                     .ok_or(Errno::NAMETOOLONG)?;
                 (&rest[..cut], &rest[cut + 1..])
             };
-            let at = held.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
+            let at = held.as_ref().map_or(top, AsFd::as_fd);
             let next = self.open_child(at, piece)?;
             if remaining.is_empty() {
                 return Ok(next);
@@ -179,7 +206,7 @@ impl Tree {
             match self.found(dir, name, &stat) {
                 // Given to something else between two looks: look again.
                 Err(Errno::STALE | Errno::NOENT | Errno::LOOP | Errno::NXIO) if tries < 5 => {
-                    tries += 1
+                    tries += 1;
                 }
                 other => return other.map(Some),
             }
@@ -218,6 +245,10 @@ impl Tree {
             meta,
             ino: stat.stx_ino,
             nlink: u64::from(stat.stx_nlink),
+            ctime: Time {
+                secs: stat.stx_ctime.tv_sec,
+                nanos: stat.stx_ctime.tv_nsec,
+            },
         })
     }
 
@@ -251,6 +282,10 @@ impl Tree {
             meta,
             ino: stat.stx_ino,
             nlink: u64::from(stat.stx_nlink),
+            ctime: Time {
+                secs: stat.stx_ctime.tv_sec,
+                nanos: stat.stx_ctime.tv_nsec,
+            },
         })
     }
 }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::error::RunError;
+use super::explain::{Explained, explain};
 use super::{Ended, Pair, Peer, Run, context_for, record};
 use crate::agent::client::AgentClient;
 use crate::agent::protocol::{Reply, Request};
-use crate::error::{Explained, explain};
 use crate::event::{
     ClosingReport, ConnectionEvent, ConnectionStatus, Event, Host, LogLevel, Phase, SessionState,
 };
@@ -100,15 +100,15 @@ impl Ending {
             _ if first.is_interruption() => LogLevel::Warning,
             _ => LogLevel::Error,
         };
+        if first.is_interruption()
+            && let Some(error) = self.errors.first_mut()
+        {
+            let (number, title) = (run.phase.number(), run.phase.title());
+            error.message = format!("interrupted in phase {number}, {title}");
+            error.hint = Some(after_interruption(run).to_owned());
+        }
         for (error, level) in self.errors.iter().zip([level, LogLevel::Error]) {
-            let message = match first {
-                first if first.is_interruption() && level == LogLevel::Warning => format!(
-                    "interrupted in phase {}, {}",
-                    run.phase.number(),
-                    run.phase.title()
-                ),
-                _ => error.line(),
-            };
+            let message = error.line();
             self.logged.push(message.clone());
             let events = &run.shared.events;
             events.log(level, super::CORE, None, message, error.context());
@@ -131,6 +131,18 @@ impl Ending {
     }
 }
 
+/// What an interruption means for the machines.
+fn after_interruption(run: &Run) -> &'static str {
+    if run.recorded {
+        "everything was done and noted"
+    } else if run.incomplete.is_some() {
+        "every file is whole, old or new; the next sync asks, or is told with --allow-incomplete, \
+         and does the rest"
+    } else {
+        "nothing was changed"
+    }
+}
+
 /// Ends background modules and keeps their results.
 pub(super) fn finish_background(run: &mut Run) -> Vec<RunError> {
     let mut errors = Vec::new();
@@ -149,7 +161,7 @@ fn stop_work(run: &mut Run) {
     let Some(pair) = run.pair.clone() else { return };
     let end = Instant::now() + ABORT_LIMIT;
     let calls = pair.both().map(|peer| {
-        let agent = peer.machine.agent.unabortable();
+        let agent = peer.machine.agent.cleaning_up();
         agent.begin(Request::Abort)
     });
     if let Some(index) = run.current.take() {
@@ -193,7 +205,7 @@ fn unabortable(peer: &Peer) -> Machine {
     Machine {
         host: peer.machine.host,
         hostname: peer.machine.hostname.clone(),
-        agent: peer.machine.agent.unabortable(),
+        agent: peer.machine.agent.cleaning_up(),
     }
 }
 
@@ -213,7 +225,7 @@ fn settle(run: &mut Run, ending: &mut Ending) {
         let Some((doing, request)) = last_request(run, &pair, peer, ending) else {
             continue;
         };
-        let agent = peer.machine.agent.unabortable();
+        let agent = peer.machine.agent.cleaning_up();
         if let Err(error) = agent.call_within(request, Some(LAST_CALL_LIMIT)) {
             ending.add(run, &RunError::agent(doing)(error));
         }
@@ -261,7 +273,7 @@ fn end_state(status: Option<ExitStatus>) -> SessionState {
 /// Ends agents in good order, or at least closes their stdin, which ends them too.
 pub fn say_goodbye(agents: &[AgentClient]) {
     let calls: Vec<_> = (agents.iter())
-        .map(|agent| agent.unabortable().begin(Request::Goodbye))
+        .map(|agent| agent.cleaning_up().begin(Request::Goodbye))
         .collect();
     for (agent, call) in agents.iter().zip(calls) {
         if let Ok(call) = call {
@@ -312,6 +324,7 @@ fn close(mut run: Run, ending: Ending) -> Ended {
         state,
         dry_run: run.shared.options.dry_run,
         exit_code: status.code(),
+        errors: ending.errors.iter().map(Explained::ending).collect(),
         modules: run.session.results().to_vec(),
         warnings: (counts.lines.into_iter())
             .filter(|line| line.module != super::CORE || !ending.logged.contains(&line.message))

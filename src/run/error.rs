@@ -1,4 +1,4 @@
-//! How a run ends early. Each variant is a situation; [`crate::error`] finds the words for it.
+//! How a run ends early. Each variant is a situation; [`super::explain`] finds the words for it.
 
 use crate::agent::client::AgentError;
 use crate::event::Host;
@@ -79,7 +79,7 @@ pub enum RunError {
     #[error("not enough disk space")]
     DiskSpace(Vec<DiskSpaceCritical>),
     /// A machine could not do something, or is gone.
-    #[error("{doing}")]
+    #[error("{doing} failed")]
     Agent {
         /// What was being done.
         doing: String,
@@ -145,6 +145,10 @@ impl RunError {
             | AgentError::Prompt(PromptError::Interrupted(interrupted)) => {
                 Self::Interrupted(interrupted)
             }
+            declined @ AgentError::Declined { .. } => Self::Refused {
+                message: declined.to_string(),
+                flag: None,
+            },
             source => Self::Agent { doing, source },
         }
     }

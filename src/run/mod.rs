@@ -1,7 +1,7 @@
 //! One sync, from the top: ten phases in order, and a clean end whatever happens.
 //!
-//! [`sync`] is the only way in. Each phase is a file of its own that works on a [`Run`]; the order
-//! they rely on is the order in [`Run::phases`]. Nothing is changed on either machine before the
+//! [`sync`] is the only way in. Each phase is a file of its own that works on a `Run`; the order
+//! they rely on is the order in `Run::phases`. Nothing is changed on either machine before the
 //! presync snapshots, nothing but snapshots before the incomplete markers, and the markers go last.
 //!
 //! # Which exit status
@@ -16,6 +16,7 @@
 mod cleanup;
 pub mod error;
 mod execute;
+pub mod explain;
 mod gates;
 mod initialise;
 pub mod machines;
@@ -48,7 +49,6 @@ pub use plan::{Changes, PlanOutput, Visit, totals};
 use crate::agent::client::{AgentClient, ConfirmEach};
 use crate::agent::protocol::AgentFacts;
 use crate::config::Config;
-use crate::error::Explained;
 use crate::event::{ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState};
 use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
@@ -59,6 +59,7 @@ use crate::snapshot::SnapshotFacts;
 
 use error::RunError;
 use execute::Background;
+use explain::Explained;
 use machines::{Access, Machines};
 use options::{Selection, SyncOptions};
 use session::SyncSession;
@@ -127,6 +128,8 @@ struct Shared {
 struct Peer {
     machine: Machine,
     facts: AgentFacts,
+    /// How far its clock is ahead of ours.
+    clock_ahead: jiff::SignedDuration,
 }
 
 impl Peer {
@@ -204,6 +207,7 @@ impl Run {
             id: setup.session.id().to_owned(),
             dry_run: setup.options.dry_run,
             verify: setup.options.verify,
+            equal_at: None,
             source_presync: Vec::new(),
             target_presync: Vec::new(),
             source_subvolumes: Vec::new(),

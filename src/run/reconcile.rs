@@ -125,7 +125,7 @@ pub(super) fn decide(run: &Run, pair: &Pair) -> Result<Vec<Write>, RunError> {
         run.log(
             LogLevel::Info,
             Some(Host::Target),
-            format!("{target} has the same configuration"),
+            "the configuration is the same".to_owned(),
         );
         return Ok(writes);
     }
@@ -138,7 +138,7 @@ pub(super) fn decide(run: &Run, pair: &Pair) -> Result<Vec<Write>, RunError> {
     let options = &run.shared.options;
     let shown = diff(&writes, &theirs, source, target);
     if options.dry_run || options.yes {
-        run.log(LogLevel::Info, Some(Host::Target), finding);
+        run.log(LogLevel::Info, None, finding);
         run.log(LogLevel::Full, Some(Host::Target), shown.join("\n"));
         return Ok(writes);
     }

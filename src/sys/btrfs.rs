@@ -238,7 +238,11 @@ pub fn is_subvolume(fd: impl AsFd) -> io::Result<bool> {
 /// Whether the descriptor is on a btrfs.
 pub fn is_btrfs(fd: impl AsFd) -> io::Result<bool> {
     // The field's type differs between architectures; the magic number is 32 bits everywhere.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "which of them fires depends on the architecture"
+    )]
     let magic = rustix::fs::fstatfs(fd)?.f_type as u32;
     Ok(magic == SUPER_MAGIC)
 }

@@ -16,7 +16,7 @@ const BUFFER: usize = 128 << 10;
 const INODE_ITEM: u32 = 1;
 const XATTR_ITEM: u32 = 24;
 /// `_IOWR(0x94, 17, struct btrfs_ioctl_search_args_v2)`; the structure's fixed part has 112 bytes.
-const TREE_SEARCH_V2: u64 = (3 << 30) | (112 << 16) | (0x94 << 8) | 17;
+const TREE_SEARCH_V2: u64 = (3 << 30) | (112 << 16) | (0x94 << 8) | 0x11;
 
 /// `struct btrfs_ioctl_search_args_v2` with a buffer of ours.
 #[repr(C)]
@@ -58,6 +58,8 @@ pub struct InodeItem {
     pub rdev: u64,
     /// Flags as `chattr` knows them (`FS_*_FL`).
     pub flags: u32,
+    /// Change time, seconds and nanoseconds.
+    pub ctime: (i64, u32),
     /// Modification time, seconds.
     pub mtime_secs: i64,
     /// Modification time, nanoseconds.
@@ -88,24 +90,10 @@ impl InodeReader {
     /// A reader.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            args: Box::new(Args {
-                tree_id: 0,
-                min_objectid: 0,
-                max_objectid: 0,
-                min_offset: 0,
-                max_offset: 0,
-                min_transid: 0,
-                max_transid: 0,
-                min_type: 0,
-                max_type: 0,
-                nr_items: 0,
-                unused: 0,
-                unused_more: [0; 4],
-                buf_size: 0,
-                buf: [0; BUFFER],
-            }),
-        }
+        // SAFETY: `Args` is made of integers, for which zero is a value. Made in place, because a
+        // thread's stack is no place for the buffer.
+        let args = unsafe { Box::<Args>::new_zeroed().assume_init() };
+        Self { args }
     }
 
     /// Calls `visit` with what the tree of `fd`'s subvolume holds about the inodes `first..=last`.
@@ -209,6 +197,7 @@ fn parse_inode(data: &[u8]) -> Option<InodeItem> {
         mode: u32_at(52)?,
         rdev: u64_at(56)?,
         flags: chattr_flags(u64_at(64)?),
+        ctime: (u64_at(124)?.cast_signed(), u32_at(132)?),
         mtime_secs: u64_at(136)?.cast_signed(),
         mtime_nanos: u32_at(144)?,
     })

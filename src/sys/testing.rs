@@ -198,7 +198,10 @@ pub fn sh(script: &str) -> Result<String, String> {
 
 /// Runs a shell line that must work.
 #[track_caller]
-#[allow(clippy::must_use_candidate)]
+#[expect(
+    clippy::must_use_candidate,
+    reason = "a set-up line is run for what it does"
+)]
 pub fn run(script: &str) -> String {
     match sh(script) {
         Ok(output) => output,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::event::{Event, LogEvent, LogLevel};
+use crate::event::{EndingError, Event, LogEvent, LogLevel};
 use crate::jsonline::{redact_value, safe};
 use crate::prompt::Question;
 
@@ -106,6 +106,8 @@ impl Renderer {
         let shown = matches!(event, Event::Log(log) if log.level >= self.level());
         self.view.take(event, shown, now);
         match event {
+            // The closing block begins with it, cause, hint and all.
+            Event::Log(log) if log.context.contains_key(EndingError::STATUS_KEY) => {}
             Event::Log(log) if shown => self.take_log(log, now),
             Event::Phase { phase } if self.mode == Mode::Plain && self.level <= LogLevel::Info => {
                 self.rows

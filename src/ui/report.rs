@@ -72,15 +72,7 @@ pub fn report_error(report: &ErrorReport) {
 
 /// Prints several errors that were found together, under a `title` ("3 problems in config.yaml").
 pub fn report_errors(title: &str, reports: &[ErrorReport]) {
-    show(|width| several(title, reports, width));
-}
-
-fn several(title: &str, reports: &[ErrorReport], width: Width) -> Vec<Line> {
-    let mut lines = words::error(&ErrorReport::new(title), "error: ", 0, width);
-    for report in reports {
-        lines.extend(words::error(report, "", 2, width));
-    }
-    lines
+    show(|width| words::errors(title, reports, width));
 }
 
 fn show(lines: impl FnOnce(Width) -> Vec<Line>) {
@@ -133,7 +125,7 @@ mod tests {
         let mut first = ErrorReport::new("c.yaml:3:1: unknown key `foldres`");
         first.hint = Some("did you mean `folders`?".into());
         let second = ErrorReport::new("c.yaml:9:1: a bare number");
-        let lines = several("2 problems in c.yaml", &[first, second], None);
+        let lines = words::errors("2 problems in c.yaml", &[first, second], None);
         assert_eq!(
             plain(&lines),
             "error: 2 problems in c.yaml\n  c.yaml:3:1: unknown key `foldres`\n    hint: did you mean `folders`?\n  c.yaml:9:1: a bare number"

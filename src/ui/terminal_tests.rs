@@ -1,5 +1,7 @@
+//! Questions on a pseudo-terminal, answered, stopped and left without echo.
+
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,6 +16,7 @@ use super::super::{Ui, UiOptions, restore_terminal, run, start};
 use super::*;
 use crate::event::{Event, EventSink, LogLevel};
 use crate::prompt::Choice;
+use crate::sys::command::command;
 
 /// A pseudo-terminal: we type and read at `master`, the program under test has `slave`.
 struct Pty {
@@ -75,7 +78,7 @@ impl Pty {
     fn spawn(&self, what: &str) -> std::process::Child {
         let io = || Stdio::from(self.slave.try_clone().unwrap());
         // `setsid --ctty` makes the pseudo-terminal the controlling one, so that Ctrl-C signals.
-        Command::new("setsid")
+        command("setsid")
             .args(["--ctty", "--wait"])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "--nocapture", "--test-threads=1"])

@@ -3,10 +3,17 @@
 //! Tests that need the lab (root, btrfs, namespaces) begin with [`support::lab::Lab::fresh`] and say
 //! `SKIPPED` where there can be none.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests start programs as a person does: untied, from outside"
+)]
+
+mod documents;
 mod dry_run;
 mod first_sync;
 mod harness;
 mod interrupted;
+mod layers;
 mod refusals;
 mod round_trip;
 mod support;

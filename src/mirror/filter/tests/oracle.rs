@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use super::*;
+use crate::sys::command::command;
 
 /// Random enough, and the same every time.
 struct Random(u64);
@@ -132,7 +132,7 @@ fn walk(
 }
 
 fn rsync(rules: &Path, from: &Path, to: &Path, extra: &[&str]) -> BTreeSet<String> {
-    let output = Command::new("rsync")
+    let output = command("rsync")
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .args(["-rl8", "--out-format=%i %n"])
@@ -165,7 +165,7 @@ fn rsync(rules: &Path, from: &Path, to: &Path, extra: &[&str]) -> BTreeSet<Strin
 
 /// Whether rsync is here; where everything must be tested, it has to be.
 fn have_rsync() -> bool {
-    let found = Command::new("rsync").arg("--version").output().is_ok();
+    let found = command("rsync").arg("--version").output().is_ok();
     assert!(
         found || std::env::var_os("CI").is_none(),
         "rsync is needed with CI set"
@@ -242,7 +242,7 @@ fn rsync_transfers_and_deletes_what_we_do_not_exclude() {
             .collect();
         let copy = directory.path().join("copy");
         let _ = fs::remove_dir_all(&copy);
-        let copied = Command::new("cp").arg("-a").args([&tree, &copy]).status();
+        let copied = command("cp").arg("-a").args([&tree, &copy]).status();
         assert!(copied.expect("cp runs").success());
         rsync(&list, &empty, &copy, &["--delete"]);
         let left = |path: &&String| fs::symlink_metadata(copy.join(path.as_str())).is_ok();

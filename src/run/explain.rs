@@ -5,17 +5,17 @@ use std::error::Error;
 
 use serde_json::{Map, Value, json};
 
+use super::error::RunError;
+use super::machines::MachineError;
 use crate::agent::client::AgentError;
 use crate::agent::deploy::DeployError;
 use crate::agent::protocol::FaultKind;
-use crate::event::Host;
+use crate::event::{EndingError, Host};
 use crate::exit::ExitStatus;
 use crate::host::sudo::SudoTrouble;
 use crate::module::{ModuleError, ValidationError};
 use crate::prompt::PromptError;
 use crate::record::LockHolder;
-use crate::run::error::RunError;
-use crate::run::machines::MachineError;
 
 /// An error in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +45,17 @@ impl Explained {
         line
     }
 
+    /// The same for the closing block.
+    #[must_use]
+    pub fn ending(&self) -> EndingError {
+        EndingError {
+            message: self.message.clone(),
+            causes: self.causes.clone(),
+            is_list: self.is_list,
+            hint: self.hint.clone(),
+        }
+    }
+
     /// The hint and the status, for the log line's context.
     #[must_use]
     pub fn context(&self) -> Map<String, Value> {
@@ -52,7 +63,10 @@ impl Explained {
         if let Some(hint) = &self.hint {
             context.insert("hint".to_owned(), json!(hint));
         }
-        context.insert("exit_status".to_owned(), json!(self.status.code()));
+        context.insert(
+            EndingError::STATUS_KEY.to_owned(),
+            json!(self.status.code()),
+        );
         context
     }
 }
@@ -175,7 +189,7 @@ fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
 }
 
 fn refusal_hint(flag: Option<&str>) -> Option<String> {
-    flag.map(|flag| format!("{flag} answers it"))
+    flag.map(|flag| format!("{flag} answers the question beforehand"))
 }
 
 fn judge_prompt(error: PromptError) -> (ExitStatus, Option<String>) {
@@ -219,6 +233,9 @@ fn judge_deploy(
     (status, error.hint())
 }
 
+/// What is true whenever an agent is lost in the middle.
+const SYNC_AGAIN: &str = "every file is whole, old or new; sync again to finish";
+
 fn judge_agent(error: &AgentError) -> (ExitStatus, Option<String>) {
     match error {
         AgentError::Interrupted(_) => (ExitStatus::Interrupted, None),
@@ -231,14 +248,11 @@ fn judge_agent(error: &AgentError) -> (ExitStatus, Option<String>) {
         }
         AgentError::Lost {
             host: Host::Target, ..
-        } => (
-            ExitStatus::Connection,
-            Some("every file there is whole, old or new; sync again to finish".to_owned()),
-        ),
+        } => (ExitStatus::Connection, Some(SYNC_AGAIN.to_owned())),
         AgentError::Lost {
             host: Host::Source, ..
-        }
-        | AgentError::Nonsense { .. } => (ExitStatus::Failed, None),
+        } => (ExitStatus::Failed, Some(SYNC_AGAIN.to_owned())),
+        AgentError::Nonsense { .. } => (ExitStatus::Failed, None),
         AgentError::Declined { .. } => (ExitStatus::Refused, None),
         AgentError::Prompt(error) => judge_prompt(*error),
     }
@@ -343,7 +357,10 @@ mod tests {
             flag: Some("--allow-first-sync".into()),
         });
         let context = explained.context();
-        assert_eq!(context["hint"], "--allow-first-sync answers it");
+        assert_eq!(
+            context["hint"],
+            "--allow-first-sync answers the question beforehand"
+        );
         assert_eq!(context["exit_status"], 4);
         let interrupted = explain(&RunError::Interrupted(Interrupted));
         assert_eq!(interrupted.status.code(), 130);
