@@ -319,12 +319,9 @@ impl Place {
             ready: script::READY,
             ..Opening::default()
         };
-        if typed.expose().is_empty() {
-            // Nothing can be taken for a password: the round trip is saved.
-            opening.at_once = vec![body];
-        } else {
+        opening.when_ready = vec![body];
+        if !typed.expose().is_empty() {
             opening.at_once = vec![typed.expose().as_bytes()];
-            opening.when_ready = vec![body];
             opening.password_prompt = Some(&prompt);
         }
         self.open(connection, &script::as_root(script, sudo), opening)
