@@ -151,7 +151,8 @@ fn a_person_who_exchanges_everything_meanwhile_gains_nothing() {
     let secret = lab.disk.top().join("secret");
     let mut errors = 0;
     for seed in 1..=number("PCS_SEEDS", 12) {
-        for tree in [&lab.from, &lab.to] {
+        for tree in [&lab.from, &lab.to, &outside, &secret] {
+            fs::create_dir_all(tree).unwrap();
             empty(tree);
         }
         run(&format!(
