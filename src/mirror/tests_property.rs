@@ -35,7 +35,7 @@ const RULES: [&str; 12] = [
 
 fn random_rules(rng: &mut Random, most: usize) -> String {
     (0..rng.below(most + 1))
-        .map(|_| format!("{}\n", rng.pick(&RULES)))
+        .flat_map(|_| [*rng.pick(&RULES), "\n"])
         .collect()
 }
 
@@ -222,7 +222,7 @@ fn rsync_with_rules(lab: &Lab, rules: &str) -> String {
         .lines()
         .filter(|l| !l.starts_with("cannot delete non-empty directory"))
         .filter(|l| goes(l).is_none_or(|dir| !stays.contains(&&*dir)))
-        .map(|l| format!("{l}\n"))
+        .flat_map(|l| [l, "\n"])
         .collect()
 }
 
