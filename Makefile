@@ -12,7 +12,7 @@ LAB = tests/lab
 help:
 	@echo "make demo     two real machines on this one, a real sync between them, the proof"
 	@echo "make test     every test; those that need root and btrfs run under sudo"
-	@echo "make lint     formatting and clippy, warnings are errors"
+	@echo "make lint     formatting, clippy and documentation, warnings are errors"
 	@echo "make bench    side by side with rsync; writes the table of BENCHMARKS.md"
 	@echo "make install  into \$$(DESTDIR)\$$(PREFIX), PREFIX=$(PREFIX)"
 	@echo "make clean-lab  remove what an interrupted lab left behind, and its cache"
@@ -26,12 +26,13 @@ demo:
 	@$(LAB)/demo.sh
 
 test:
-	@$(LAB)/need.sh build lab || $(LAB)/need.sh --check build
+	@$(LAB)/need.sh build lab test || $(LAB)/need.sh --check build
 	@$(LAB)/test.sh
 
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 	@if command -v shellcheck >/dev/null; then shellcheck -S warning $(LAB)/*.sh .ci/run; else echo "shellcheck is not installed: the scripts are not checked"; fi
 
 bench:

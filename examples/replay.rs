@@ -176,6 +176,7 @@ impl Stage {
             modules,
             warnings: vec![warning.clone(), warning],
             elapsed,
+            errors: Vec::new(),
             log_file: None,
         }
     }

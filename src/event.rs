@@ -184,7 +184,7 @@ pub struct ConnectionEvent {
     pub latency: Option<Duration>,
 }
 
-/// The ten phases of a sync (design, section 5).
+/// The ten phases of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
@@ -247,7 +247,7 @@ pub enum ModuleStatus {
     Failed,
 }
 
-/// One module's line in the closing block and in the history (`JobResult` of the seeds).
+/// One module's line in the closing block and in the history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModuleResult {
     /// The module's name.
@@ -264,7 +264,7 @@ pub struct ModuleResult {
     pub summary: Option<String>,
 }
 
-/// States of a session (design, section 3).
+/// States of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum SessionState {

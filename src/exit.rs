@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// How the program ended, as a script sees it (design, section 4).
+/// How the program ended, as a script sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum ExitStatus {

@@ -1,12 +1,13 @@
 //! pc-switcher: work on one Linux machine, sync, and go on working on the other.
 //!
-//! ARCHITECTURE.md has the map. Layers import only downwards:
-//! `cli` → `run` → `modules` → `mirror` → `agent` → `snapshot` → `host` → `record` → `ui` → the rest.
+//! ARCHITECTURE.md has the map. Each floor imports only what is below it:
+//! `cli` → `run` → `modules` → `module` → `mirror` → `agent` → `record` → `snapshot` → `host` → `ui`
+//! → the rest. `tests/it/layers.rs` holds the line.
 
 pub mod agent;
+pub mod change;
 pub mod cli;
 pub mod config;
-pub mod error;
 pub mod escape;
 pub mod event;
 pub mod exit;

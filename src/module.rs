@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::agent::client::{AgentClient, AgentError};
+pub use crate::change::{Action, Change};
 use crate::config::Config;
 use crate::event::{Event, EventSink, Host, LogLevel, ProgressEvent, ProgressUpdate};
 use crate::interrupt::{AbortFlag, Interrupted};
@@ -109,33 +111,6 @@ impl ModuleError {
             hint: None,
         }
     }
-}
-
-/// What kind of change an item of a plan is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Action {
-    /// Something that was not there.
-    Create = b'+',
-    /// New content or a new kind of thing.
-    Change = b'*',
-    /// Attributes only.
-    Attributes = b'.',
-    /// Gone afterwards.
-    Delete = b'-',
-}
-
-/// One change of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// What happens.
-    pub action: Action,
-    /// To what: a path (any bytes), a package, a subvolume.
-    pub item: Vec<u8>,
-    /// Which aspects change, for people ("content, mode").
-    pub detail: String,
-    /// Bytes that will be written.
-    pub bytes: u64,
 }
 
 /// Totals of a plan.
@@ -243,6 +218,9 @@ pub struct SessionFacts {
     pub dry_run: bool,
     /// `--verify`: compare all content afterwards.
     pub verify: bool,
+    /// When the two machines were last known to be equal, by each one's own clock: the source's and
+    /// the target's. `None` if no completed sync of the two with `user_data` is remembered.
+    pub equal_at: Option<(Timestamp, Timestamp)>,
     /// Presync snapshots of the source (empty in a dry run, which reads the live tree).
     pub source_presync: Vec<SnapshotFacts>,
     /// Presync snapshots of the target.

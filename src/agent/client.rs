@@ -12,8 +12,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, tick, unbou
 
 use super::link::{Closed, Incoming, Link, Outgoing, Traffic};
 use super::protocol::{
-    Answer, Call, Fault, Frame, FrameError, Kind, PEER_SILENCE, PING_EVERY, Reply, Request,
-    encode_frame,
+    Answer, Call, Fault, FaultKind, Frame, FrameError, Kind, PEER_SILENCE, PING_EVERY, Reply,
+    Request, encode_frame,
 };
 use crate::event::{Event, EventSink, Host, LogEvent};
 use crate::interrupt::{AbortFlag, Interrupted};
@@ -53,7 +53,7 @@ pub enum AgentError {
         detail: String,
     },
     /// A person declined a single command (`--confirm-each-command`).
-    #[error("{hostname}: declined: {what}")]
+    #[error("declined on {hostname}: {what}")]
     Declined {
         /// The machine.
         hostname: String,
@@ -64,6 +64,9 @@ pub enum AgentError {
     #[error(transparent)]
     Prompt(#[from] PromptError),
 }
+
+/// How long an agent that said it was stopped may take to be gone.
+const ENDING: Duration = Duration::from_secs(2);
 
 type Pending = HashMap<u64, Sender<Result<Reply, Fault>>>;
 
@@ -155,10 +158,20 @@ impl AgentClient {
         self
     }
 
-    /// The same agent, for calls that must still be made after an abort (clean-up).
+    /// The same agent, for calls that must be waited for whatever asks to stop.
     #[must_use]
     pub fn unabortable(&self) -> Self {
         self.with_abort(AbortFlag::new())
+    }
+
+    /// The same agent for clean-up: no abort stops it, and nobody is asked. Whoever declined a
+    /// change has not declined that it is cleaned up after.
+    #[must_use]
+    pub fn cleaning_up(&self) -> Self {
+        Self {
+            confirm: None,
+            ..self.unabortable()
+        }
     }
 
     /// The same agent, for calls that stop waiting when `abort` is raised (a thread with an end of
@@ -289,10 +302,19 @@ impl AgentClient {
     /// Closes the agent's stdin, which ends it; waits up to `limit` for the link to end.
     pub fn close(&self, limit: Duration) {
         lock(&self.shared.outgoing).take();
+        self.ends_within(limit);
+    }
+
+    /// Waits up to `limit` for the link to end; whether it has.
+    fn ends_within(&self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
-        while !self.shared.is_closed.load(Ordering::Acquire) && Instant::now() < end {
+        while !self.shared.is_closed.load(Ordering::Acquire) {
+            if Instant::now() >= end {
+                return false;
+            }
             std::thread::sleep(Duration::from_millis(2));
         }
+        true
     }
 
     fn send(&self, kind: Kind, payload: &[u8]) -> Result<(), AgentError> {
@@ -355,9 +377,20 @@ impl PendingCall {
 
     /// Turns what arrived on [`receiver`](Self::receiver) into a result.
     pub fn convert(&self, answer: Result<Reply, Fault>) -> Result<Reply, AgentError> {
-        answer.map_err(|fault| AgentError::Fault {
-            hostname: self.client.hostname(),
-            fault,
+        answer.map_err(|fault| {
+            if fault.kind == FaultKind::Interrupted {
+                if self.client.abort.is_raised() {
+                    return AgentError::Interrupted(Interrupted);
+                }
+                // Nobody here asked it to stop: it is about to end, for the reason of its link.
+                if self.client.ends_within(ENDING) {
+                    return self.client.lost();
+                }
+            }
+            AgentError::Fault {
+                hostname: self.client.hostname(),
+                fault,
+            }
         })
     }
 
@@ -375,7 +408,7 @@ impl PendingCall {
                 return Err(AgentError::Fault {
                     hostname: self.client.hostname(),
                     fault: Fault {
-                        kind: super::protocol::FaultKind::Timeout,
+                        kind: FaultKind::Timeout,
                         message: "no answer in time".to_owned(),
                         hint: None,
                     },

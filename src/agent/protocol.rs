@@ -401,7 +401,7 @@ pub struct DiskFacts {
     pub free_bytes: u64,
 }
 
-/// What a program printed and how it ended (`CommandResult` of the seeds).
+/// What a program printed and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunOutput {
     /// Exit code, or 128 + signal.

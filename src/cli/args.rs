@@ -163,7 +163,7 @@ pub struct SyncArgs {
     /// Answer ordinary confirmations with yes; opens no gate
     #[arg(short, long, help_heading = "Questions")]
     pub yes: bool,
-    /// Ask before every command that changes the target
+    /// Ask before every command that changes a machine
     #[arg(long, help_heading = "Questions", conflicts_with = "batch")]
     pub confirm_each_command: bool,
     /// Sync though these two machines have never been synced

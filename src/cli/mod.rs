@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use clap::Parser as _;
 
 use crate::config::{self, Config, ConfigProblem, KnownModule};
-use crate::error::Explained;
 use crate::exit::ExitStatus;
 use crate::module::Module;
 use crate::modules;
+use crate::run::explain::Explained;
 use crate::ui::{self, ErrorReport};
 use args::{Cli, Command, GlobalArgs, SnapshotsCommand};
 

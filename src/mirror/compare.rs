@@ -14,19 +14,22 @@ use rustix::io::Errno;
 
 use super::codec::{Malformed, Reader};
 use super::content::hash_file;
-use super::entry::{Aspects, DEPTH_MAX, Entry, FLAG_NOCOW, Kind, Meta, join, split};
+use super::entry::{Aspects, DEPTH_MAX, Entry, FLAG_NOCOW, Kind, Meta, Time, join, split};
 use super::filter::{Filter, FilterState, Verdict};
 use super::links::Leaders;
 use super::look::Looker;
-use super::plan::{FolderPlan, Old, Op, Planner, Step};
+use super::plan::{FolderPlan, Old, Op, Ops, Planner, Step};
 use super::scan::{ChunkEncoder, Notes, ScanError};
+use super::spool::SpoolWriter;
 use super::tree::{Found, Names, Tree};
-use super::wire::{Batch, Chunk, Message, Messages, SCAN_WINDOW_CHUNKS};
+use super::wire::{Batch, Chunk, FrameCursor, Message, Messages, SCAN_WINDOW_CHUNKS, ScanTree};
 use crate::escape::escape_bytes;
 use crate::interrupt::AbortFlag;
 
 /// A run with more of our own names than this is compared name by name instead of by digest.
 const DIGEST_ENTRIES: usize = 4096;
+/// Hashes asked for before they are needed.
+const HASHES_AHEAD: u64 = 64;
 /// Directories of one folder that may have rules of their own.
 const RULED_MAX: usize = 20_000;
 /// Acknowledge after this many chunks even while more arrive.
@@ -90,12 +93,15 @@ pub struct TargetScan<'a> {
     cli: Batch<'a>,
     abort: &'a AbortFlag,
     content: bool,
+    equal_at: Option<Time>,
     leaders: Leaders,
     looker: Looker<'a>,
     stack: Vec<Level>,
     pending: VecDeque<Pending>,
     acked: Option<u64>,
     planner: Planner,
+    /// Files whose size and time are equal though they were touched; their hashes will tell.
+    doubts: SpoolWriter,
     /// Number of the chunk that must come next; `None` until the folder itself was announced.
     next_seq: Option<u64>,
     /// The rules of directories that have their own, by path: in the directory itself.
@@ -116,7 +122,7 @@ impl<'a> TargetScan<'a> {
         peer: Batch<'a>,
         cli: Batch<'a>,
         abort: &'a AbortFlag,
-        content: bool,
+        scan: &ScanTree,
     ) -> Result<Self, ScanError> {
         Ok(Self {
             tree,
@@ -124,13 +130,15 @@ impl<'a> TargetScan<'a> {
             peer,
             cli,
             abort,
-            content,
+            content: scan.content,
+            equal_at: scan.equal_at,
             leaders: Leaders::default(),
             looker,
             stack: Vec::new(),
             pending: VecDeque::new(),
             acked: None,
             planner: Planner::new()?,
+            doubts: SpoolWriter::new()?,
             next_seq: None,
             ruled: HashMap::new(),
             reported: Instant::now(),
@@ -166,6 +174,8 @@ impl<'a> TargetScan<'a> {
             self.report()?;
         }
         self.acknowledge(true)?;
+        self.resolve_doubts()?;
+        self.peer.push(&Message::Finished)?;
         self.peer.flush()?;
         self.planner.count_existing(self.entries);
         Ok((self.planner.finish()?, self.notes, self.entries))
@@ -229,12 +239,7 @@ impl<'a> TargetScan<'a> {
         have: Option<&Found>,
         want: &Meta,
     ) -> Result<(), ScanError> {
-        let old = have.map(|found| Old {
-            kind: found.meta.kind,
-            ino: found.ino,
-            size: found.meta.size,
-            mtime: found.meta.mtime,
-        });
+        let old = have.map(old_of);
         self.planner.add(&Op {
             step,
             aspects,
@@ -300,7 +305,8 @@ impl<'a> TargetScan<'a> {
                     encoder.add(&entry, false);
                     (*name, found.meta) = (entry.name, entry.meta);
                 }
-                equal = encoder.take().0 == chunk.digest;
+                let suspect = chunk.suspect || encoder.is_suspect();
+                equal = encoder.take().0 == chunk.digest && !suspect;
             }
         }
         if chunk.upper.is_none()
@@ -513,11 +519,7 @@ impl<'a> TargetScan<'a> {
                 "cannot be read",
                 &format!("{}: {error}", escape_bytes(&join(path, name))),
             );
-            Ok(Some(Found {
-                meta: Meta::opaque(),
-                ino: 0,
-                nlink: 1,
-            }))
+            Ok(Some(Found::unreadable()))
         };
         let mut found = match found {
             Ok(Some(found)) => found,
@@ -525,6 +527,7 @@ impl<'a> TargetScan<'a> {
             Err(error) => return unreadable(&mut self.notes, error),
         };
         self.leaders.note(&mut found, || join(path, name));
+        found.suspect_if_touched_since(self.equal_at);
         if self.content && found.meta.kind == Kind::File {
             match hash_file(self.tree, dir.as_fd(), name, self.abort) {
                 Ok(hash) => found.meta.content = Some(hash),
@@ -670,7 +673,11 @@ impl<'a> TargetScan<'a> {
         {
             aspects.0 |= Aspects::LINK;
         }
-        if aspects == Aspects::default() {
+        let doubtful = want.kind == Kind::File
+            && (want.suspect || have.meta.suspect)
+            && !self.content
+            && !aspects.any(Aspects::KIND | Aspects::CONTENT);
+        if aspects == Aspects::default() && !doubtful {
             return Ok(());
         }
         if aspects.any(Aspects::KIND) {
@@ -701,7 +708,96 @@ impl<'a> TargetScan<'a> {
             }
             _ => Step::MakeNode,
         };
+        if doubtful {
+            let op = Op {
+                step,
+                aspects,
+                path,
+                old: Some(old_of(have)),
+                meta: want.clone(),
+            };
+            return Ok(self.doubts.push(&op.to_record())?);
+        }
         self.add(step, aspects, path, Some(have), want)
+    }
+
+    /// Compares by content what was touched without its size or time showing it.
+    fn resolve_doubts(&mut self) -> Result<(), ScanError> {
+        let doubts = Ops::of(&std::mem::replace(&mut self.doubts, SpoolWriter::new()?).finish()?)?;
+        let (mut ahead, mut ops) = doubts;
+        let (mut asked, mut answered) = (0, 0);
+        let mut cursor = FrameCursor::default();
+        while let Some(mut op) = ops.next_op()? {
+            self.abort.check()?;
+            if op.step != Step::Link {
+                while asked < answered + HASHES_AHEAD {
+                    let Some(next) = ahead.next_op()? else { break };
+                    if next.step != Step::Link {
+                        self.peer.push(&Message::WantHash {
+                            id: asked,
+                            path: &next.path,
+                        })?;
+                        asked += 1;
+                    }
+                }
+                self.peer.flush()?;
+                let ours = self.hash_of(&op.path);
+                self.abort.check()?;
+                let theirs = self.next_hash(&mut cursor, answered)?;
+                answered += 1;
+                match (ours, theirs) {
+                    (Ok(ours), Some(theirs)) if ours == theirs => {}
+                    (Ok(_), Some(_)) => {
+                        op.aspects.0 |= Aspects::CONTENT;
+                        op.step = Step::Fetch;
+                    }
+                    (Ok(_), None) => {
+                        self.notes.error(
+                            "cannot be read on the source, left as it is",
+                            &escape_bytes(&op.path),
+                        );
+                        continue;
+                    }
+                    (Err(error), _) => {
+                        let path = escape_bytes(&op.path);
+                        self.notes
+                            .error("cannot be read", &format!("{path}: {error}"));
+                        continue;
+                    }
+                }
+            } else if let Some(leader) = &op.meta.leader
+                && self.planner.is_new_leader(leader)
+            {
+                op.aspects.0 |= Aspects::LINK;
+            }
+            if op.aspects != Aspects::default() {
+                self.planner.add(&op)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hash_of(&self, path: &[u8]) -> Result<[u8; 32], Errno> {
+        let (parent, name) = split(path);
+        let dir = self.tree.open_dir(parent)?;
+        hash_file(self.tree, dir.as_fd(), name, self.abort)
+    }
+
+    fn next_hash(
+        &self,
+        cursor: &mut FrameCursor,
+        expected: u64,
+    ) -> Result<Option<[u8; 32]>, ScanError> {
+        loop {
+            match cursor.next_message() {
+                Some(Ok(Message::Hash { id, hash })) if id == expected => return Ok(hash),
+                Some(Ok(_)) => return Err(Malformed("out of place after a scan").into()),
+                Some(Err(error)) => return Err(error.into()),
+                None => {
+                    *cursor = FrameCursor::new(super::receive(self.incoming, self.abort)?)?;
+                }
+            }
+        }
     }
 
     fn only_ours(
@@ -871,11 +967,7 @@ impl<'a> TargetScan<'a> {
             let found = match self.tree.look(frame.fd.as_fd(), &name) {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,
-                Err(_) => Found {
-                    meta: Meta::opaque(),
-                    ino: 0,
-                    nlink: 1,
-                },
+                Err(_) => Found::unreadable(),
             };
             let is_dir = matches!(found.meta.kind, Kind::Dir | Kind::Opaque);
             let excluded = frame.filter.verdict(&name, is_dir) == Verdict::Exclude;
@@ -893,6 +985,16 @@ impl<'a> TargetScan<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// What the plan remembers of what stands there.
+fn old_of(found: &Found) -> Old {
+    Old {
+        kind: found.meta.kind,
+        ino: found.ino,
+        size: found.meta.size,
+        mtime: found.meta.mtime,
     }
 }
 

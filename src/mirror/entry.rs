@@ -3,6 +3,8 @@
 //! Both machines encode a directory's entries the same way, so equal digests mean equal entries.
 //! Not part of it: inode numbers, change time, birth time, link count, directory sizes.
 
+use serde::{Deserialize, Serialize};
+
 use super::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
 
 /// Longest file name Linux allows (`NAME_MAX`).
@@ -62,7 +64,7 @@ impl Kind {
 }
 
 /// Seconds and nanoseconds since 1970, the nanoseconds always 0 to 999,999,999.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Time {
     /// Seconds, negative before 1970.
     pub secs: i64,
@@ -102,6 +104,9 @@ pub struct Meta {
     pub allocated: u64,
     /// Extended attributes and ACLs, sorted by name.
     pub xattrs: Vec<Xattr>,
+    /// Whether a regular file was touched since both sides were last known to be equal (not part
+    /// of the digest): then equal size and time prove nothing.
+    pub suspect: bool,
     /// Hash of a regular file's content, where a scan was asked to compare content.
     pub content: Option<[u8; 32]>,
 }
@@ -145,6 +150,7 @@ pub const FLAG_DIRSYNC: u32 = 0x1_0000;
 pub const FLAG_NOCOW: u32 = 0x80_0000;
 
 const MULTI_BIT: u8 = 0x80;
+const SUSPECT_BIT: u8 = 0x40;
 
 /// Whether `name` is one a directory can hold and we may create: not empty, `.` or `..`, no slash, no NUL.
 #[must_use]
@@ -201,18 +207,16 @@ impl Meta {
             multi: false,
             allocated: 0,
             xattrs: Vec::new(),
+            suspect: false,
             content: None,
         }
     }
 
     /// Appends the encoding. With `canonical` the bits that are not part of the digest are zero.
     pub fn encode(&self, out: &mut Vec<u8>, canonical: bool) {
-        let multi = if self.multi && !canonical {
-            MULTI_BIT
-        } else {
-            0
-        };
-        out.push(self.kind as u8 | multi);
+        let bit = |set: bool, bit| if set && !canonical { bit } else { 0 };
+        let bits = bit(self.multi, MULTI_BIT) | bit(self.suspect, SUSPECT_BIT);
+        out.push(self.kind as u8 | bits);
         if self.kind == Kind::Opaque {
             return;
         }
@@ -246,10 +250,11 @@ impl Meta {
     /// Decodes and checks what [`encode`](Self::encode) wrote.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let first = reader.u8()?;
-        let kind = Kind::from_byte(first & !MULTI_BIT)?;
+        let kind = Kind::from_byte(first & !(MULTI_BIT | SUSPECT_BIT))?;
         let mut meta = Self {
             kind,
             multi: first & MULTI_BIT != 0,
+            suspect: first & SUSPECT_BIT != 0,
             ..Self::opaque()
         };
         if kind == Kind::Opaque {

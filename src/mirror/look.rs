@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::entry::{FLAGS, Kind, Meta, Time, XATTRS_MAX, join};
 use super::tree::{Found, Names, Tree};
-use crate::sys::inodes::{Found as Item, InodeReader};
+use crate::sys::inodes::{Found as Item, InodeItem, InodeReader};
 
 /// Names looked up in one go.
 const AHEAD: usize = 512;
@@ -31,8 +31,7 @@ pub struct Looker<'a> {
     /// Paths below the root that something is mounted on.
     mounts: HashSet<Vec<u8>>,
     /// What was fetched, by inode number.
-    fetched: HashMap<u64, Meta>,
-    nlinks: HashMap<u64, u64>,
+    fetched: HashMap<u64, Found>,
     /// Position up to which the current directory's names were fetched.
     until: usize,
     /// How many entries needed no look of their own.
@@ -56,13 +55,11 @@ impl<'a> Looker<'a> {
             }
         }
         let reader = (usable && table.is_ok()).then(InodeReader::new);
-        let (fetched, nlinks) = (HashMap::new(), HashMap::new());
         Self {
             tree,
             reader,
             mounts,
-            fetched,
-            nlinks,
+            fetched: HashMap::new(),
             until: 0,
             at_once: 0,
         }
@@ -89,7 +86,7 @@ impl<'a> Looker<'a> {
             .expect("the caller's position is within the names");
         let (ino, file_type) = names.identity(position);
         let found = match self.fetched.remove(&ino) {
-            Some(meta) => self.confirm(dir, path, name, ino, file_type, meta)?,
+            Some(found) => self.confirm(dir, path, name, file_type, found)?,
             None => None,
         };
         match found {
@@ -107,11 +104,10 @@ impl<'a> Looker<'a> {
         dir: &OwnedFd,
         path: &[u8],
         name: &[u8],
-        ino: u64,
         file_type: FileType,
-        mut meta: Meta,
+        mut found: Found,
     ) -> Result<Option<Found>, Errno> {
-        let expected = match meta.kind {
+        let expected = match found.meta.kind {
             Kind::File => FileType::RegularFile,
             Kind::Dir => FileType::Directory,
             Kind::Symlink => FileType::Symlink,
@@ -123,23 +119,21 @@ impl<'a> Looker<'a> {
         if !self.mounts.is_empty() && self.mounts.contains(&join(path, name)) {
             return Ok(None);
         }
-        match meta.kind {
-            Kind::Dir if !self.tree.is_plain_dir(dir.as_fd(), name, ino)? => return Ok(None),
+        match found.meta.kind {
+            Kind::Dir if !self.tree.is_plain_dir(dir.as_fd(), name, found.ino)? => return Ok(None),
             Kind::Symlink => match rustix::fs::readlinkat(dir, name, Vec::new()) {
-                Ok(text) => meta.symlink = text.into_bytes(),
+                Ok(text) => found.meta.symlink = text.into_bytes(),
                 Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
                 Err(error) => return Err(error),
             },
             _ => {}
         }
-        let nlink = self.nlinks.get(&ino).copied().unwrap_or(1);
-        Ok(Some(Found { meta, ino, nlink }))
+        Ok(Some(found))
     }
 
     /// Fetches the inodes of the names from `position` on.
     fn fetch(&mut self, dir: BorrowedFd<'_>, names: &Names, position: usize) {
         self.fetched.clear();
-        self.nlinks.clear();
         self.until = (position + AHEAD).min(names.len());
         let mut numbers: Vec<u64> = (position..self.until)
             .map(|p| names.identity(p).0)
@@ -157,36 +151,17 @@ impl<'a> Looker<'a> {
             let Some(reader) = &mut self.reader else {
                 return;
             };
-            let (fetched, nlinks) = (&mut self.fetched, &mut self.nlinks);
+            let fetched = &mut self.fetched;
             let mut too_large = Vec::new();
             let read = reader.read(dir, first, last, |ino, item| match item {
                 Item::Inode(inode) => {
-                    fetched.insert(
-                        ino,
-                        Meta {
-                            kind: super::tree::kind_of(inode.mode),
-                            mode: inode.mode & 0o7777,
-                            uid: inode.uid,
-                            gid: inode.gid,
-                            size: inode.size,
-                            mtime: Time {
-                                secs: inode.mtime_secs,
-                                nanos: inode.mtime_nanos,
-                            },
-                            flags: inode.flags & FLAGS,
-                            multi: inode.nlink > 1,
-                            allocated: inode.allocated,
-                            ..Meta::opaque()
-                        },
-                    );
-                    if inode.nlink > 1 {
-                        nlinks.insert(ino, u64::from(inode.nlink));
-                    }
+                    fetched.insert(ino, found_of(ino, &inode));
                 }
                 Item::Xattr(name, value) => {
-                    if let Some(meta) = fetched.get_mut(&ino) {
-                        meta.xattrs.push((name.to_vec(), value.to_vec()));
-                        let total: usize = meta.xattrs.iter().map(|x| x.0.len() + x.1.len()).sum();
+                    if let Some(found) = fetched.get_mut(&ino) {
+                        let xattrs = &mut found.meta.xattrs;
+                        xattrs.push((name.to_vec(), value.to_vec()));
+                        let total: usize = xattrs.iter().map(|x| x.0.len() + x.1.len()).sum();
                         if total > XATTRS_MAX {
                             too_large.push(ino);
                         }
@@ -203,17 +178,41 @@ impl<'a> Looker<'a> {
                 return;
             }
         }
-        for meta in self.fetched.values_mut() {
-            meta.xattrs.sort_unstable();
-            if meta.kind != Kind::File {
-                (meta.size, meta.allocated) = (0, 0);
-            }
-            if meta.kind == Kind::Dir {
-                meta.multi = false;
-            }
-            if matches!(meta.kind, Kind::Symlink) {
-                meta.flags = 0;
-            }
+        for found in self.fetched.values_mut() {
+            found.meta.xattrs.sort_unstable();
         }
+    }
+}
+
+/// What an inode item says, as `statx` and the flags' ioctl would.
+fn found_of(ino: u64, inode: &InodeItem) -> Found {
+    let kind = super::tree::kind_of(inode.mode);
+    let is_file = kind == Kind::File;
+    let meta = Meta {
+        kind,
+        mode: inode.mode & 0o7777,
+        uid: inode.uid,
+        gid: inode.gid,
+        size: if is_file { inode.size } else { 0 },
+        mtime: Time {
+            secs: inode.mtime_secs,
+            nanos: inode.mtime_nanos,
+        },
+        // A symlink's flags cannot be asked for by system calls.
+        flags: if kind == Kind::Symlink {
+            0
+        } else {
+            inode.flags & FLAGS
+        },
+        multi: kind != Kind::Dir && inode.nlink > 1,
+        allocated: if is_file { inode.allocated } else { 0 },
+        ..Meta::opaque()
+    };
+    let (secs, nanos) = inode.ctime;
+    Found {
+        meta,
+        ino,
+        nlink: u64::from(inode.nlink),
+        ctime: Time { secs, nanos },
     }
 }

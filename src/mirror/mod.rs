@@ -16,6 +16,7 @@ pub mod place;
 pub mod plan;
 pub mod relay;
 pub mod scan;
+pub mod scope;
 pub mod serve;
 pub mod service;
 pub mod spool;

@@ -9,7 +9,7 @@ use super::codec::{Malformed, Reader, put_bytes, put_u64};
 use super::entry::{Aspects, Kind, Meta, PATH_LIMIT, Time, is_valid_path};
 use super::spool::{Spool, SpoolReader, SpoolWriter};
 use super::wire::{PlanTotals, put_time, read_time};
-use crate::module::Action;
+use crate::change::Action;
 
 /// What stood at a path when the plan was made; it is only overwritten or deleted while it still
 /// is that.
@@ -86,6 +86,14 @@ impl Op {
         } else {
             0
         }
+    }
+
+    /// As a record of a spool.
+    #[must_use]
+    pub fn to_record(&self) -> Vec<u8> {
+        let mut record = Vec::new();
+        self.encode(&mut record);
+        record
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -249,6 +257,11 @@ impl FolderPlan {
 pub struct Ops(SpoolReader);
 
 impl Ops {
+    /// Two readers of operations that were put into a spool as records.
+    pub fn of(spool: &Spool) -> io::Result<(Self, Self)> {
+        Ok((Self(spool.reader()?), Self(spool.reader()?)))
+    }
+
     /// The next one.
     pub fn next_op(&mut self) -> io::Result<Option<Op>> {
         let Some(record) = self.0.next_record()? else {

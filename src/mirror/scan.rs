@@ -5,7 +5,6 @@
 //! its own tree. What is announced and not acknowledged is kept, and bounded: then the walk waits.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crossbeam_channel::Receiver;
@@ -13,14 +12,15 @@ use rustix::io::Errno;
 
 use super::codec::Malformed;
 use super::content::hash_file;
-use super::entry::{DEPTH_MAX, Entry, Kind, Meta, join};
-use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
+use super::entry::{DEPTH_MAX, Entry, Kind, Meta, Time, join, split};
+use super::filter::{Filter, FilterState, Verdict};
 use super::links::Leaders;
 use super::look::Looker;
+use super::scope::{Way, directory_rules, with_rules};
 use super::tree::{Names, Tree};
 use super::wire::{
-    Batch, Chunk, Digest, LISTING_MAX, Message, Messages, RULES_MAX, SCAN_WINDOW_BYTES,
-    SCAN_WINDOW_CHUNKS,
+    Batch, Chunk, Digest, LISTING_MAX, Message, Messages, SCAN_WINDOW_BYTES, SCAN_WINDOW_CHUNKS,
+    ScanTree,
 };
 use crate::escape::escape_bytes;
 use crate::event::LogLevel;
@@ -105,6 +105,7 @@ pub struct ChunkEncoder {
     canonical: Vec<u8>,
     listing: Vec<u8>,
     entries: usize,
+    suspect: bool,
 }
 
 impl ChunkEncoder {
@@ -115,6 +116,13 @@ impl ChunkEncoder {
             entry.encode(&mut self.listing, false);
         }
         self.entries += 1;
+        self.suspect |= entry.meta.suspect;
+    }
+
+    /// Whether an entry is suspect.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.suspect
     }
 
     /// Whether the chunk should end here.
@@ -137,6 +145,7 @@ impl ChunkEncoder {
             .expect("a hash has 32 bytes");
         self.canonical.clear();
         self.entries = 0;
+        self.suspect = false;
         (digest, std::mem::take(&mut self.listing))
     }
 }
@@ -154,6 +163,11 @@ pub struct SourceScan<'a> {
     window: VecDeque<(u64, Vec<u8>)>,
     window_bytes: usize,
     next_seq: u64,
+    filter: Filter,
+    /// The way to the last file that was asked about.
+    way: Way<'a>,
+    equal_at: Option<Time>,
+    finished: bool,
     /// What a person should know.
     pub notes: Notes,
     /// Entries seen.
@@ -178,26 +192,31 @@ impl<'a> SourceScan<'a> {
         incoming: &'a Receiver<Vec<u8>>,
         batch: Batch<'a>,
         abort: &'a AbortFlag,
-        content: bool,
+        scan: &ScanTree,
+        filter: Filter,
     ) -> Self {
         Self {
             tree,
             incoming,
             batch,
             abort,
-            content,
+            content: scan.content,
             leaders: Leaders::default(),
             looker,
             window: VecDeque::new(),
             window_bytes: 0,
             next_seq: 0,
+            way: Way::new(tree, &filter),
+            filter,
+            equal_at: scan.equal_at,
+            finished: false,
             notes: Notes::default(),
             entries: 0,
         }
     }
 
     /// Walks everything, and stays until the target has dealt with all of it.
-    pub fn run(&mut self, filter: &Filter, root_path: &str) -> Result<(), ScanError> {
+    pub fn run(&mut self, root_path: &str) -> Result<(), ScanError> {
         let unreadable = |source| ScanError::Root {
             path: root_path.to_owned(),
             source,
@@ -205,7 +224,7 @@ impl<'a> SourceScan<'a> {
         let root = self.tree.look_root().map_err(unreadable)?;
         self.batch.push(&Message::Root(Box::new(root.meta)))?;
         let fd = self.tree.open_dir(b"").map_err(unreadable)?;
-        let mut stack = vec![self.directory(Vec::new(), fd, FilterState::root(filter))?];
+        let mut stack = vec![self.directory(Vec::new(), fd, FilterState::root(&self.filter))?];
         while let Some(level) = stack.last_mut() {
             let Some(name) = level.subdirs.get(level.next) else {
                 stack.pop();
@@ -227,7 +246,7 @@ impl<'a> SourceScan<'a> {
         }
         self.batch.push(&Message::ScanEnd)?;
         self.batch.flush()?;
-        while !self.window.is_empty() {
+        while !self.finished {
             self.hear(true)?;
         }
         Ok(())
@@ -239,8 +258,8 @@ impl<'a> SourceScan<'a> {
             "cannot be read",
             &format!("{}: {error}", escape_bytes(path)),
         );
-        let (digest, listing) = ChunkEncoder::default().take();
-        self.announce(Some((path.to_vec(), None)), None, false, digest, listing)
+        let begins = Some((path.to_vec(), None));
+        self.announce(begins, None, false, &mut ChunkEncoder::default())
     }
 
     /// Announces all entries of a directory and returns what is needed to go down.
@@ -262,15 +281,8 @@ impl<'a> SourceScan<'a> {
                 Names::default()
             }
         };
-        let rules = directory_rules(self.tree, &fd, &path)?;
-        if let Some(text) = &rules {
-            let origin = escape_bytes(&join(&path, DIRECTORY_FILTER_NAME.as_bytes()));
-            filter = filter
-                .with_directory_rules(text, &origin)
-                .map_err(|errors| {
-                    ScanError::Rules(errors.first().map_or(origin, ToString::to_string))
-                })?;
-        }
+        let rules = directory_rules(self.tree, fd.as_fd(), &path)?;
+        filter = with_rules(filter, rules.as_deref(), &path)?;
         self.looker.begin();
         let mut begins = Some((path.clone(), rules));
         let mut subdirs = Names::default();
@@ -288,19 +300,12 @@ impl<'a> SourceScan<'a> {
             chunk.add(&entry, true);
             self.entries += 1;
             if chunk.is_full() {
-                let (digest, listing) = chunk.take();
-                self.announce(
-                    begins.take(),
-                    Some(name.to_vec()),
-                    complete,
-                    digest,
-                    listing,
-                )?;
+                let upper = Some(name.to_vec());
+                self.announce(begins.take(), upper, complete, &mut chunk)?;
             }
         }
         // Always a last one: it speaks for everything that is left, also for nothing.
-        let (digest, listing) = chunk.take();
-        self.announce(begins.take(), None, complete, digest, listing)?;
+        self.announce(begins.take(), None, complete, &mut chunk)?;
         Ok(Level {
             path,
             fd,
@@ -354,6 +359,7 @@ impl<'a> SourceScan<'a> {
             );
         }
         self.leaders.note(&mut found, || join(path, name));
+        found.suspect_if_touched_since(self.equal_at);
         if self.content && found.meta.kind == Kind::File {
             match hash_file(self.tree, dir.as_fd(), name, self.abort) {
                 Ok(hash) => found.meta.content = Some(hash),
@@ -371,16 +377,13 @@ impl<'a> SourceScan<'a> {
         begins: Option<(Vec<u8>, Option<Vec<u8>>)>,
         upper: Option<Vec<u8>>,
         complete: bool,
-        digest: Digest,
-        listing: Vec<u8>,
+        chunk: &mut ChunkEncoder,
     ) -> Result<(), ScanError> {
-        let listing = if listing.len() > LISTING_MAX {
-            return Err(ScanError::Malformed(Malformed(
-                "attributes too large for one listing",
-            )));
-        } else {
-            listing
-        };
+        let suspect = chunk.is_suspect();
+        let (digest, listing) = chunk.take();
+        if listing.len() > LISTING_MAX {
+            return Err(Malformed("attributes too large for one listing").into());
+        }
         let seq = self.next_seq;
         self.next_seq += 1;
         self.window_bytes += listing.len();
@@ -390,6 +393,7 @@ impl<'a> SourceScan<'a> {
             begins,
             upper,
             complete,
+            suspect,
             digest,
         }))?;
         self.hear(false)?;
@@ -418,10 +422,24 @@ impl<'a> SourceScan<'a> {
                 match message? {
                     Message::Want(seq) => self.send_listing(seq)?,
                     Message::Ack(seq) => self.acknowledged(seq),
+                    Message::WantHash { id, path } => self.send_hash(id, path)?,
+                    Message::Finished => self.finished = true,
                     _ => return Err(Malformed("out of place during a scan").into()),
                 }
             }
         }
+    }
+
+    /// Says a file's hash, if it is one the target may know of.
+    fn send_hash(&mut self, id: u64, path: &[u8]) -> Result<(), ScanError> {
+        let (_, name) = split(path);
+        let hash = match self.way.open_parent(path)? {
+            Ok(dir) => hash_file(self.tree, dir, name, self.abort).ok(),
+            Err(_) => None,
+        };
+        self.abort.check()?;
+        self.batch.push(&Message::Hash { id, hash })?;
+        Ok(())
     }
 
     fn send_listing(&mut self, seq: u64) -> Result<(), ScanError> {
@@ -442,37 +460,5 @@ impl<'a> SourceScan<'a> {
             self.window_bytes -= listing.len();
             self.window.pop_front();
         }
-    }
-}
-
-/// A directory's own filter file: a regular file, never through a link, of bounded size.
-pub fn directory_rules(
-    tree: &Tree,
-    dir: &OwnedFd,
-    path: &[u8],
-) -> Result<Option<Vec<u8>>, ScanError> {
-    let name = DIRECTORY_FILTER_NAME.as_bytes();
-    let unusable = |why: String| {
-        Err(ScanError::Rules(format!(
-            "{}: {why}",
-            escape_bytes(&join(path, name))
-        )))
-    };
-    let fd = match tree.open_file(dir.as_fd(), name) {
-        Ok(fd) => fd,
-        Err(Errno::NOENT) => return Ok(None),
-        Err(Errno::LOOP | Errno::INVAL | Errno::NXIO | Errno::ISDIR) => {
-            return unusable("is not a regular file; per-directory filters must be".into());
-        }
-        Err(error) => return unusable(error.to_string()),
-    };
-    let mut text = Vec::new();
-    match std::fs::File::from(fd)
-        .take(RULES_MAX as u64 + 1)
-        .read_to_end(&mut text)
-    {
-        Ok(length) if length > RULES_MAX => unusable(format!("is larger than {RULES_MAX} bytes")),
-        Ok(_) => Ok(Some(text)),
-        Err(error) => unusable(error.to_string()),
     }
 }

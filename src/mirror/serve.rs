@@ -12,8 +12,9 @@ use rustix::io::Errno;
 use super::codec::Malformed;
 use super::content::for_each_run;
 use super::entry::split;
-use super::filter::{Filter, FilterState, Verdict};
-use super::scan::{ScanError, directory_rules};
+use super::filter::Filter;
+use super::scan::ScanError;
+use super::scope::{Closed, Way};
 use super::tree::Tree;
 use super::wire::{
     Batch, ContentHash, DATA_MAX, DATA_WINDOW, FETCH_PATHS, FETCH_WINDOW, Message, Messages,
@@ -32,19 +33,12 @@ pub struct Server<'a> {
     /// Sent and not credited yet.
     in_flight: u64,
     finished: bool,
-    /// The way to the directory of the last file, from the folder itself on.
-    way: Vec<Level>,
+    /// The way to the last file.
+    way: Way<'a>,
     /// Files sent.
     pub files: u64,
     /// Bytes sent.
     pub bytes: u64,
-}
-
-/// A directory on the way to a file.
-struct Level {
-    name: Vec<u8>,
-    fd: OwnedFd,
-    filter: FilterState,
 }
 
 /// Why a file was not sent to its end.
@@ -81,24 +75,8 @@ impl<'a> Server<'a> {
         incoming: &'a Receiver<Vec<u8>>,
         batch: Batch<'a>,
         abort: &'a AbortFlag,
-    ) -> Result<Self, ScanError> {
-        let unreadable = |source| ScanError::Root {
-            path: "the folder on the source".to_owned(),
-            source,
-        };
-        let fd = tree.open_dir(b"").map_err(unreadable)?;
-        let mut filter = FilterState::root(filter);
-        if let Some(text) = directory_rules(tree, &fd, b"")? {
-            filter = filter
-                .with_directory_rules(&text, "")
-                .map_err(|_| unusable())?;
-        }
-        let top = Level {
-            name: Vec::new(),
-            fd,
-            filter,
-        };
-        Ok(Self {
+    ) -> Self {
+        Self {
             tree,
             incoming,
             batch,
@@ -107,10 +85,10 @@ impl<'a> Server<'a> {
             wanted_bytes: 0,
             in_flight: 0,
             finished: false,
-            way: vec![top],
+            way: Way::new(tree, filter),
             files: 0,
             bytes: 0,
-        })
+        }
     }
 
     /// Sends what is asked for until the target says it was all.
@@ -141,40 +119,12 @@ impl<'a> Server<'a> {
     }
 
     fn open(&mut self, path: &[u8]) -> Result<OwnedFd, Stop> {
-        let (parent, name) = split(path);
-        let components: Vec<&[u8]> = parent
-            .split(|b| *b == b'/')
-            .filter(|name| !name.is_empty())
-            .collect();
-        let same = self.way[1..]
-            .iter()
-            .zip(&components)
-            .take_while(|(level, name)| level.name == **name);
-        let same = same.count();
-        self.way.truncate(1 + same);
-        for component in &components[same..] {
-            let level = self.way.last().expect("the folder itself stays");
-            if level.filter.verdict(component, true) == Verdict::Exclude {
-                return Err(excluded());
-            }
-            let mut filter = level.filter.enter(component);
-            let fd = self.tree.open_child(level.fd.as_fd(), component)?;
-            if let Some(text) = directory_rules(self.tree, &fd, path)? {
-                filter = filter
-                    .with_directory_rules(&text, "")
-                    .map_err(|_| unusable())?;
-            }
-            self.way.push(Level {
-                name: component.to_vec(),
-                fd,
-                filter,
-            });
+        let (_, name) = split(path);
+        match self.way.open_parent(path)? {
+            Ok(dir) => Ok(self.tree.open_file(dir, name)?),
+            Err(Closed::Excluded) => Err(excluded()),
+            Err(Closed::Io(errno)) => Err(errno.into()),
         }
-        let level = self.way.last().expect("the folder itself stays");
-        if level.filter.verdict(name, false) == Verdict::Exclude {
-            return Err(excluded());
-        }
-        Ok(self.tree.open_file(level.fd.as_fd(), name)?)
     }
 
     fn send(&mut self, id: u64, path: &[u8], buffer: &mut [u8]) -> Result<(), Stop> {
@@ -237,9 +187,4 @@ impl<'a> Server<'a> {
 
 fn excluded() -> Stop {
     Stop::All(Malformed("asks for a file that is excluded").into())
-}
-
-/// The scan has read them before.
-fn unusable() -> ScanError {
-    ScanError::Rules("rules of a directory changed since the scan".to_owned())
 }

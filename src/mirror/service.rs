@@ -160,9 +160,10 @@ impl MirrorService {
             &context.incoming,
             batch,
             &context.abort,
-            scan.content,
+            scan,
+            filter.clone(),
         );
-        source.run(&filter, &scan.root)?;
+        source.run(&scan.root)?;
         let mut reply = MirrorReply {
             items: source.entries,
             matched_rules: filter.matched(),
@@ -184,7 +185,7 @@ impl MirrorService {
         })?;
         let tree = open_tree(root, false)?;
         let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
-        let mut server = Server::new(&tree, &filter, &context.incoming, batch, &context.abort)?;
+        let mut server = Server::new(&tree, &filter, &context.incoming, batch, &context.abort);
         server.run()?;
         Ok(MirrorReply {
             items: server.files,
@@ -216,7 +217,7 @@ impl MirrorService {
             peer,
             cli,
             &context.abort,
-            scan.content,
+            scan,
         )?;
         let (plan, notes, entries) = target.run(&filter)?;
         let mut reply = MirrorReply {

@@ -19,6 +19,8 @@ use crate::interrupt::AbortFlag;
 pub(crate) struct Pair {
     source: Arc<MirrorService>,
     target: Arc<MirrorService>,
+    /// When both sides were last equal.
+    pub equal_at: Option<super::entry::Time>,
     /// Log lines of both, at WARNING or above.
     pub complaints: Vec<String>,
     /// How the next requests end early.
@@ -83,6 +85,7 @@ impl Pair {
         Self {
             source: Arc::new(MirrorService::default()),
             target: Arc::new(MirrorService::default()),
+            equal_at: None,
             complaints: Vec::new(),
             cut: Cut::Never,
             record: None,
@@ -171,12 +174,14 @@ impl Pair {
         rules: &str,
         content: bool,
     ) -> Result<(MirrorReply, MirrorReply), Fault> {
+        let equal_at = self.equal_at;
         let tree = |root: &Path| ScanTree {
             root: root.to_str().unwrap().to_owned(),
             without_mounts: false,
             rules: rules.to_owned(),
             origin: "test.filter".to_owned(),
             content,
+            equal_at,
         };
         let (from, to) = (tree(from), tree(to));
         self.run(

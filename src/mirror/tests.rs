@@ -74,7 +74,7 @@ touch -d '2100-01-01 00:00:00.987654321' d/sub
 : >$'new\nline'; : >$'\xff\xfe'; : >-dash; : >$'\e[31m'
 ln -s /nonexistent dangling; ln -s ../x d/rel; touch -h -d '1960-01-01 00:00:00.5' dangling
 mkfifo fifo; mknod null c 1 3; mknod zero c 0 0; mknod blk b 7 250
-python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("sock")'
+perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "sock") or die "no socket: $!"'
 ln d/file d/sub/link; ln d/file top-link; ln -P dangling d/dangling2; ln null d/null2
 truncate -s 10M sparse; printf data | dd of=sparse bs=1 seek=5000000 conv=notrunc status=none
 fallocate -l 1M prealloc
@@ -263,4 +263,46 @@ for i in $(seq 60); do mkdir $n; cd $n; done; echo deep >file; ln file link
     assert_eq!(again.items, 63);
     assert_eq!(again.plan.unwrap().created, 0);
     sh(&lab.to, "rm -rf n*");
+}
+
+#[test]
+fn an_edit_that_puts_size_and_time_back_is_found_by_its_change_time() {
+    let Some(lab) = lab() else { return };
+    sh(
+        &lab.from,
+        "for n in a b c d e; do echo 1 >$n; done; ln e e2; ln b b2",
+    );
+    let mut pair = Pair::new();
+    pair.mirror(&lab.from, &lab.to, "");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let now = jiff::Timestamp::now();
+    pair.equal_at = Some(super::entry::Time {
+        secs: now.as_second(),
+        nanos: now.subsec_nanosecond().unsigned_abs(),
+    });
+    // The kernel stamps changes with a clock that moves in ticks of some milliseconds.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let stealth = "edit() { touch -r $1 /tmp/pcs-ref.$$; echo $2 >$1; touch -r /tmp/pcs-ref.$$ $1; rm /tmp/pcs-ref.$$; }; ";
+    sh(
+        &lab.from,
+        &format!("{stealth} edit a 2; edit e 2; chmod 600 d"),
+    );
+    sh(
+        &lab.to,
+        &format!("{stealth} edit b 3; chmod 600 c; chmod 644 c"),
+    );
+    let outcome = pair.mirror(&lab.from, &lab.to, "");
+    let mut changes = outcome.changes;
+    changes.sort();
+    let expected = [
+        ('*', "a"),
+        ('*', "b"),
+        ('*', "b2"),
+        ('*', "e"),
+        ('*', "e2"),
+        ('.', "d"),
+    ];
+    assert_eq!(changes, expected.map(|(c, p)| (c, p.to_owned())));
+    assert_eq!(pair.complaints, Vec::<String>::new());
+    assert_equal(&lab);
 }

@@ -131,6 +131,7 @@ fn scan(root: &Path, rules: &str) -> ScanTree {
         rules: rules.to_owned(),
         origin: "f".to_owned(),
         content: false,
+        equal_at: None,
     }
 }
 
@@ -184,6 +185,7 @@ fn chunk<'a>(seq: u64, path: Option<&[u8]>, upper: Option<&[u8]>) -> Message<'a>
         begins: path.map(|path| (path.to_vec(), None)),
         upper: upper.map(<[u8]>::to_vec),
         complete: true,
+        suspect: false,
         digest: [9; 16],
     })
 }
@@ -383,6 +385,7 @@ fn a_source_that_never_ends_is_cut_off_in_bounded_memory() {
             begins,
             upper: None,
             complete: true,
+            suspect: false,
             digest: [0; 16],
         };
         line.say(&[

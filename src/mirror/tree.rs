@@ -44,6 +44,28 @@ pub struct Found {
     pub ino: u64,
     /// How many names the inode has.
     pub nlink: u64,
+    /// When anything about the inode was changed last, which nobody can set back.
+    pub ctime: Time,
+}
+
+impl Found {
+    /// Something that is there and cannot be read: left alone.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        Self {
+            meta: Meta::opaque(),
+            ino: 0,
+            nlink: 1,
+            ctime: Time::default(),
+        }
+    }
+
+    /// Marks a regular file that was touched after `since`: its size and time may have been put
+    /// back, its change time cannot be.
+    pub fn suspect_if_touched_since(&mut self, since: Option<Time>) {
+        self.meta.suspect =
+            self.meta.kind == Kind::File && since.is_some_and(|since| self.ctime > since);
+    }
 }
 
 fn dev_of(stat: &Statx) -> Dev {
@@ -223,6 +245,10 @@ impl Tree {
             meta,
             ino: stat.stx_ino,
             nlink: u64::from(stat.stx_nlink),
+            ctime: Time {
+                secs: stat.stx_ctime.tv_sec,
+                nanos: stat.stx_ctime.tv_nsec,
+            },
         })
     }
 
@@ -256,6 +282,10 @@ impl Tree {
             meta,
             ino: stat.stx_ino,
             nlink: u64::from(stat.stx_nlink),
+            ctime: Time {
+                secs: stat.stx_ctime.tv_sec,
+                nanos: stat.stx_ctime.tv_nsec,
+            },
         })
     }
 }

@@ -62,10 +62,24 @@ pub enum Message<'a> {
     },
     /// Source: that was all.
     ScanEnd,
+    /// Source: the hash of a file that was asked for; `None` if it cannot be read.
+    Hash {
+        /// Number of the question.
+        id: u64,
+        /// See [`super::content::hash_file`].
+        hash: Option<[u8; 32]>,
+    },
     /// Target: send the listing of this chunk.
     Want(u64),
     /// Target: everything up to this chunk is dealt with.
     Ack(u64),
+    /// Target: say the hash of this file.
+    WantHash {
+        /// Number of the question, counting up.
+        id: u64,
+        /// Path below the folder.
+        path: &'a [u8],
+    },
     /// Target: send the content of this file.
     Fetch {
         /// Number of the request, counting up.
@@ -104,7 +118,7 @@ pub enum Message<'a> {
     },
     /// To the CLI: one planned change.
     Change {
-        /// [`crate::module::Action`] as a byte.
+        /// [`crate::change::Action`] as a byte.
         action: u8,
         /// See [`super::entry::Aspects`].
         aspects: u16,
@@ -135,6 +149,8 @@ pub struct Chunk {
     pub upper: Option<Vec<u8>>,
     /// Whether every entry could be read: only then may the target delete.
     pub complete: bool,
+    /// Whether an entry is suspect: then equal digests prove nothing.
+    pub suspect: bool,
     /// Digest of the entries.
     pub digest: Digest,
 }
@@ -146,8 +162,10 @@ impl Message<'_> {
             Self::Chunk(_) => 11,
             Self::Listing { .. } => 12,
             Self::ScanEnd => 13,
+            Self::Hash { .. } => 14,
             Self::Want(_) => 20,
             Self::Ack(_) => 21,
+            Self::WantHash { .. } => 22,
             Self::Fetch { .. } => 30,
             Self::Credit(_) => 31,
             Self::Finished => 32,
@@ -169,7 +187,11 @@ impl Message<'_> {
             }
             Self::ScanEnd | Self::Finished => {}
             Self::Want(n) | Self::Ack(n) | Self::Credit(n) => put_u64(out, *n),
-            Self::Fetch { id, path } => {
+            Self::Hash { id, hash } => {
+                put_u64(out, *id);
+                put_bytes(out, hash.as_ref().map_or(&[], |hash| &hash[..]));
+            }
+            Self::Fetch { id, path } | Self::WantHash { id, path } => {
                 put_u64(out, *id);
                 put_bytes(out, path);
             }
@@ -224,6 +246,7 @@ impl Chunk {
         let bits = u8::from(self.begins.is_some())
             | u8::from(self.upper.is_some()) << 1
             | u8::from(self.complete) << 2
+            | u8::from(self.suspect) << 4
             | u8::from(
                 self.begins
                     .as_ref()
@@ -272,6 +295,7 @@ impl Chunk {
             begins,
             upper,
             complete: bits & 4 != 0,
+            suspect: bits & 16 != 0,
             digest,
         })
     }
@@ -299,8 +323,20 @@ impl<'a> Messages<'a> {
                 entries: rest(&mut body)?,
             },
             13 => Message::ScanEnd,
+            14 => {
+                let (id, hash) = (body.u64()?, body.bytes(32)?);
+                let hash = match hash {
+                    [] => None,
+                    hash => Some(hash.try_into().map_err(|_| Malformed("impossible hash"))?),
+                };
+                Message::Hash { id, hash }
+            }
             20 => Message::Want(body.u64()?),
             21 => Message::Ack(body.u64()?),
+            22 => Message::WantHash {
+                id: body.u64()?,
+                path: path(&mut body)?,
+            },
             30 => Message::Fetch {
                 id: body.u64()?,
                 path: path(&mut body)?,
@@ -529,6 +565,9 @@ pub struct ScanTree {
     pub origin: String,
     /// Compare content, not only size and time.
     pub content: bool,
+    /// Files touched after this moment of this machine's clock are compared by content even if
+    /// size and time are equal: when both sides were last known to be equal.
+    pub equal_at: Option<Time>,
 }
 
 /// What a mirror request came to.
@@ -596,6 +635,7 @@ mod tests {
                 begins: Some((b"a/b".to_vec(), Some(b"- x".to_vec()))),
                 upper: Some(b"zz".to_vec()),
                 complete: true,
+                suspect: true,
                 digest: [3; 16],
             }),
             Message::Chunk(Chunk {
@@ -603,6 +643,7 @@ mod tests {
                 begins: None,
                 upper: None,
                 complete: false,
+                suspect: false,
                 digest: [0; 16],
             }),
             Message::Listing {
@@ -610,6 +651,12 @@ mod tests {
                 entries: b"abc",
             },
             Message::ScanEnd,
+            Message::Hash {
+                id: 1,
+                hash: Some([7; 32]),
+            },
+            Message::Hash { id: 2, hash: None },
+            Message::WantHash { id: 1, path: b"x" },
             Message::Want(1),
             Message::Ack(u64::MAX),
             Message::Fetch {

@@ -126,14 +126,12 @@ impl DiskMonitor {
                     .warned
                     .insert((host == Host::Target, fact.filesystem.clone()))
             {
-                context.log(
-                    LogLevel::Warning,
-                    host,
-                    format!(
-                        "only {} free on {}, below {}",
-                        low.free_space, low.mount_point, low.threshold
-                    ),
-                );
+                // What was low at the beginning, the preflight has said.
+                let level = match self.looks {
+                    0 => LogLevel::Full,
+                    _ => LogLevel::Warning,
+                };
+                context.log(level, host, space::low_words(&low));
             }
         }
         Ok(())
@@ -187,10 +185,34 @@ impl Module for DiskMonitor {
                 break;
             }
         }
-        Ok(format!(
-            "{} looks, the slowest answer after {} ms",
-            self.looks,
-            self.worst.as_millis()
-        ))
+        Ok(summary(self.looks, self.worst))
+    }
+}
+
+fn summary(looks: u64, worst: Duration) -> String {
+    let worst = worst.as_millis();
+    match looks {
+        0 => "the run was shorter than one look".to_owned(),
+        1 => format!("looked once, answered after {worst} ms"),
+        _ => format!("looked {looks} times, the slowest answer after {worst} ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_counts_as_a_person_would() {
+        let worst = Duration::from_millis(12);
+        let texts = [0, 1, 2].map(|looks| summary(looks, worst));
+        assert_eq!(
+            texts,
+            [
+                "the run was shorter than one look",
+                "looked once, answered after 12 ms",
+                "looked 2 times, the slowest answer after 12 ms"
+            ]
+        );
     }
 }

@@ -94,7 +94,7 @@ pub fn is_newer(installed: &Installed) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
     /// The same version is there.
-    Keep { path: String },
+    Keep,
     /// Nothing is there.
     Install,
     /// Something older, or something that does not run, is there.
@@ -111,9 +111,7 @@ fn step(installed: Option<&Installed>) -> Step {
         .and_then(|version| compare_versions(version, OURS))
         == Some(Ordering::Equal);
     if installed.same_binary || same_version {
-        Step::Keep {
-            path: installed.path.clone(),
-        }
+        Step::Keep
     } else {
         Step::Upgrade {
             from: installed
@@ -182,7 +180,7 @@ impl Module for InstallOnTarget {
             bytes: 0,
         };
         let changes = match step {
-            Step::Keep { .. } => Vec::new(),
+            Step::Keep => Vec::new(),
             Step::Install => vec![change(Action::Create, format!("pc-switcher {OURS}"))],
             Step::Upgrade { from } => vec![change(
                 Action::Change,
@@ -197,8 +195,8 @@ impl Module for InstallOnTarget {
             .step
             .take()
             .ok_or_else(|| ModuleError::failed("executed without a plan"))?;
-        if let Step::Keep { path } = step {
-            return Ok(format!("{OURS} is there already, at {path}"));
+        if let Step::Keep = step {
+            return Ok(format!("{OURS} was there already"));
         }
         let agent = &context.target.agent;
         match agent.call(Request::InstallSelf)? {
@@ -207,7 +205,7 @@ impl Module for InstallOnTarget {
         }
         let summary = match step {
             Step::Upgrade { from } => format!("{OURS} installed at {PATH}, before: {from}"),
-            Step::Install | Step::Keep { .. } => format!("{OURS} installed at {PATH}"),
+            Step::Install | Step::Keep => format!("{OURS} installed at {PATH}"),
         };
         context.log(LogLevel::Info, Host::Target, summary.clone());
         Ok(summary)
@@ -267,7 +265,7 @@ mod tests {
             Step::Upgrade { .. }
         ));
         for same in [installed(Some(OURS), false), installed(None, true)] {
-            assert!(matches!(step(Some(&same)), Step::Keep { .. }));
+            assert!(matches!(step(Some(&same)), Step::Keep));
         }
     }
 

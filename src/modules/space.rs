@@ -99,6 +99,15 @@ pub fn below(
     })
 }
 
+/// That a filesystem has less free space than the warning threshold, in words.
+#[must_use]
+pub fn low_words(low: &DiskSpaceCritical) -> String {
+    format!(
+        "only {} free on {}, below {}",
+        low.free_space, low.mount_point, low.threshold
+    )
+}
+
 /// Bytes with their share of the whole ("3.2 GiB (12%)").
 #[must_use]
 pub fn share(bytes: u64, total: u64) -> String {

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::agent::client::AgentClient;
@@ -13,7 +14,7 @@ use crate::config::{Config, Folder};
 use crate::escape::escape_bytes;
 use crate::event::{Host, LogLevel, ProgressUpdate};
 use crate::interrupt::Interrupted;
-use crate::mirror::entry::Aspects;
+use crate::mirror::entry::{Aspects, Time};
 use crate::mirror::filter::{Filter, MAX_FILTER_BYTES, SHIPPED};
 use crate::mirror::relay::{begin, run_alone, run_pair};
 use crate::mirror::wire::{Message, MirrorReply, MirrorRequest, PlanTotals, ScanTree};
@@ -105,15 +106,24 @@ impl UserData {
         planned: &Planned,
         by_content: bool,
     ) -> Result<(MirrorReply, MirrorReply), ModuleError> {
-        let tree = |root: &str, without_mounts| ScanTree {
+        let (source_equal_at, target_equal_at) = context.session.equal_at.unzip();
+        let tree = |root: &str, without_mounts, equal_at: Option<Timestamp>| ScanTree {
             root: root.to_owned(),
             without_mounts,
             rules: planned.rules.clone(),
             origin: planned.origin.clone(),
             content: by_content,
+            equal_at: equal_at.map(|at| Time {
+                secs: at.as_second(),
+                nanos: at.subsec_nanosecond().unsigned_abs(),
+            }),
         };
-        let source = tree(&planned.source_root, context.session.dry_run);
-        let target = tree(&planned.path, false);
+        let source = tree(
+            &planned.source_root,
+            context.session.dry_run,
+            source_equal_at,
+        );
+        let target = tree(&planned.path, false, target_equal_at);
         let mut progress = |message: &Message<'_>| {
             if let Message::Progress { items, path, .. } = message {
                 context.emit_progress(ProgressUpdate {
@@ -385,13 +395,18 @@ impl Module for UserData {
         }
         let count =
             |f: fn(&PlanTotals) -> u64| self.planned.iter().map(|p| f(&p.totals)).sum::<u64>();
-        let mut summary = format!(
-            "{} created, {} changed, {} deleted, {}",
-            count(|t| t.created),
-            count(|t| t.changed + t.attributes),
-            count(|t| t.deleted),
-            bytesize::ByteSize::b(bytes).display().iec(),
-        );
+        let counts = [
+            (count(|t| t.created), "created"),
+            (count(|t| t.changed + t.attributes), "changed"),
+            (count(|t| t.deleted), "deleted"),
+        ];
+        let mut summary = if counts.iter().all(|(count, _)| *count == 0) {
+            "nothing to change".to_owned()
+        } else {
+            let [created, changed, deleted] = counts.map(|(count, word)| format!("{count} {word}"));
+            let bytes = bytesize::ByteSize::b(bytes).display().iec();
+            format!("{created}, {changed}, {deleted}, {bytes}")
+        };
         if errors > 0 {
             use std::fmt::Write as _;
             let _ = write!(summary, "; {errors} not done");

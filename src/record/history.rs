@@ -7,7 +7,7 @@
 //! two files must be compared and share no session do the times decide.
 
 use super::{HistoryEntry, Incomplete, MachineName, MachineState};
-use crate::event::{Host, SessionState};
+use crate::event::{Host, ModuleStatus, SessionState};
 
 /// The two machines of a sync and what they remember.
 #[derive(Debug, Clone, Copy)]
@@ -172,6 +172,18 @@ impl<'a> Memories<'a> {
         let (from, to) = (&entry.source, &entry.target);
         (self.is_same(from, self.source) && self.is_same(to, self.target))
             || (self.is_same(from, self.target) && self.is_same(to, self.source))
+    }
+
+    /// The newest completed sync between the two that this source remembers in which `module`
+    /// succeeded, and whether it went the way this one goes.
+    #[must_use]
+    pub fn last_with_module(&self, module: &str) -> Option<(&'a HistoryEntry, bool)> {
+        let ran = |entry: &HistoryEntry| {
+            let mut results = entry.modules.iter();
+            results.any(|r| r.module == module && r.status == ModuleStatus::Success)
+        };
+        let entry = completed(self.source_state).rfind(|e| self.is_of_pair(e) && ran(e))?;
+        Some((entry, self.is_same(&entry.source, self.source)))
     }
 
     /// The last completed sync between the two, whichever machine remembers it.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::error::RunError;
+use super::explain::{Explained, explain};
 use super::{Ended, Pair, Peer, Run, context_for, record};
 use crate::agent::client::AgentClient;
 use crate::agent::protocol::{Reply, Request};
-use crate::error::{Explained, explain};
 use crate::event::{
     ClosingReport, ConnectionEvent, ConnectionStatus, Event, Host, LogLevel, Phase, SessionState,
 };
@@ -161,7 +161,7 @@ fn stop_work(run: &mut Run) {
     let Some(pair) = run.pair.clone() else { return };
     let end = Instant::now() + ABORT_LIMIT;
     let calls = pair.both().map(|peer| {
-        let agent = peer.machine.agent.unabortable();
+        let agent = peer.machine.agent.cleaning_up();
         agent.begin(Request::Abort)
     });
     if let Some(index) = run.current.take() {
@@ -205,7 +205,7 @@ fn unabortable(peer: &Peer) -> Machine {
     Machine {
         host: peer.machine.host,
         hostname: peer.machine.hostname.clone(),
-        agent: peer.machine.agent.unabortable(),
+        agent: peer.machine.agent.cleaning_up(),
     }
 }
 
@@ -225,7 +225,7 @@ fn settle(run: &mut Run, ending: &mut Ending) {
         let Some((doing, request)) = last_request(run, &pair, peer, ending) else {
             continue;
         };
-        let agent = peer.machine.agent.unabortable();
+        let agent = peer.machine.agent.cleaning_up();
         if let Err(error) = agent.call_within(request, Some(LAST_CALL_LIMIT)) {
             ending.add(run, &RunError::agent(doing)(error));
         }
@@ -273,7 +273,7 @@ fn end_state(status: Option<ExitStatus>) -> SessionState {
 /// Ends agents in good order, or at least closes their stdin, which ends them too.
 pub fn say_goodbye(agents: &[AgentClient]) {
     let calls: Vec<_> = (agents.iter())
-        .map(|agent| agent.unabortable().begin(Request::Goodbye))
+        .map(|agent| agent.cleaning_up().begin(Request::Goodbye))
         .collect();
     for (agent, call) in agents.iter().zip(calls) {
         if let Ok(call) = call {

@@ -1,4 +1,4 @@
-//! How a run ends early. Each variant is a situation; [`crate::error`] finds the words for it.
+//! How a run ends early. Each variant is a situation; [`super::explain`] finds the words for it.
 
 use crate::agent::client::AgentError;
 use crate::event::Host;
@@ -25,7 +25,7 @@ pub enum RunError {
         hint: String,
     },
     /// Modules cannot work with their configuration.
-    #[error("the configuration has {} error(s)", .0.len())]
+    #[error("the configuration has {}", counted(.0.len(), "error"))]
     Config(Vec<ConfigError>),
     /// A machine cannot be reached, or its agent not be started.
     #[error(transparent)]
@@ -65,7 +65,7 @@ pub enum RunError {
         ours: &'static str,
     },
     /// Modules found reasons not to start, each on a machine of this name.
-    #[error("{} reason(s) not to start", .0.len())]
+    #[error("{} not to start", counted(.0.len(), "reason"))]
     Validation(Vec<(String, ValidationError)>),
     /// A gate was not opened.
     #[error("{message}")]
@@ -79,7 +79,7 @@ pub enum RunError {
     #[error("not enough disk space")]
     DiskSpace(Vec<DiskSpaceCritical>),
     /// A machine could not do something, or is gone.
-    #[error("{doing}")]
+    #[error("{doing} failed")]
     Agent {
         /// What was being done.
         doing: String,
@@ -136,6 +136,13 @@ pub enum RunError {
     Transition(#[from] ForbiddenTransition),
 }
 
+fn counted(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
 impl RunError {
     /// An agent's error, with what was being done.
     pub fn agent(doing: impl Into<String>) -> impl FnOnce(AgentError) -> Self {
@@ -145,6 +152,10 @@ impl RunError {
             | AgentError::Prompt(PromptError::Interrupted(interrupted)) => {
                 Self::Interrupted(interrupted)
             }
+            declined @ AgentError::Declined { .. } => Self::Refused {
+                message: declined.to_string(),
+                flag: None,
+            },
             source => Self::Agent { doing, source },
         }
     }

@@ -11,6 +11,7 @@ use crate::event::{Host, LogLevel};
 use crate::prompt::{Choice, PromptError, Question};
 use crate::record::MachineState;
 use crate::record::history::{GateFinding, Memories};
+use jiff::Timestamp;
 
 /// The flag for the gate of a run that died.
 const ALLOW_INCOMPLETE: &str = "--allow-incomplete";
@@ -47,10 +48,27 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
         source_state: &run.remembered[&Host::Source],
         target_state: &run.remembered[&Host::Target],
     };
+    let equal_at = equal_at(&memories, pair);
     for finding in concerning(&memories) {
         open(&run.shared, &in_words(&finding, &run.shared))?;
     }
+    std::sync::Arc::make_mut(&mut run.facts).equal_at = equal_at;
     Ok(())
+}
+
+/// When both machines were last equal, by the source's clock and by the target's.
+///
+/// The side that was read then has been equal since that sync began, the other since it ended;
+/// both moments are stored by the clock of the machine that was the source.
+fn equal_at(memories: &Memories<'_>, pair: &Pair) -> Option<(Timestamp, Timestamp)> {
+    let (last, same_direction) = memories.last_with_module("user_data")?;
+    let (started, ended) = (last.started_at, last.ended_at);
+    let ahead = pair.target.clock_ahead;
+    if same_direction {
+        Some((started, ended.checked_add(ahead).ok()?))
+    } else {
+        Some((ended.checked_sub(ahead).ok()?, started))
+    }
 }
 
 fn read(agent: &AgentClient, call: &PendingCall) -> Result<MachineState, RunError> {

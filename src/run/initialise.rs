@@ -169,6 +169,7 @@ fn greet(run: &Run, agent: AgentClient, host: Host, uid: Option<u32>) -> Result<
             hostname,
             agent: run.confirming(agent),
         },
+        clock_ahead: facts.now.duration_since(Timestamp::now()),
         facts,
     })
 }

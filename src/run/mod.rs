@@ -16,6 +16,7 @@
 mod cleanup;
 pub mod error;
 mod execute;
+pub mod explain;
 mod gates;
 mod initialise;
 pub mod machines;
@@ -48,7 +49,6 @@ pub use plan::{Changes, PlanOutput, Visit, totals};
 use crate::agent::client::{AgentClient, ConfirmEach};
 use crate::agent::protocol::AgentFacts;
 use crate::config::Config;
-use crate::error::Explained;
 use crate::event::{ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState};
 use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
@@ -59,6 +59,7 @@ use crate::snapshot::SnapshotFacts;
 
 use error::RunError;
 use execute::Background;
+use explain::Explained;
 use machines::{Access, Machines};
 use options::{Selection, SyncOptions};
 use session::SyncSession;
@@ -127,6 +128,8 @@ struct Shared {
 struct Peer {
     machine: Machine,
     facts: AgentFacts,
+    /// How far its clock is ahead of ours.
+    clock_ahead: jiff::SignedDuration,
 }
 
 impl Peer {
@@ -204,6 +207,7 @@ impl Run {
             id: setup.session.id().to_owned(),
             dry_run: setup.options.dry_run,
             verify: setup.options.verify,
+            equal_at: None,
             source_presync: Vec::new(),
             target_presync: Vec::new(),
             source_subvolumes: Vec::new(),

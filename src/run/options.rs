@@ -42,7 +42,7 @@ pub struct Selection {
     pub foreground: Vec<Box<dyn Module>>,
     /// Modules that run beside them.
     pub background: Vec<Box<dyn Module>>,
-    /// Sync modules that stay out, with the reason.
+    /// Sync modules that the command line leaves out, with the reason.
     pub skipped: Vec<(String, &'static str)>,
 }
 
@@ -94,12 +94,14 @@ fn select(
         let Some(index) = sync.iter().position(|module| module.name() == name) else {
             continue;
         };
+        if options.only.is_empty() && !*on {
+            // No part of this person's syncs: not worth a line in each of them.
+            continue;
+        }
         let reason = if options.skip.contains(name) {
             Some("--skip")
         } else if !options.only.is_empty() && !options.only.contains(name) {
             Some("not in --only")
-        } else if options.only.is_empty() && !*on {
-            Some("switched off in the configuration")
         } else {
             None
         };

@@ -11,7 +11,7 @@ use super::error::RunError;
 use super::{Pair, Run, Shared, context, gates, preflight, reconcile};
 use crate::event::{Host, LogLevel, ModuleResult, ModuleStatus};
 use crate::interrupt::Interrupted;
-use crate::module::{Change, ModuleError, ModuleKind, Plan, PlanSummary};
+use crate::module::{Change, ModuleKind, Plan, PlanSummary};
 use crate::modules::space::human;
 
 /// Calls its argument with every change of a list, until that returns an error.
@@ -117,10 +117,10 @@ fn list(
     let mut result = Ok(());
     out.print(&heading, &mut |visit| result = plan.for_each(visit))
         .map_err(RunError::Output)?;
-    match result {
+    match result.map_err(RunError::module(module)) {
         // Stopped by the output, whose reader has gone.
-        Err(ModuleError::Interrupted(_)) if !shared.stop.flag().is_raised() => Ok(()),
-        result => result.map_err(RunError::module(module)),
+        Err(error) if error.is_interruption() && !shared.stop.flag().is_raised() => Ok(()),
+        result => result,
     }
 }
 

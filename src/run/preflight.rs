@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::error::RunError;
-use super::{Pair, Run};
+use super::{Pair, Peer, Run};
+use crate::agent::protocol::DiskFacts;
 use crate::event::{Host, LogLevel};
 use crate::module::DiskSpaceCritical;
 use crate::modules::space;
@@ -13,6 +14,18 @@ use crate::snapshot::Subvolume;
 /// What is free now.
 pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     check(run, pair, &BTreeMap::new())
+}
+
+/// Says that a filesystem has little space left, though enough to start.
+fn warn_if_low(run: &Run, peer: &Peer, fact: &DiskFacts) {
+    let threshold = &run.shared.config.disk.warning_threshold;
+    if let Some(low) = space::below(&peer.machine, fact, fact.free_bytes, threshold) {
+        run.log(
+            LogLevel::Warning,
+            Some(peer.machine.host),
+            space::low_words(&low),
+        );
+    }
 }
 
 /// What will be free on the target after `planned` bytes were written, by target path.
@@ -64,6 +77,9 @@ fn check(run: &Run, pair: &Pair, planned: &BTreeMap<String, u64>) -> Result<(), 
                 }
                 critical.push(low);
             } else {
+                if planned.is_empty() {
+                    warn_if_low(run, peer, &fact);
+                }
                 run.log(
                     LogLevel::Full,
                     Some(machine.host),

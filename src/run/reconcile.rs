@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use similar::TextDiff;
@@ -45,17 +45,17 @@ fn own_files(config: &Config) -> Result<BTreeMap<String, String>, RunError> {
     };
     let mut files = BTreeMap::from([(CONFIG.to_owned(), read(&config.path)?)]);
     let directory = config.path.parent();
-    for filter in config
-        .user_data
-        .folders
-        .iter()
-        .filter_map(|f| f.filter.as_ref())
-    {
+    let folders = &config.user_data.folders;
+    for filter in folders.iter().filter_map(|f| f.filter.as_ref()) {
         // A filter kept elsewhere is part of that machine's set-up, not of the configuration.
         if filter.parent() == directory
             && let Some(name) = filter.file_name().and_then(|name| name.to_str())
         {
-            files.insert(name.to_owned(), read(filter)?);
+            match read(filter) {
+                // Those of the mirror were checked when it is on; nobody else needs them.
+                Err(RunError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                text => drop(files.insert(name.to_owned(), text?)),
+            }
         }
     }
     Ok(files)
@@ -120,7 +120,7 @@ pub(super) fn decide(run: &Run, pair: &Pair) -> Result<Vec<Write>, RunError> {
         run.log(
             LogLevel::Info,
             Some(Host::Target),
-            format!("{target} has the same configuration"),
+            "the configuration is the same".to_owned(),
         );
         return Ok(writes);
     }
@@ -133,7 +133,7 @@ pub(super) fn decide(run: &Run, pair: &Pair) -> Result<Vec<Write>, RunError> {
     let options = &run.shared.options;
     let shown = diff(&writes, &theirs, source, target);
     if options.dry_run || options.yes {
-        run.log(LogLevel::Info, Some(Host::Target), finding);
+        run.log(LogLevel::Info, None, finding);
         run.log(LogLevel::Full, Some(Host::Target), shown.join("\n"));
         return Ok(writes);
     }

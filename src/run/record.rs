@@ -53,7 +53,7 @@ pub(super) fn mark(run: &mut Run, pair: &Pair, module: Option<&str>) -> Result<(
 /// Takes back markers of a run that has not changed anything yet, whatever asked it to stop.
 fn unmark(pair: &Pair) -> Result<(), AgentError> {
     for peer in pair.both() {
-        let agent = peer.machine.agent.unabortable();
+        let agent = peer.machine.agent.cleaning_up();
         agent.call_within(Request::WriteIncomplete(None), Some(UNMARK_LIMIT))?;
     }
     Ok(())

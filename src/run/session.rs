@@ -127,7 +127,7 @@ impl Default for SyncSession {
     }
 }
 
-/// The state machine (design, section 3; seed 001).
+/// The state machine.
 fn allowed(from: SessionState, to: SessionState) -> bool {
     use SessionState::{Aborted, Cleanup, Completed, Executing, Failed, Initializing, Validating};
     matches!(

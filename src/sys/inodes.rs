@@ -58,6 +58,8 @@ pub struct InodeItem {
     pub rdev: u64,
     /// Flags as `chattr` knows them (`FS_*_FL`).
     pub flags: u32,
+    /// Change time, seconds and nanoseconds.
+    pub ctime: (i64, u32),
     /// Modification time, seconds.
     pub mtime_secs: i64,
     /// Modification time, nanoseconds.
@@ -195,6 +197,7 @@ fn parse_inode(data: &[u8]) -> Option<InodeItem> {
         mode: u32_at(52)?,
         rdev: u64_at(56)?,
         flags: chattr_flags(u64_at(64)?),
+        ctime: (u64_at(124)?.cast_signed(), u32_at(132)?),
         mtime_secs: u64_at(136)?.cast_signed(),
         mtime_nanos: u32_at(144)?,
     })

@@ -1,3 +1,5 @@
+//! What the renderer writes for which events, on terminals, pipes and as JSON.
+
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Map, json};
@@ -426,6 +428,62 @@ fn without_utf8_words_stand_for_signs() {
     Session 1a2b3c4d FAILED, 1 min 23 s, status 1
     Log     /home/me/.local/state/pc-switcher/logs/x.log
     ");
+}
+
+#[test]
+fn what_stopped_a_run_is_told_once_with_its_hint() {
+    let mut report = report();
+    report.errors = vec![EndingError {
+        message: "dummy_fail failed".into(),
+        causes: vec!["told to fail (os error 5)".into()],
+        is_list: false,
+        hint: Some("switch dummy_fail off".into()),
+    }];
+    let mut stage = Stage::new(Mode::Plain, 30, 80);
+    let Event::Log(mut log) = log_event(LogLevel::Critical, "dummy_fail failed: told to fail")
+    else {
+        unreachable!()
+    };
+    let status = EndingError::STATUS_KEY.to_owned();
+    log.context.insert(status, 1.into());
+    stage.play(&[Event::Log(log), Event::Closing(report)]);
+    stage.pass(Duration::from_millis(200));
+    insta::assert_snapshot!(stage.screen.text(), @"
+
+    Failed: atlas → vega
+    error: dummy_fail failed
+    cause: told to fail
+    hint: switch dummy_fail off
+    ✔ user_data    1:12  12 created, 4.2 MiB
+    ⏭ docker       1:12  skipped: not installed
+    ✖ dummy_fail   1:12  failed
+    2 warnings:
+    - user_data (vega): two rules match nothing (2 times)
+    Session 1a2b3c4d FAILED, 1 min 23 s, status 1
+    Log     /home/me/.local/state/pc-switcher/logs/x.log
+    ");
+}
+
+#[test]
+fn errors_found_together_are_a_list_in_the_closing_block() {
+    let mut report = report();
+    report.errors = vec![EndingError {
+        message: "not enough disk space".into(),
+        causes: vec!["atlas: 1 GiB free".into(), "vega: 2 GiB free".into()],
+        is_list: true,
+        hint: Some("free space there".into()),
+    }];
+    let lines = words::closing(&report, LOOK, None);
+    let text: Vec<String> = lines.iter().map(|l| l.render(LOOK)).collect();
+    assert_eq!(
+        text[2..6],
+        [
+            "error: not enough disk space",
+            "  atlas: 1 GiB free",
+            "  vega: 2 GiB free",
+            "    hint: free space there"
+        ]
+    );
 }
 
 #[test]

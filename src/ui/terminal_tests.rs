@@ -1,3 +1,5 @@
+//! Questions on a pseudo-terminal, answered, stopped and left without echo.
+
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Stdio;
 use std::time::{Duration, Instant};

@@ -10,12 +10,30 @@ pub(super) fn clean(text: &str) -> String {
     escape_str(&redact(text).replace('\t', "    "))
 }
 
-/// [`clean`] for text that may have several lines, at most `max` of them.
+/// A message for people: [`clean`], and without the numbers the system gives its errors.
+pub(super) fn message(text: &str) -> String {
+    let mut rest = text;
+    let mut said = String::with_capacity(text.len());
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        said.push_str(before);
+        let digits = after.trim_start_matches(|c: char| c.is_ascii_digit());
+        rest = if let Some(rest) = digits.strip_prefix(')') {
+            rest
+        } else {
+            said.push_str(" (os error ");
+            after
+        };
+    }
+    said.push_str(rest);
+    clean(&said)
+}
+
+/// [`message`] for text that may have several lines, at most `max` of them.
 pub(super) fn clean_lines(text: &str, max: usize) -> Vec<String> {
     let mut lines: Vec<String> = text
         .lines()
         .take(max)
-        .map(|l| clean(l.trim_end()))
+        .map(|l| message(l.trim_end()))
         .collect();
     let more = text.lines().skip(max).count();
     if more > 0 {
@@ -193,6 +211,18 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn a_person_is_not_told_the_numbers_of_system_errors() {
+        assert_eq!(
+            message("a: Permission denied (os error 13); b: gone (os error 2)"),
+            "a: Permission denied; b: gone"
+        );
+        assert_eq!(
+            message("x (os error y) (os error 3"),
+            "x (os error y) (os error 3"
+        );
+    }
+
+    #[test]
     fn the_middle_goes_first_and_the_end_of_a_path_stays() {
         assert_eq!(fit_middle("short", 9, "…"), "short");
         assert_eq!(
@@ -233,8 +263,9 @@ mod tests {
             let text = clean(&text);
             prop_assert!(columns(&fit(&text, width, "…")) <= width);
             prop_assert!(columns(&fit_middle(&text, width, "…")) <= width);
-            for line in wrap(&text, width.max(2), 2) {
-                prop_assert!(columns(&line) <= width.max(2), "{line:?}");
+            // The widest character there is takes four.
+            for line in wrap(&text, width.max(4), 2) {
+                prop_assert!(columns(&line) <= width.max(4), "{line:?}");
             }
         }
 

@@ -62,8 +62,9 @@ fn paragraph(
 /// Who and where a log line is about: `user_data (vega): `.
 fn speaker(log: &LogEvent, hosts: Hosts<'_>) -> String {
     let host = match log.host {
-        Some(Host::Source) => Some(hosts.0.map_or_else(|| "source".into(), str::to_owned)),
-        Some(Host::Target) => Some(hosts.1.map_or_else(|| "target".into(), str::to_owned)),
+        // Before the names are known nobody is told "source": the message says which machine it is.
+        Some(Host::Source) => hosts.0,
+        Some(Host::Target) => hosts.1,
         None => None,
     };
     let module = clean(&log.module);
@@ -178,7 +179,12 @@ pub(super) fn closing(report: &ClosingReport, look: Look, width: Width) -> Vec<L
     }
     let names = name_width(&report.modules);
     for module in &report.modules {
-        lines.extend(module_result(module, names, look, width));
+        let mut module = module.clone();
+        let told = |text: &String| told_above(text, &report.errors);
+        if module.status == ModuleStatus::Failed && module.error.as_ref().is_some_and(told) {
+            module.error = None;
+        }
+        lines.extend(module_result(&module, names, look, width));
     }
     if !report.warnings.is_empty() {
         let noun = if errors {
@@ -222,6 +228,13 @@ pub(super) fn closing(report: &ClosingReport, look: Look, width: Width) -> Vec<L
         lines.push(line);
     }
     lines
+}
+
+fn told_above(text: &str, errors: &[EndingError]) -> bool {
+    let mut told = errors
+        .iter()
+        .flat_map(|error| error.causes.iter().chain([&error.message]));
+    told.any(|above| above.contains(text))
 }
 
 /// What stopped a run: first thing in the closing block.
@@ -368,7 +381,7 @@ pub(super) fn error(report: &ErrorReport, title: &str, margin: usize, width: Wid
         };
         let room = width.map(|width| width.saturating_sub(margin).max(10));
         let mut rows = Vec::new();
-        let mut texts = text.lines().map(clean);
+        let mut texts = text.lines().map(super::text::message);
         let first = texts.next().unwrap_or_default();
         rows.extend(paragraph((head, paint), (&first, Paint::Plain), room, 2));
         for text in texts {

@@ -10,7 +10,7 @@ use crate::support::random;
 use crate::support::scenario::{Before, DONE, FILTER, home, make_private_paths, work};
 
 /// The paths of a printed plan. One change a line: its sign (`+` created, `*` changed, `.` attributes,
-/// `-` deleted), a blank, the absolute path, and after two blanks what changes.
+/// `-` deleted), a blank, the absolute path, and in parentheses what changes.
 fn planned(run: &Output) -> BTreeSet<(char, String)> {
     run.stdout
         .lines()
@@ -18,7 +18,7 @@ fn planned(run: &Output) -> BTreeSet<(char, String)> {
             let line = line.trim_start();
             let sign = line.chars().next()?;
             let rest = line.get(1..)?.strip_prefix(' ')?.trim_start();
-            let path = rest.split("  ").next()?.trim_end();
+            let path = rest.split(" (").next()?;
             ("+*.-".contains(sign) && path.starts_with("/home"))
                 .then(|| (sign, path.trim_end_matches('/').to_owned()))
         })
@@ -98,5 +98,14 @@ fn a_dry_run_moves_no_generation_and_leaves_no_file() {
         .map(|p| p.escape_ascii().to_string())
         .collect();
     assert_eq!(touched, [""; 0]);
+    // The log is where it is gone with the next boot.
+    let logs = lab.run_files(ATLAS);
+    let logs: Vec<&String> = logs.iter().filter(|p| !p.ends_with("/lock")).collect();
+    assert!(
+        logs.len() == 1 && logs[0].starts_with("/run/pc-switcher/user-1000/sync-"),
+        "{logs:?}"
+    );
+    assert!(!lab.dev(ATLAS).join(".local/state/pc-switcher").exists());
+    fs::remove_file(lab.inside(ATLAS).join(&logs[0][1..])).expect("root may");
     lab.assert_nothing_left_running();
 }

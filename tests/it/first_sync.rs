@@ -1,7 +1,7 @@
 //! One sync to a machine that has nothing: everything arrives, exactly, and nothing else is touched.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::time::{Duration, Instant};
 
 use crate::support::awkward::{self, OWNER, chown};
@@ -20,6 +20,7 @@ fn an_awkward_home_arrives_exactly() {
     // What is on the target and not on the source goes, awkward or not.
     fs::write(lab.dev(VEGA).join("only on vega"), "x").expect("writable");
     random::tree(&work(&lab, VEGA), 3, 100).expect("a tree");
+    make_private_paths(&lab);
 
     let source = home(&lab, ATLAS);
     sync_and_compare(&lab, &["--allow-mass-delete"]);
@@ -143,9 +144,31 @@ fn the_target_gets_the_program_and_atlas_a_log() {
     let version = lab.as_dev(VEGA, &["pc-switcher", "--version"]).ok();
     assert!(version.stdout.starts_with("pc-switcher "), "{version:?}");
     let snapshots = lab.pc_switcher(&["snapshots", "list"]).ok();
-    assert!(snapshots.stdout.contains("@home-presync-"), "{snapshots:?}");
-    assert!(
-        snapshots.stdout.contains("@home-postsync-"),
-        "{snapshots:?}"
-    );
+    for phase in ["presync", "postsync"] {
+        let told = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.contains(&"@home") && words.contains(&phase)
+        };
+        assert!(snapshots.stdout.lines().any(told), "{snapshots:?}");
+        let name = format!("@home-{phase}-");
+        let kept = fs::read_dir(lab.disk(ATLAS).join(".snapshots")).expect("it is there");
+        let mut names = kept.flatten().map(|e| e.file_name());
+        assert!(
+            names.any(|n| n.to_string_lossy().starts_with(&name)),
+            "{name}"
+        );
+    }
+    let logs = lab.dev(ATLAS).join(".local/state/pc-switcher/logs");
+    let logs: Vec<_> = fs::read_dir(logs)
+        .expect("a directory of logs")
+        .flatten()
+        .collect();
+    let [log] = &logs[..] else { panic!("{logs:?}") };
+    let stat = log.metadata().expect("it is there");
+    assert_eq!((stat.mode() & 0o777, stat.uid()), (0o600, OWNER));
+    let text = fs::read_to_string(log.path()).expect("readable");
+    assert!(text.lines().count() > 10);
+    for line in text.lines() {
+        serde_json::from_str::<serde_json::Value>(line).expect("an object a line");
+    }
 }

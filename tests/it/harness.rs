@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::fs::{FileType, IFlags};
+use rustix::process::Signal;
 
 use crate::support::awkward::{
     self, chmod, chown, make_node, set_flags, set_mtime, set_xattr, some_acl,
 };
 use crate::support::lab::{ATLAS, Lab, VEGA};
 use crate::support::oracle;
+use crate::support::processes;
 use crate::support::random;
 use crate::support::tree::{Aspect, Tree, bytes};
 
@@ -290,7 +292,14 @@ fn a_left_over_process_mount_or_file_is_found() {
         );
     }
     assert!(!left.iter().any(|l| l.contains("/lock")), "{left:?}");
-    lab.signal(VEGA, "-KILL", "60").ok();
+    let lock = fs::File::open(lab.inside(VEGA).join("run/pc-switcher/lock")).expect("planted");
+    lock.lock().expect("nobody else has it");
+    let left = lab.left_running(VEGA);
+    assert!(left.iter().any(|l| l.starts_with("lock held")), "{left:?}");
+    drop(lock);
+    let planted = processes::all(&lab, VEGA);
+    let planted = planted.iter().find(|p| p.is_program());
+    assert!(planted.is_some_and(|p| p.signal(Signal::KILL)));
     lab.exec(VEGA, &["sh", "-c", "umount /mnt/x; rm -r /run/pc-switcher"])
         .ok();
     assert_eq!(lab.left_running(VEGA), [""; 0]);

@@ -8,10 +8,13 @@
     reason = "tests start programs as a person does: untied, from outside"
 )]
 
+mod documents;
 mod dry_run;
 mod first_sync;
 mod harness;
 mod interrupted;
+mod layers;
+mod manners;
 mod refusals;
 mod round_trip;
 mod support;

@@ -3,7 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::support::lab::{ATLAS, Lab, Output, VEGA};
+use crate::support::processes::{self, Part};
 use crate::support::scenario::{DONE, FILTER, home};
 
 const DUMMIES: &str = "sync_modules: { dummy_success: true }\n\
@@ -75,18 +78,13 @@ fn a_second_sync_meets_the_lock_and_is_told_who_holds_it() {
     let slow = format!("{DUMMIES}dummy_success: {{ source_duration: 30, target_duration: 0 }}\n");
     lab.configure_with(ATLAS, &slow, FILTER);
     let mut first = lab.start_sync(&[]);
-    let second = || lab.pc_switcher(&["sync", "vega", "--yes", "--allow-first-sync"]);
-    let mut last = None;
-    let met = Lab::wait_until(Duration::from_secs(15), || {
-        let run = second();
-        let locked = run.status == Some(6);
-        last = Some(run);
-        locked
-    });
-    assert!(met && first.is_running(), "{last:?}");
-    let text = last.expect("it ran").text();
-    assert!(text.contains("atlas"), "{text}");
-    lab.signal(ATLAS, "-INT", "sync").ok();
+    let locked = || [ATLAS, VEGA].iter().all(|host| !lab.is_free(host));
+    assert!(Lab::wait_until(Duration::from_secs(15), locked));
+    let second = lab.pc_switcher(&["sync", "vega", "--yes", "--allow-first-sync"]);
+    assert!(first.is_running(), "{second:?}");
+    let text = second.expect(6).text();
+    assert!(text.contains("from atlas holds its lock since"), "{text}");
+    assert!(processes::signal(&lab, Part::Cli, Signal::INT));
     first.wait().expect(130);
     lab.assert_nothing_left_running();
 }
@@ -110,12 +108,12 @@ fn a_wrong_configuration_is_refused_before_any_connection() {
         ),
         (
             "log_file_level: FULL\nlog_file_level: INFO\n",
-            &["log_file_level", "duplicate"],
+            &["log_file_level", "given twice"],
         ),
         ("sync_modules: [\n", &["config.yaml"]),
         (
             "user_data: { folders: [ { path: home } ] }\n",
-            &["path", "absolute"],
+            &["user_data.folders[0].path", "relative"],
         ),
     ] {
         lab.configure_with(ATLAS, yaml, FILTER);
@@ -153,7 +151,12 @@ fn a_machine_that_cannot_be_reached_is_status_5_with_a_remedy() {
     fs::write(&known, right).expect("writable");
 
     fs::write(lab.dev(VEGA).join(".ssh/authorized_keys"), "").expect("writable");
-    refused(&lab, &sync("vega"), 5, &["vega", "authorized_keys"]);
+    refused(
+        &lab,
+        &sync("vega"),
+        5,
+        &["vega", "refused the login of dev", "ssh-copy-id vega"],
+    );
 
     lab.verb(&["cut", "drop"]).ok();
     refused(&lab, &sync("vega"), 5, &["vega"]);

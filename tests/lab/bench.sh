@@ -48,7 +48,7 @@ CONFIG
 }
 ours() { # FOLDER
   configure "$1"
-  measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order --allow-conflicts --allow-mass-delete
+  measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order --allow-mass-delete
 }
 rsync() { # FOLDER
   measured lab exec atlas rsync -aHAXS --delete --numeric-ids --rsync-path='sudo rsync' \
@@ -137,7 +137,7 @@ btrfs_snapshots: { subvolumes: ["@home"], keep_recent: 1 }
 CONFIG
   list=()
   for run in 1 2 3 4 5; do
-    measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order --allow-conflicts
+    measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order
     list+=("${figures%% *}")
   done
   echo "A sync of dummies only, agent deployment included: $(printf '%s\n' "${list[@]}" | sort -n | sed -n 3p) s (median of 5)."

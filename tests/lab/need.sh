@@ -1,5 +1,5 @@
 #!/bin/bash
-# need.sh [--check] build|lab|bench...: makes sure that the programs a task needs are there.
+# need.sh [--check] build|lab|test|ci...: makes sure that the programs a task needs are there.
 # Installs only what is missing, says what and why; with --check it only says so and fails.
 set -euo pipefail
 
@@ -28,6 +28,16 @@ rsync       rsync        comparing both homes (oracle)
 lsattr      e2fsprogs    comparing flags (oracle)
 nsenter     util-linux   entering the lab machines
 setpriv     util-linux   booting the lab machines
+LIST
+      ;;
+    test) cat <<'LIST'
+setfacl     acl          files with everything a file can have
+setfattr    attr         files with everything a file can have
+setcap      libcap2-bin  files with everything a file can have
+LIST
+      ;;
+    ci) cat <<'LIST'
+/usr/sbin/sshd openssh-server connections to a real server, which are skipped elsewhere
 LIST
       ;;
     *) echo "need.sh: no such task: $1" >&2; exit 2 ;;

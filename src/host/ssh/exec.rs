@@ -16,11 +16,13 @@ use super::carrier::STEP;
 /// What people are told when libssh2 says "transport read".
 pub(super) fn broken_words(error: &std::io::Error) -> String {
     let text = error.to_string();
-    match text.as_str() {
-        "transport read" | "Unable to send channel data" => {
+    match text.to_lowercase().as_str() {
+        "transport read"
+        | "unable to send channel data"
+        | "failure while draining incoming flow" => {
             "the connection was closed by the other side or by the network".to_owned()
         }
-        _ => text.to_lowercase(),
+        lower => lower.to_owned(),
     }
 }
 

@@ -99,8 +99,8 @@ fn ask(
                 effect: "remember the key and go on".to_owned(),
             },
             Choice {
-                key: 'a',
-                label: "abort".to_owned(),
+                key: 'n',
+                label: "no".to_owned(),
                 effect: "do not connect".to_owned(),
             },
         ],

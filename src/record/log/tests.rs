@@ -1,3 +1,5 @@
+//! The log as a file: what is in it, from before it was opened and after.
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};

@@ -221,7 +221,7 @@ fn an_error_while_cleaning_up_is_told_beside_the_first_one() {
         .ended
         .errors
         .iter()
-        .map(crate::error::Explained::line)
+        .map(crate::run::explain::Explained::line)
         .collect();
     assert_eq!(lines.len(), 3, "one on each machine: {lines:?}");
     assert!(lines[1].contains("read-only file system"), "{lines:?}");

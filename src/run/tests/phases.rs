@@ -105,7 +105,7 @@ fn modules_run_in_the_order_of_the_configuration() {
         _ => None,
     });
     assert_eq!(started.collect::<Vec<_>>(), ["b", "a"]);
-    assert!(statuses(&outcome).contains(&("c", ModuleStatus::Skipped)));
+    assert!(statuses(&outcome).iter().all(|(module, _)| *module != "c"));
 }
 
 #[test]

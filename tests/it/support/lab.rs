@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -14,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::awkward::{OWNER, chown};
+use super::processes;
 
 /// The machine the command is typed on.
 pub const ATLAS: &str = "atlas";
@@ -70,7 +72,9 @@ pub struct Lab {
     /// Its end is the end of the lab.
     _holder: ChildStdin,
     used: bool,
-    mounts: [String; 2],
+    cgroups: PathBuf,
+    /// What each machine has mounted after booting.
+    mounts: [Vec<String>; 2],
 }
 
 static LAB: OnceLock<Result<Mutex<Lab>, String>> = OnceLock::new();
@@ -127,12 +131,15 @@ impl Lab {
         let directory = Path::new(disk.trim())
             .parent()
             .expect("a directory per machine");
+        let cgroup = run(&name, &["cgroup-path", ATLAS]).ok().stdout;
+        let cgroups = Path::new(cgroup.trim()).parent();
         let mut lab = Self {
             directory: directory.to_owned(),
+            cgroups: cgroups.expect("one per machine").to_owned(),
             name,
             _holder: stdin,
             used: false,
-            mounts: [String::new(), String::new()],
+            mounts: [Vec::new(), Vec::new()],
         };
         lab.install()
             .map_err(|e| format!("installing the program: {e}"))?;
@@ -284,67 +291,113 @@ impl Lab {
         true
     }
 
-    /// Sends a signal to every process of the program on a machine that has `argument`; fails if there is none.
-    pub fn signal(&self, host: &str, signal: &str, argument: &str) -> Output {
-        // By what is executed: sudo, timeout and this very shell have the name in their arguments too.
-        // Only the lab's own pid namespace is seen from in there.
-        let script = "found=1
-            for p in /proc/[0-9]*; do
-                case $(readlink $p/exe) in *pc-switcher* | *memfd*) ;; *) continue ;; esac
-                if tr '\\0' '\\n' <$p/cmdline | grep -qxF -e \"$2\"; then kill \"$1\" ${p#/proc/} && found=0; fi
-            done
-            exit $found";
-        self.exec(host, &["sh", "-c", script, "signal", signal, argument])
+    /// Where the control group of a machine is.
+    pub fn cgroup(&self, host: &str) -> PathBuf {
+        self.cgroups.join(host)
     }
 
-    /// What mounts a machine has.
-    fn mount_points(&self, host: &str) -> String {
-        let awk = "{print $2, $3}";
-        self.exec(host, &["awk", awk, "/proc/self/mounts"])
-            .ok()
-            .stdout
+    /// Pid 1 of a machine, as seen from outside; `None` while it is down.
+    pub fn init(&self, host: &str) -> Option<u32> {
+        let file = self.directory.with_file_name(format!("{host}.pid"));
+        let text = fs::read_to_string(file).ok()?;
+        text.split_whitespace().next()?.parse().ok()
+    }
+
+    /// A machine's own root directory, its mounts included; only for directories that nobody
+    /// but root can put symlinks into.
+    pub fn inside(&self, host: &str) -> PathBuf {
+        let init = self.init(host).expect("the machine is up");
+        PathBuf::from(format!("/proc/{init}/root"))
+    }
+
+    /// What mounts a machine has: place and type.
+    fn mount_points(&self, host: &str) -> Vec<String> {
+        let init = self.init(host).expect("the machine is up");
+        let mounts = fs::read_to_string(format!("/proc/{init}/mounts")).expect("it has mounts");
+        let point = |line: &str| {
+            let words: Vec<&str> = line.split(' ').skip(1).take(2).collect();
+            words.join(" ")
+        };
+        mounts.lines().map(point).collect()
     }
 
     /// What a run left on a machine that should not be there: processes, mounts, files in `/run`.
     pub fn left_running(&self, host: &str) -> Vec<String> {
         let mut left = Vec::new();
-        let processes = self
-            .exec(host, &["ps", "-eo", "pid=,comm=,args="])
-            .ok()
-            .stdout;
-        for line in processes.lines().filter(|l| l.contains("pc-switcher")) {
-            left.push(format!("process on {host}: {line}"));
-        }
-        let list = "ls -l /proc/[0-9]*/exe 2>/dev/null; true";
-        let executed = self.exec(host, &["sh", "-c", list]).ok().stdout;
-        for line in executed.lines().filter(|l| l.contains("-> ")) {
-            if line.contains("memfd:") || line.contains("pc-switcher") {
-                left.push(format!("process on {host}: {line}"));
+        for process in processes::all(self, host) {
+            let named = process.args.iter().any(|a| a.contains("pc-switcher"));
+            if process.is_program() || process.comm.contains("pc-switcher") || named {
+                left.push(format!("process on {host}: {process:?}"));
             }
         }
         let before = &self.mounts[usize::from(host == VEGA)];
-        for line in self.mount_points(host).lines() {
+        for mount in self.mount_points(host) {
             // A login session may bring its own run directory.
-            if !before.lines().any(|b| b == line) && !line.starts_with("/run/user/") {
-                left.push(format!("mount on {host}: {line}"));
+            if !before.contains(&mount) && !mount.starts_with("/run/user/") {
+                left.push(format!("mount on {host}: {mount}"));
             }
         }
         // The lock file stays on purpose: removing a locked file lets two lock it.
-        let find = "test ! -e /run/pc-switcher || find /run/pc-switcher ! -type d ! -name '*lock*'";
-        for line in self.exec(host, &["sh", "-c", find]).ok().stdout.lines() {
-            left.push(format!("file on {host}: {line}"));
+        for path in self.run_files(host) {
+            if !path.ends_with("/lock") {
+                left.push(format!("file on {host}: {path}"));
+            }
+        }
+        if !self.is_free(host) {
+            left.push(format!("lock held on {host}"));
         }
         left
+    }
+
+    /// What is below a machine's `/run/pc-switcher`, directories apart.
+    pub fn run_files(&self, host: &str) -> Vec<String> {
+        let root = self.inside(host);
+        let mut found = Vec::new();
+        let mut open = vec![root.join("run/pc-switcher")];
+        while let Some(directory) = open.pop() {
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                    open.push(path);
+                } else {
+                    let inside = path.strip_prefix(&root).expect("it was found there");
+                    found.push(format!("/{}", inside.display()));
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether nobody holds this machine's lock.
+    pub fn is_free(&self, host: &str) -> bool {
+        // Not by trying to take it: that would be in the way of whoever does.
+        let Ok(lock) = fs::metadata(self.inside(host).join("run/pc-switcher/lock")) else {
+            return true;
+        };
+        let (major, minor) = (rustix::fs::major(lock.dev()), rustix::fs::minor(lock.dev()));
+        let held = format!(" {major:02x}:{minor:02x}:{} ", lock.ino());
+        let locks = fs::read_to_string("/proc/locks").expect("the kernel tells");
+        !locks
+            .lines()
+            .any(|l| l.contains(" FLOCK ") && l.contains(&held))
+    }
+
+    /// Fails the test if after `limit` a run has left anything behind on a machine.
+    #[track_caller]
+    pub fn assert_nothing_left_running_on(&self, host: &str, limit: Duration) {
+        let mut left = Vec::new();
+        Self::wait_until(limit, || {
+            left = self.left_running(host);
+            left.is_empty()
+        });
+        assert_eq!(left, Vec::<String>::new());
     }
 
     /// Fails the test if a run left anything behind; gives it a moment to go.
     #[track_caller]
     pub fn assert_nothing_left_running(&self) {
         for host in [ATLAS, VEGA] {
-            Self::wait_until(Duration::from_secs(5), || {
-                self.left_running(host).is_empty()
-            });
-            assert_eq!(self.left_running(host), Vec::<String>::new());
+            self.assert_nothing_left_running_on(host, Duration::from_secs(5));
         }
     }
 }

@@ -5,6 +5,8 @@ use std::error::Error;
 
 use serde_json::{Map, Value, json};
 
+use super::error::RunError;
+use super::machines::MachineError;
 use crate::agent::client::AgentError;
 use crate::agent::deploy::DeployError;
 use crate::agent::protocol::FaultKind;
@@ -14,8 +16,6 @@ use crate::host::sudo::SudoTrouble;
 use crate::module::{ModuleError, ValidationError};
 use crate::prompt::PromptError;
 use crate::record::LockHolder;
-use crate::run::error::RunError;
-use crate::run::machines::MachineError;
 
 /// An error in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +134,7 @@ fn held_by(holder: &LockHolder) -> String {
 
 fn reason(hostname: &str, error: &ValidationError) -> String {
     let hint = match &error.hint {
-        Some(hint) => format!(" ({hint})"),
+        Some(hint) => format!("\nhint: {hint}"),
         None => String::new(),
     };
     format!("{hostname}: {}: {}{hint}", error.module, error.message)
@@ -189,7 +189,7 @@ fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
 }
 
 fn refusal_hint(flag: Option<&str>) -> Option<String> {
-    flag.map(|flag| format!("{flag} answers it"))
+    flag.map(|flag| format!("{flag} answers the question beforehand"))
 }
 
 fn judge_prompt(error: PromptError) -> (ExitStatus, Option<String>) {
@@ -233,6 +233,9 @@ fn judge_deploy(
     (status, error.hint())
 }
 
+/// What is true whenever an agent is lost in the middle.
+const SYNC_AGAIN: &str = "every file is whole, old or new; sync again to finish";
+
 fn judge_agent(error: &AgentError) -> (ExitStatus, Option<String>) {
     match error {
         AgentError::Interrupted(_) => (ExitStatus::Interrupted, None),
@@ -245,14 +248,11 @@ fn judge_agent(error: &AgentError) -> (ExitStatus, Option<String>) {
         }
         AgentError::Lost {
             host: Host::Target, ..
-        } => (
-            ExitStatus::Connection,
-            Some("every file there is whole, old or new; sync again to finish".to_owned()),
-        ),
+        } => (ExitStatus::Connection, Some(SYNC_AGAIN.to_owned())),
         AgentError::Lost {
             host: Host::Source, ..
-        }
-        | AgentError::Nonsense { .. } => (ExitStatus::Failed, None),
+        } => (ExitStatus::Failed, Some(SYNC_AGAIN.to_owned())),
+        AgentError::Nonsense { .. } => (ExitStatus::Failed, None),
         AgentError::Declined { .. } => (ExitStatus::Refused, None),
         AgentError::Prompt(error) => judge_prompt(*error),
     }
@@ -357,7 +357,10 @@ mod tests {
             flag: Some("--allow-first-sync".into()),
         });
         let context = explained.context();
-        assert_eq!(context["hint"], "--allow-first-sync answers it");
+        assert_eq!(
+            context["hint"],
+            "--allow-first-sync answers the question beforehand"
+        );
         assert_eq!(context["exit_status"], 4);
         let interrupted = explain(&RunError::Interrupted(Interrupted));
         assert_eq!(interrupted.status.code(), 130);
