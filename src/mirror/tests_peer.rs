@@ -93,9 +93,8 @@ impl Line {
         let frames = Arc::new(Mutex::new(Vec::new()));
         let (sink, from) = (Arc::clone(&frames), self.from);
         let reader = thread::spawn(move || {
-            for frame in &from {
-                sink.lock().unwrap().push(frame);
-            }
+            from.iter()
+                .for_each(|frame| sink.lock().unwrap().push(frame));
         });
         let watch = self.abort.clone();
         let (done, finished) = bounded::<()>(0);

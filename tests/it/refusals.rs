@@ -78,17 +78,12 @@ fn a_second_sync_meets_the_lock_and_is_told_who_holds_it() {
     let slow = format!("{DUMMIES}dummy_success: {{ source_duration: 30, target_duration: 0 }}\n");
     lab.configure_with(ATLAS, &slow, FILTER);
     let mut first = lab.start_sync(&[]);
-    let second = || lab.pc_switcher(&["sync", "vega", "--yes", "--allow-first-sync"]);
-    let mut last = None;
-    let met = Lab::wait_until(Duration::from_secs(15), || {
-        let run = second();
-        let locked = run.status == Some(6);
-        last = Some(run);
-        locked
-    });
-    assert!(met && first.is_running(), "{last:?}");
-    let text = last.expect("it ran").text();
-    assert!(text.contains("atlas"), "{text}");
+    let locked = || [ATLAS, VEGA].iter().all(|host| !lab.is_free(host));
+    assert!(Lab::wait_until(Duration::from_secs(15), locked));
+    let second = lab.pc_switcher(&["sync", "vega", "--yes", "--allow-first-sync"]);
+    assert!(first.is_running(), "{second:?}");
+    let text = second.expect(6).text();
+    assert!(text.contains("from atlas holds its lock since"), "{text}");
     assert!(processes::signal(&lab, Part::Cli, Signal::INT));
     first.wait().expect(130);
     lab.assert_nothing_left_running();
@@ -118,7 +113,7 @@ fn a_wrong_configuration_is_refused_before_any_connection() {
         ("sync_modules: [\n", &["config.yaml"]),
         (
             "user_data: { folders: [ { path: home } ] }\n",
-            &["path", "absolute"],
+            &["user_data.folders[0].path", "relative"],
         ),
     ] {
         lab.configure_with(ATLAS, yaml, FILTER);

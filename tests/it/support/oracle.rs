@@ -128,7 +128,14 @@ pub fn snapshot(lab: &Lab, host: &str, subvolume: &str, name: &str) -> PathBuf {
 /// Paths the kernel says differ between two snapshots of one subvolume: by their old name, their new
 /// name, or both.
 pub fn kernel_diff(before: &Path, after: &Path) -> BTreeSet<Vec<u8>> {
-    let send = "btrfs send -q --no-data -p \"$1\" \"$2\" | btrfs receive --dump";
+    named_in_dump(&kernel_dump(before, after))
+}
+
+/// What has to be done to the first snapshot to get the second, as `btrfs receive --dump` prints it.
+pub fn kernel_dump(before: &Path, after: &Path) -> Vec<u8> {
+    // The reader stops at the stream's end mark; the writer may not be through yet.
+    let send =
+        "btrfs send -q --no-data -p \"$1\" \"$2\" | { btrfs receive --dump && cat >/dev/null; }";
     let output = Command::new("bash")
         .args(["-o", "pipefail", "-c", send, "diff"])
         .args([before, after])
@@ -136,10 +143,15 @@ pub fn kernel_diff(before: &Path, after: &Path) -> BTreeSet<Vec<u8>> {
         .expect("bash is there");
     assert!(
         output.status.success(),
-        "{}",
+        "{}, after {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .next_back()
+            .unwrap_or_default(),
         String::from_utf8_lossy(&output.stderr)
     );
-    named_in_dump(&output.stdout)
+    output.stdout
 }
 
 /// The paths named in what `btrfs receive --dump` prints, with temporary names resolved.

@@ -55,10 +55,14 @@ impl Before {
         oracle::kernel_diff(&self.snapshot, &after)
     }
 
-    /// Paths that differ from then, in any aspect.
+    /// Paths that differ from then, in any aspect; with one name of a file all its names.
     pub fn changed(&self, lab: &Lab) -> BTreeSet<Vec<u8>> {
-        let found = self.tree.differences(&home(lab, VEGA));
-        found.into_iter().map(|d| d.path).collect()
+        let now = home(lab, VEGA);
+        let found = self.tree.differences(&now);
+        let (old_groups, new_groups) = (self.tree.hard_links(), now.hard_links());
+        let groups = old_groups.symmetric_difference(&new_groups).flatten();
+        let names = groups.map(|name| name.to_vec());
+        found.into_iter().map(|d| d.path).chain(names).collect()
     }
 
     /// Directories of which nothing but the time differs: something in them came or went.
@@ -86,10 +90,15 @@ impl Before {
             .filter(|p| !changed.contains(p) && !parents.contains(p))
             .map(|p| p.escape_ascii().to_string())
             .collect();
-        assert!(
-            extra.is_empty(),
-            "touched without need:\n{}",
-            extra.join("\n")
+        if extra.is_empty() {
+            return;
+        }
+        let after = lab.disk(VEGA).join("oracle").join(name);
+        let dump = oracle::kernel_dump(&self.snapshot, &after);
+        panic!(
+            "touched without need:\n{}\nin\n{}",
+            extra.join("\n"),
+            String::from_utf8_lossy(&dump)
         );
     }
 }
