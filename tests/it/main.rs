@@ -18,3 +18,4 @@ mod refusals;
 mod round_trip;
 mod support;
 mod survivors;
+mod timing;
