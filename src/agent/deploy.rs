@@ -319,12 +319,9 @@ impl Place {
             ready: script::READY,
             ..Opening::default()
         };
-        if typed.expose().is_empty() {
-            // Nothing can be taken for a password: the round trip is saved.
-            opening.at_once = vec![body];
-        } else {
+        opening.when_ready = vec![body];
+        if !typed.expose().is_empty() {
             opening.at_once = vec![typed.expose().as_bytes()];
-            opening.when_ready = vec![body];
             opening.password_prompt = Some(&prompt);
         }
         self.open(connection, &script::as_root(script, sudo), opening)
@@ -392,7 +389,7 @@ impl Place {
             return Err(self.sudo(SudoTrouble::PasswordRequired));
         }
         for attempt in 0..TRIES {
-            let again = if attempt == 0 { "" } else { "that was wrong; " };
+            let again = if attempt == 0 { "" } else { "That was wrong. " };
             let question = format!("{again}[sudo] password of {} on {}: ", self.user, self.host);
             let password = prompter.secret(&escape_str(&question))?;
             match start(self, &password)? {

@@ -314,7 +314,9 @@ impl Pump {
                 program.said.push(&buffer[..count]);
                 moved = true;
             }
-            if !moved {
+            // What has just ended will wake nobody.
+            let has_ended = program.stdout.is_none() && program.stderr.is_none();
+            if !moved && !has_ended {
                 self.sleep()?;
             }
         }
@@ -433,6 +435,19 @@ mod tests {
         assert!(bytes == sent);
         assert!(closed.orderly, "{closed:?}");
         assert_eq!(traffic.totals(), (3_500_000, 3_500_000));
+    }
+
+    #[test]
+    fn an_end_is_told_at_once() {
+        let fastest = (0..3).map(|_| {
+            let (outgoing, receiver, _) = run("echo agent 1; exec cat");
+            let begun = std::time::Instant::now();
+            drop(outgoing);
+            assert!(all(&receiver).1.orderly);
+            begun.elapsed()
+        });
+        // The wait that must not happen takes half a second.
+        assert!(fastest.min() < Some(Duration::from_millis(400)));
     }
 
     #[test]

@@ -60,6 +60,10 @@ mod tests_interrupt;
 #[cfg(test)]
 mod tests_look;
 #[cfg(test)]
+mod tests_peer;
+#[cfg(test)]
 mod tests_property;
 #[cfg(test)]
 mod tests_random;
+#[cfg(test)]
+mod tests_user;

@@ -24,7 +24,7 @@ use super::wire::DATA_MAX;
 pub const LATE_FLAGS: u32 = FLAG_IMMUTABLE | FLAG_APPEND;
 
 /// What marks a staging directory as ours.
-const MARK: &str = "trusted.pc-switcher.staging";
+pub const STAGING_MARK: &str = "trusted.pc-switcher.staging";
 /// How directories begin that are kept because something new was in them.
 pub const KEPT_PREFIX: &str = ".pc-switcher-kept-";
 
@@ -65,7 +65,7 @@ impl Staging {
         if stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(StagingError::Foreign);
         }
-        let marked = match rustix::fs::fgetxattr(&fd, MARK, &mut [0u8; 1][..]) {
+        let marked = match rustix::fs::fgetxattr(&fd, STAGING_MARK, &mut [0u8; 1][..]) {
             Ok(_) | Err(Errno::RANGE) => true,
             Err(Errno::NODATA | Errno::OPNOTSUPP) => false,
             Err(error) => return Err(error.into()),
@@ -75,7 +75,7 @@ impl Staging {
             if Names::read(fd.as_fd())?.len() > 0 {
                 return Err(StagingError::Foreign);
             }
-            match rustix::fs::fsetxattr(&fd, MARK, b"1", XattrFlags::empty()) {
+            match rustix::fs::fsetxattr(&fd, STAGING_MARK, b"1", XattrFlags::empty()) {
                 Ok(()) | Err(Errno::OPNOTSUPP) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -258,24 +258,26 @@ fn clear(tree: &Tree, staging: &OwnedFd) -> Result<(), Errno> {
     let names = Names::read(staging.as_fd())?;
     for position in 0..names.len() {
         let name = names.get(position).expect("within the length");
-        match rustix::fs::unlinkat(staging, name, AtFlags::empty()) {
-            Err(Errno::PERM) => {
-                // Immutable or append-only.
-                let file = tree.open_file(staging.as_fd(), name)?;
-                set_flags(file.as_fd(), 0, u32::MAX)?;
-                rustix::fs::unlinkat(staging, name, AtFlags::empty())?;
-            }
-            Err(Errno::ISDIR) => {
-                set_flags(tree.open_child(staging.as_fd(), name)?.as_fd(), 0, u32::MAX)?;
-                match rustix::fs::unlinkat(staging, name, AtFlags::REMOVEDIR) {
-                    Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                        keep(tree, staging.as_fd(), name)?;
-                    }
-                    other => other?,
-                }
-            }
-            other => other?,
+        let unlink = |flags| rustix::fs::unlinkat(staging, name, flags);
+        let mut done = unlink(AtFlags::empty());
+        if done == Err(Errno::PERM) {
+            // Immutable or append-only.
+            let node = match tree.open_child(staging.as_fd(), name) {
+                Err(Errno::NOTDIR) => tree.open_file(staging.as_fd(), name)?,
+                other => other?,
+            };
+            set_flags(node.as_fd(), 0, u32::MAX)?;
+            done = unlink(AtFlags::empty());
         }
+        if done == Err(Errno::ISDIR) {
+            done = match unlink(AtFlags::REMOVEDIR) {
+                Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                    keep(tree, staging.as_fd(), name).map(|_| ())
+                }
+                other => other,
+            };
+        }
+        done?;
     }
     Ok(())
 }

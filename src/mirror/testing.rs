@@ -1,7 +1,7 @@
 //! Both halves of the mirror in one process, for tests: two services with a relay between them.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -25,7 +25,12 @@ pub(crate) struct Pair {
     pub complaints: Vec<String>,
     /// How the next requests end early.
     pub cut: Cut,
+    /// Where the source's frames are kept.
+    pub record: Option<Record>,
 }
+
+/// Frames of the source, in order.
+pub(crate) type Record = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// How a request ends before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +88,7 @@ impl Pair {
             equal_at: None,
             complaints: Vec::new(),
             cut: Cut::Never,
+            record: None,
         }
     }
 
@@ -111,12 +117,16 @@ impl Pair {
         let to_source = a.incoming;
         let to_target = b.incoming;
         let source_out = a.out;
+        let record = self.record.clone();
         let frames = match self.cut {
             Cut::LinkGone(frames) => frames,
             _ => usize::MAX,
         };
         let relay = thread::spawn(move || {
             for frame in source_out.iter().take(frames) {
+                if let Some(record) = &record {
+                    record.lock().unwrap().push(frame.clone());
+                }
                 let _ = to_target.send(frame);
             }
         });

@@ -209,9 +209,19 @@ fn rsync_with_rules(lab: &Lab, rules: &str) -> String {
         .output()
         .unwrap();
     let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    // A dry run says of some directories that they stay, and that they go.
+    let stays: Vec<&str> = lines
+        .lines()
+        .filter_map(|l| l.strip_prefix("cannot delete non-empty directory: "))
+        .collect();
+    let goes = |l: &str| {
+        l.strip_prefix("*deleting    ")
+            .map(|d| d.trim_end_matches('/').to_owned())
+    };
     lines
         .lines()
         .filter(|l| !l.starts_with("cannot delete non-empty directory"))
+        .filter(|l| goes(l).is_none_or(|dir| !stays.contains(&&*dir)))
         .map(|l| format!("{l}\n"))
         .collect()
 }

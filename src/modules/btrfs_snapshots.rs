@@ -254,6 +254,9 @@ impl Module for BtrfsSnapshots {
                 }
             }
         }
-        Ok(format!("{} snapshots on each machine", wanted.len()))
+        Ok(match wanted.len() {
+            1 => "1 snapshot on each machine".to_owned(),
+            count => format!("{count} snapshots on each machine"),
+        })
     }
 }

@@ -25,7 +25,7 @@ pub enum RunError {
         hint: String,
     },
     /// Modules cannot work with their configuration.
-    #[error("the configuration has {} error(s)", .0.len())]
+    #[error("the configuration has {}", counted(.0.len(), "error"))]
     Config(Vec<ConfigError>),
     /// A machine cannot be reached, or its agent not be started.
     #[error(transparent)]
@@ -65,7 +65,7 @@ pub enum RunError {
         ours: &'static str,
     },
     /// Modules found reasons not to start, each on a machine of this name.
-    #[error("{} reason(s) not to start", .0.len())]
+    #[error("{} not to start", counted(.0.len(), "reason"))]
     Validation(Vec<(String, ValidationError)>),
     /// A gate was not opened.
     #[error("{message}")]
@@ -134,6 +134,13 @@ pub enum RunError {
     /// A defect in the run itself.
     #[error(transparent)]
     Transition(#[from] ForbiddenTransition),
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
 }
 
 impl RunError {

@@ -134,7 +134,7 @@ fn held_by(holder: &LockHolder) -> String {
 
 fn reason(hostname: &str, error: &ValidationError) -> String {
     let hint = match &error.hint {
-        Some(hint) => format!(" ({hint})"),
+        Some(hint) => format!("\nhint: {hint}"),
         None => String::new(),
     };
     format!("{hostname}: {}: {}{hint}", error.module, error.message)

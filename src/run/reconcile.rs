@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use similar::TextDiff;
@@ -45,21 +45,16 @@ fn own_files(config: &Config) -> Result<BTreeMap<String, String>, RunError> {
     };
     let mut files = BTreeMap::from([(CONFIG.to_owned(), read(&config.path)?)]);
     let directory = config.path.parent();
-    for filter in config
-        .user_data
-        .folders
-        .iter()
-        .filter_map(|f| f.filter.as_ref())
-    {
+    let folders = &config.user_data.folders;
+    for filter in folders.iter().filter_map(|f| f.filter.as_ref()) {
         // A filter kept elsewhere is part of that machine's set-up, not of the configuration.
         if filter.parent() == directory
             && let Some(name) = filter.file_name().and_then(|name| name.to_str())
         {
             match read(filter) {
-                Ok(content) => drop(files.insert(name.to_owned(), content)),
-                // The module that needs it has asked for it before.
-                Err(RunError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+                // Those of the mirror were checked when it is on; nobody else needs them.
+                Err(RunError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                text => drop(files.insert(name.to_owned(), text?)),
             }
         }
     }
@@ -267,7 +262,6 @@ pub(super) fn apply(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::KnownModule;
 
     fn files(list: &[(&str, &str)]) -> BTreeMap<String, String> {
         (list.iter())
@@ -293,27 +287,6 @@ mod tests {
             .map(|w| (w.name.as_str(), w.replaces))
             .collect();
         assert_eq!(named, [(CONFIG, true), ("root.filter", false)]);
-    }
-
-    #[test]
-    fn a_filter_that_is_not_there_does_not_travel() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(CONFIG);
-        // Folders as they are without a word about them: /home and /root, a filter each.
-        let text = b"sync_modules: { dummy_success: true }\n";
-        let known = KnownModule {
-            name: "dummy_success",
-            required: false,
-        };
-        std::fs::write(&path, text).unwrap();
-        std::fs::write(dir.path().join("home.filter"), "x\n").unwrap();
-        let config = crate::config::parse(&path, text, &[known]).unwrap();
-        let files = own_files(&config).unwrap();
-        let names: Vec<&str> = files.keys().map(String::as_str).collect();
-        assert_eq!(names, [CONFIG, "home.filter"]);
-        // What is there and cannot be read is an error.
-        std::fs::create_dir(dir.path().join("root.filter")).unwrap();
-        assert!(matches!(own_files(&config), Err(RunError::Read { .. })));
     }
 
     #[test]

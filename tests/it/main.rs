@@ -14,6 +14,7 @@ mod first_sync;
 mod harness;
 mod interrupted;
 mod layers;
+mod manners;
 mod refusals;
 mod round_trip;
 mod support;

@@ -306,10 +306,11 @@ impl Login<'_> {
             last.push_str(" (needs its passphrase: use ssh-add)");
             return Ok(false);
         }
-        for _ in 0..TRIES {
+        for attempted in 0..TRIES {
+            let again = wrong(attempted);
             let passphrase = self
                 .prompter
-                .secret(&format!("Passphrase for the key {shown}: "))?;
+                .secret(&format!("{again}Passphrase for the key {shown}: "))?;
             if self.judge(attempt(Some(passphrase.expose())))? {
                 return Ok(true);
             }
@@ -347,9 +348,10 @@ impl Login<'_> {
 
     fn try_password(&mut self) -> Result<bool, SshError> {
         self.tried.push("password".to_owned());
-        for _ in 0..TRIES {
+        for attempted in 0..TRIES {
             let password = self.prompter.secret(&format!(
-                "Password of {} on {}: ",
+                "{}Password of {} on {}: ",
+                wrong(attempted),
                 escape_str(&self.config.user),
                 escape_str(&self.config.hostname)
             ))?;
@@ -498,4 +500,12 @@ fn bounded_text(text: &str) -> String {
         shown.push(' ');
     }
     shown
+}
+
+/// What to say before a question that was answered in vain.
+fn wrong(attempted: usize) -> &'static str {
+    match attempted {
+        0 => "",
+        _ => "That was wrong. ",
+    }
 }

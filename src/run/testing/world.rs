@@ -263,6 +263,11 @@ impl World {
         self.inner().unreachable = times;
     }
 
+    /// Whether all connections that were to fail have failed.
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.inner().unreachable == 0
+    }
+
     pub(crate) fn banner(&self, banner: &str) {
         self.inner().banner = Some(banner.to_owned());
     }
