@@ -22,7 +22,7 @@ fn whatever_is_killed_whenever_each_file_is_old_or_new_and_nothing_is_left() {
         Part::Agent(VEGA),
         Part::Login(VEGA),
     ];
-    let seeds = seeds("PC_SWITCHER_KILL_SEEDS", &[1, 2, 3]);
+    let seeds = seeds(&[1, 2, 3]);
     let mut bulk = Bulk::new(&lab, seeds[0]);
     for seed in seeds {
         for (number, part) in parts.into_iter().enumerate() {
