@@ -553,7 +553,7 @@ fn a_target_gets_only_what_is_offered() {
     line.say(&[Message::Ack(u64::MAX - 1)]);
     thread::sleep(Duration::from_millis(300));
     let asked = [".ssh/id_rsa", "d/hidden", "link", "d/up/outside", "d/f"];
-    line.say(&[Message::Ack(u64::MAX)]);
+    line.say(&[Message::Ack(u64::MAX), Message::Finished]);
     for (id, path) in (0..).zip(asked) {
         let path = path.as_bytes();
         line.say(&[Message::WantHash { id, path }]);

@@ -43,7 +43,8 @@ fn the_disk_monitor_is_on_time_while_a_transfer_fills_the_link() {
     let bytes_before = sent(&lab);
     let since = Instant::now();
     let run = lab.sync(&[]);
-    let rate = (sent(&lab) - bytes_before) as f64 * 8.0 / since.elapsed().as_secs_f64() / 1e6;
+    let bytes = u32::try_from(sent(&lab) - bytes_before).expect("less than 4 GiB");
+    let rate = f64::from(bytes) * 8.0 / since.elapsed().as_secs_f64() / 1e6;
     assert!(DONE.contains(&run.status), "{}", run.text());
 
     let mut looks = Vec::new();
