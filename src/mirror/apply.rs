@@ -193,10 +193,11 @@ fn apply_with(
 }
 
 fn write_error(path: &[u8], source: Errno) -> ApplyError {
-    ApplyError::Write {
-        path: escape_bytes(path),
-        source,
-    }
+    let path = match path {
+        b"" => "to the folder".to_owned(),
+        path => escape_bytes(path),
+    };
+    ApplyError::Write { path, source }
 }
 
 fn finish_peer(mut peer: Batch<'_>) -> Result<(), ApplyError> {

@@ -975,9 +975,8 @@ impl<'a> TargetScan<'a> {
             };
             let is_dir = matches!(found.meta.kind, Kind::Dir | Kind::Opaque);
             let excluded = frame.filter.verdict(&name, is_dir) == Verdict::Exclude;
-            if excluded || found.meta.kind == Kind::Opaque {
-                frame.stays = true;
-            } else if found.meta.kind == Kind::Dir && depth > DEPTH_MAX {
+            let too_deep = found.meta.kind == Kind::Dir && depth > DEPTH_MAX;
+            if excluded || too_deep || found.meta.kind == Kind::Opaque {
                 frame.stays = true;
             } else if found.meta.kind == Kind::Dir {
                 let below = frame.filter.enter(&name);

@@ -79,10 +79,13 @@ impl From<ApplyError> for Fault {
         let message = error.to_string();
         match error {
             ApplyError::Interrupted(e) => e.into(),
-            ApplyError::Staging(StagingError::Io(source)) => io_fault(source, message),
-            ApplyError::Malformed(_) | ApplyError::Staging(_) => fault(FaultKind::Invalid, message),
+            ApplyError::Malformed(_) | ApplyError::Staging(StagingError::Foreign) => {
+                fault(FaultKind::Invalid, message)
+            }
             ApplyError::Plan(_) => fault(FaultKind::Io, message),
-            ApplyError::Write { source, .. } => io_fault(source, message),
+            ApplyError::Write { source, .. } | ApplyError::Staging(StagingError::Io(source)) => {
+                io_fault(source, message)
+            }
         }
     }
 }

@@ -72,7 +72,7 @@ impl Staging {
         };
         if !marked {
             // Made just now, or by a run that died at this very moment: empty.
-            if Names::read(fd.as_fd())?.len() > 0 {
+            if Names::read(fd.as_fd())?.get(0).is_some() {
                 return Err(StagingError::Foreign);
             }
             match rustix::fs::fsetxattr(&fd, STAGING_MARK, b"1", XattrFlags::empty()) {

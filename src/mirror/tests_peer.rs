@@ -94,7 +94,7 @@ impl Line {
         let (sink, from) = (Arc::clone(&frames), self.from);
         let reader = thread::spawn(move || {
             from.iter()
-                .for_each(|frame| sink.lock().unwrap().push(frame))
+                .for_each(|frame| sink.lock().unwrap().push(frame));
         });
         let watch = self.abort.clone();
         let (done, finished) = bounded::<()>(0);
@@ -283,7 +283,7 @@ fn a_source_that_lies_about_its_tree_is_refused() {
     // twice, backwards, excluded, before its parent was listed.
     let top = chunk(0, Some(b""), None);
     let refused: [&[Message<'_>]; 12] = [
-        &[top.clone()],
+        std::slice::from_ref(&top),
         &[root(), root()],
         &[root(), chunk(1, Some(b""), None)],
         &[root(), top.clone(), chunk(0, Some(b"d"), None)],
@@ -611,7 +611,7 @@ fn a_target_gets_only_what_is_offered() {
         .count();
     assert_eq!(failed, odd.len());
     // More than allowed: by number, by length of paths.
-    let long = vec![b'n'; 200];
+    let long = [b'n'; 200];
     let long = [&long[..]; 1000].join(&b'/');
     for (path, times) in [(&b"d/f"[..], 20_000), (&long[..], 100)] {
         let line = source(serve());
@@ -673,7 +673,7 @@ fn distort(frames: &mut Vec<Vec<u8>>, rng: &mut Random) {
                 let mut out = vec![FOR_PEER];
                 let tag = *rng.pick(&[10_u8, 11, 12, 13, 20, 21, 30, 31, 32, 40, 41, 42, 50, 51]);
                 let length = rng.below(40);
-                let body: Vec<u8> = (0..length).map(|_| rng.next() as u8).collect();
+                let body: Vec<u8> = (0..length).map(|_| rng.next().to_le_bytes()[0]).collect();
                 out.push(tag);
                 put_bytes(&mut out, &body);
                 frames.insert(at, out);

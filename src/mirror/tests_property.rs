@@ -34,9 +34,11 @@ const RULES: [&str; 12] = [
 ];
 
 fn random_rules(rng: &mut Random, most: usize) -> String {
-    (0..rng.below(most + 1))
-        .map(|_| format!("{}\n", rng.pick(&RULES)))
-        .collect()
+    let count = rng.below(most + 1);
+    let mut rules: Vec<&str> = (0..count).map(|_| *rng.pick(&RULES)).collect();
+    // Ends with a line end, if there is any.
+    rules.push("");
+    rules.join("\n")
 }
 
 /// Paths that share an inode, for each path in scope that shares one.
@@ -215,15 +217,15 @@ fn rsync_with_rules(lab: &Lab, rules: &str) -> String {
         .filter_map(|l| l.strip_prefix("cannot delete non-empty directory: "))
         .collect();
     let goes = |l: &str| {
-        l.strip_prefix("*deleting    ")
+        l.strip_prefix("*deleting   ")
             .map(|d| d.trim_end_matches('/').to_owned())
     };
-    lines
+    let left: Vec<&str> = lines
         .lines()
         .filter(|l| !l.starts_with("cannot delete non-empty directory"))
         .filter(|l| goes(l).is_none_or(|dir| !stays.contains(&&*dir)))
-        .map(|l| format!("{l}\n"))
-        .collect()
+        .collect();
+    left.join("\n")
 }
 
 pub(super) fn empty(top: &Path) {

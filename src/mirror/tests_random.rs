@@ -117,9 +117,9 @@ pub(super) fn grow(top: &Path, rng: &mut Random, entries: usize) {
     let mut others: Vec<Vec<u8>> = Vec::new();
     for (path, kind) in list(top) {
         if kind == Kind::Dir {
-            dirs.push(path)
+            dirs.push(path);
         } else {
-            others.push(path)
+            others.push(path);
         }
     }
     for _ in 0..entries {
@@ -185,7 +185,7 @@ fn write_content(file: &File, rng: &mut Random) {
         1 => file.set_len(rng.below(9000) as u64).unwrap(),
         2 => {
             // Holes and data, also at the end.
-            for _ in 0..rng.below(4) + 1 {
+            for _ in 0..=rng.below(4) {
                 let offset = rng.below(60) as u64 * 4096;
                 file.write_all_at(&rng.bytes(4096), offset).unwrap();
             }

@@ -210,7 +210,7 @@ fn a_person_who_exchanges_everything_meanwhile_gains_nothing() {
                 let path = crate::escape::escape_bytes(&path);
                 if entry.ino == root_dir || entry.ino == root_file {
                     assert!(
-                        meta.uid == 0 && meta.mode & 0o077 == 0,
+                        meta.uid == 0 && meta.mode.trailing_zeros() >= 6,
                         "{what}: {path} was given away: {meta:?}"
                     );
                 }
@@ -236,8 +236,12 @@ fn a_person_who_exchanges_everything_meanwhile_gains_nothing() {
         assert!(!lab.to.join(".pc-switcher-staging").exists(), "{what}");
         // Left alone, it converges.
         sh(&lab.to, "rm -rf alice/root-dir alice/root-file");
-        Pair::new().mirror(&lab.from, &lab.to, "");
-        Pair::new().mirror(&lab.from, &lab.to, "");
+        // By content: files moved about may have each other's size and time.
+        for _ in 0..2 {
+            let mut pair = Pair::new();
+            pair.scan(&lab.from, &lab.to, "", true).unwrap();
+            pair.apply(&lab.from, &lab.to).unwrap();
+        }
         assert_eq!(rsync_differences(&lab.from, &lab.to), "", "{what}");
     }
     assert!(errors > 0, "nothing was ever in the way");
