@@ -100,7 +100,8 @@ pub struct TargetScan<'a> {
     pending: VecDeque<Pending>,
     acked: Option<u64>,
     planner: Planner,
-    /// Files whose size and time are equal though they were touched; their hashes will tell.
+    /// Files whose size and time are equal though they were touched: their hashes will tell. And
+    /// what is linked to a first name, which may be among them.
     doubts: SpoolWriter,
     /// Number of the chunk that must come next; `None` until the folder itself was announced.
     next_seq: Option<u64>,
@@ -239,15 +240,18 @@ impl<'a> TargetScan<'a> {
         have: Option<&Found>,
         want: &Meta,
     ) -> Result<(), ScanError> {
-        let old = have.map(old_of);
-        self.planner.add(&Op {
+        let op = Op {
             step,
             aspects,
             path,
-            old,
+            old: have.map(old_of),
             meta: want.clone(),
-        })?;
-        Ok(())
+        };
+        // A first name may be in doubt: what is linked to it must come after it.
+        if step == Step::Link {
+            return Ok(self.doubts.push(&op.to_record())?);
+        }
+        Ok(self.planner.add(&op)?)
     }
 
     fn chunk(&mut self, chunk: Chunk, filter: &Filter) -> Result<(), ScanError> {
@@ -770,7 +774,7 @@ impl<'a> TargetScan<'a> {
             {
                 op.aspects.0 |= Aspects::LINK;
             }
-            if op.aspects != Aspects::default() {
+            if op.old.is_none() || op.aspects != Aspects::default() {
                 self.planner.add(&op)?;
             }
         }

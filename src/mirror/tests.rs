@@ -119,6 +119,26 @@ fn awkward_trees_arrive_exactly_and_a_second_run_finds_nothing() {
 }
 
 #[test]
+fn what_is_linked_to_a_first_name_in_doubt_comes_after_it() {
+    let Some(lab) = lab() else { return };
+    // Of equal size and time: one differs in its mode, one in its content, and both were touched.
+    sh(
+        &lab.from,
+        "echo same >mode; echo new >text; chmod 600 mode; ln mode mode-2; ln text text-2; touch -d @9 *",
+    );
+    sh(
+        &lab.to,
+        "echo same >mode; echo old >text; ln mode other; ln text third; touch -d @9 *",
+    );
+    let mut pair = Pair::new();
+    pair.equal_at = Some(super::entry::Time { secs: 1, nanos: 0 });
+    let outcome = pair.mirror(&lab.from, &lab.to, "");
+    assert_eq!(pair.complaints, Vec::<String>::new());
+    assert_eq!(outcome.applied.errors, 0);
+    assert_equal(&lab);
+}
+
+#[test]
 fn every_kind_of_change_converges_in_both_directions() {
     let Some(lab) = lab() else { return };
     sh(&lab.from, AWKWARD);

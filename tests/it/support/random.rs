@@ -173,14 +173,13 @@ fn change(
         0 => remove(path),
         1 | 2 if stat.is_file() => fs::write(path, content(random)),
         3 if stat.is_file() && stat.len() > 0 => {
-            // One byte, and the time put back but for a nanosecond: what hides from seconds.
+            // One byte, and the time put back: only its change time and its content tell.
             let at = random.below(stat.len());
             File::options()
                 .write(true)
                 .open(path)?
                 .write_all_at(&[random.byte()], at)?;
-            let nanos = (stat.mtime_nsec() + 1) % 1_000_000_000;
-            set_mtime(path, stat.mtime(), nanos)
+            set_mtime(path, stat.mtime(), stat.mtime_nsec())
         }
         4 if stat.is_file() => File::options()
             .write(true)

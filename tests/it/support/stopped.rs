@@ -22,7 +22,7 @@ const GOING: u64 = 400;
 /// Size of the one large file.
 const LARGE: u64 = 24 << 20;
 /// Something waits to be moved into place.
-const STAGING: &str = ".pc-switcher-staging";
+pub const STAGING: &str = ".pc-switcher-staging";
 /// Everything is in place when nobody has stopped the run for so long.
 const PATIENCE: Duration = Duration::from_mins(1);
 
