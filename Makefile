@@ -3,15 +3,17 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
+SEEDS ?= 20
 export CARGO
 
 LAB = tests/lab
 
-.PHONY: help build demo test lint bench install clean-lab
+.PHONY: help build demo test soak lint bench install clean-lab
 
 help:
 	@echo "make demo     two real machines on this one, a real sync between them, the proof"
 	@echo "make test     every test; those that need root and btrfs run under sudo"
+	@echo "make soak     the random tests and kill tests with SEEDS=20 seeds, or SEEDS=7,8,9"
 	@echo "make lint     formatting, clippy and documentation, warnings are errors"
 	@echo "make bench    side by side with rsync; writes the table of BENCHMARKS.md"
 	@echo "make install  into \$$(DESTDIR)\$$(PREFIX), PREFIX=$(PREFIX)"
@@ -28,6 +30,10 @@ demo:
 test:
 	@$(LAB)/need.sh build lab test || $(LAB)/need.sh --check build
 	@$(LAB)/test.sh
+
+soak:
+	@$(LAB)/need.sh build lab test
+	@PC_SWITCHER_TEST_SEEDS=$(SEEDS) $(LAB)/test.sh --it --nocapture --test-threads 1 random whatever
 
 lint:
 	$(CARGO) fmt --all --check

@@ -88,6 +88,7 @@ pub struct GlobalArgs {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum ColorMode {
     /// On a terminal; `NO_COLOR` and `CLICOLOR_FORCE` are honoured.
+    #[value(help = "On a terminal; NO_COLOR and CLICOLOR_FORCE are honoured")]
     #[default]
     Auto,
     /// Always.

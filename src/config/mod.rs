@@ -37,24 +37,30 @@ pub struct KnownModule<'a> {
     pub required: bool,
 }
 
+const READABLE: &str = "you must be allowed to read it, and to enter its directories";
+
 /// Reads and checks the configuration file `path`.
 pub fn load(path: &Path, modules: &[KnownModule<'_>]) -> Result<Config, Vec<ConfigProblem>> {
     let whole = |message: String, hint| vec![ConfigProblem::of_file(path, message, hint)];
     // Asked first: opening a pipe would wait for a writer.
     match std::fs::metadata(path) {
         Ok(facts) if facts.is_file() => {}
-        Ok(_) => return Err(whole("not a file".to_owned(), None)),
+        Ok(_) => return Err(whole("not a file".to_owned(), Some("name a file"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let hint = "'pc-switcher init' writes one with every key explained";
+            let hint = if default_path().as_deref() == Some(path) {
+                "'pc-switcher init' writes one with every key explained"
+            } else {
+                "'pc-switcher --config FILE init' writes one with every key explained"
+            };
             return Err(whole("no such file".to_owned(), Some(hint)));
         }
-        Err(error) => return Err(whole(format!("cannot read it: {error}"), None)),
+        Err(error) => return Err(whole(format!("cannot read it: {error}"), Some(READABLE))),
     }
     let mut text = Vec::new();
     let read = std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut text));
     if let Err(error) = read {
-        return Err(whole(format!("cannot read it: {error}"), None));
+        return Err(whole(format!("cannot read it: {error}"), Some(READABLE)));
     }
     parse(path, &text, modules)
 }

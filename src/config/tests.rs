@@ -259,11 +259,14 @@ fn files_that_cannot_be_read_say_so() {
         messages(&problems).replace(&format!("{}/", directory.path().display()), "")
     };
     let path = directory.path().join("config.yaml");
-    let hint = "config.yaml: no such file\n  hint: 'pc-switcher init' writes one with every key \
-                explained\n";
+    let hint = "config.yaml: no such file\n  hint: 'pc-switcher --config FILE init' writes one \
+                with every key explained\n";
     assert_eq!(problem(&path), hint);
     fs::create_dir(&path).expect("directory");
-    assert_eq!(problem(&path), "config.yaml: not a file\n");
+    assert_eq!(
+        problem(&path),
+        "config.yaml: not a file\n  hint: name a file\n"
+    );
     let large = directory.path().join("large.yaml");
     fs::write(&large, vec![b'#'; MAX_BYTES + 1]).expect("file");
     assert_eq!(problem(&large), "large.yaml: larger than 1024 KiB\n");
@@ -277,7 +280,7 @@ fn files_that_cannot_be_read_say_so() {
         0,
     )
     .expect("pipe");
-    assert_eq!(problem(&pipe), "pipe: not a file\n");
+    assert_eq!(problem(&pipe), "pipe: not a file\n  hint: name a file\n");
 }
 
 #[test]

@@ -249,7 +249,7 @@ impl<'a> SourceScan<'a> {
         while !self.finished {
             self.hear(true)?;
         }
-        Ok(())
+        Ok(self.batch.flush()?)
     }
 
     /// A directory that cannot be listed: announced as incomplete, so that nothing is deleted there.

@@ -89,7 +89,7 @@ impl<'a> Way<'a> {
         if self.levels.is_empty() {
             match self.tree.open_dir(b"") {
                 Ok(fd) => {
-                    self.push(Vec::new(), fd, FilterState::root(&self.filter.clone()), b"")?
+                    self.push(Vec::new(), fd, FilterState::root(&self.filter.clone()), b"")?;
                 }
                 Err(error) => return Ok(Err(Closed::Io(error))),
             }

@@ -69,6 +69,7 @@ impl From<Interrupted> for Stop {
 
 impl<'a> Server<'a> {
     /// Serves what `filter` offers of `tree`, which must not change: a read-only snapshot.
+    #[must_use]
     pub fn new(
         tree: &'a Tree,
         filter: &Filter,

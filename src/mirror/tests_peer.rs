@@ -552,8 +552,24 @@ fn a_target_gets_only_what_is_offered() {
     )));
     let said_all = |frame: &Vec<u8>| Messages::new(&frame[1..]).any(|m| m == Ok(Message::ScanEnd));
     assert!(line.from.iter().any(|frame| said_all(&frame)));
-    line.say(&[Message::Ack(u64::MAX), Message::Finished]);
-    line.end().1.unwrap();
+    let asked = [".ssh/id_rsa", "d/hidden", "link", "d/up/outside", "d/f"];
+    line.say(&[Message::Ack(u64::MAX)]);
+    for (id, path) in (0..).zip(asked) {
+        let path = path.as_bytes();
+        line.say(&[Message::WantHash { id, path }]);
+    }
+    line.say(&[Message::Finished]);
+    let (frames, reply) = line.end();
+    reply.unwrap();
+    let mut hashed = Vec::new();
+    for frame in &frames {
+        for message in Messages::new(&frame[1..]) {
+            if let Message::Hash { hash, .. } = message.unwrap() {
+                hashed.push(hash.is_some());
+            }
+        }
+    }
+    assert_eq!(hashed, [false, false, false, false, true]);
     let fetch = |id, path: &'static str| Message::Fetch {
         id,
         path: path.as_bytes(),

@@ -17,6 +17,7 @@ use crate::event::{
 use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
 use crate::module::{Machine, ModuleKind};
+use crate::modules::btrfs_snapshots;
 
 /// How long a module and the agents may take to stop what they were doing.
 const ABORT_LIMIT: Duration = Duration::from_secs(5);
@@ -58,6 +59,8 @@ pub(super) fn run(mut run: Run, result: Result<(), RunError>) -> Ended {
 struct Ending {
     first: Option<RunError>,
     errors: Vec<Explained>,
+    /// Whether the presync snapshots were taken back.
+    removed: bool,
     /// What was logged about them: they are shown with their hints, not repeated among warnings.
     logged: Vec<String>,
 }
@@ -70,6 +73,7 @@ impl Ending {
             return Self {
                 first: None,
                 errors: Vec::new(),
+                removed: false,
                 logged: Vec::new(),
             };
         };
@@ -83,6 +87,7 @@ impl Ending {
         Self {
             first: Some(first),
             errors,
+            removed: false,
             logged: Vec::new(),
         }
     }
@@ -226,8 +231,10 @@ fn settle(run: &mut Run, ending: &mut Ending) {
             continue;
         };
         let agent = peer.machine.agent.cleaning_up();
-        if let Err(error) = agent.call_within(request, Some(LAST_CALL_LIMIT)) {
-            ending.add(run, &RunError::agent(doing)(error));
+        let removes = matches!(request, Request::DeleteSnapshots { .. });
+        match agent.call_within(request, Some(LAST_CALL_LIMIT)) {
+            Ok(_) => ending.removed |= removes,
+            Err(error) => ending.add(run, &RunError::agent(doing)(error)),
         }
     }
 }
@@ -317,6 +324,12 @@ fn close(mut run: Run, ending: Ending) -> Ended {
             run.shared.options.host.clone(),
         ),
     };
+    let mut modules = run.session.results().to_vec();
+    if ending.removed {
+        for result in (modules.iter_mut()).filter(|r| r.module == btrfs_snapshots::NAME) {
+            result.summary = Some("taken back: nothing was changed".to_owned());
+        }
+    }
     let report = ClosingReport {
         session: run.session.id().to_owned(),
         source,
@@ -325,7 +338,7 @@ fn close(mut run: Run, ending: Ending) -> Ended {
         dry_run: run.shared.options.dry_run,
         exit_code: status.code(),
         errors: ending.errors.iter().map(Explained::ending).collect(),
-        modules: run.session.results().to_vec(),
+        modules,
         warnings: (counts.lines.into_iter())
             .filter(|line| line.module != super::CORE || !ending.logged.contains(&line.message))
             .collect(),

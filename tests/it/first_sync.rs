@@ -11,6 +11,7 @@ use crate::support::random;
 use crate::support::scenario::{
     Before, DONE, FILTER, PRIVATE, home, make_private_paths, sync_and_compare, work,
 };
+use crate::support::seeds;
 
 #[test]
 fn an_awkward_home_arrives_exactly() {
@@ -76,7 +77,8 @@ fn only_what_differs_is_touched() {
 #[test]
 fn random_trees_arrive_exactly_over_other_random_trees() {
     let Some(mut lab) = Lab::fresh() else { return };
-    for seed in [11, 22, 33] {
+    for seed in seeds(&[11, 22, 33]) {
+        println!("seed {seed}");
         lab.configure(ATLAS, FILTER);
         make_private_paths(&lab);
         random::tree(&work(&lab, ATLAS), seed, 400).expect("a tree");

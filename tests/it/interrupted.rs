@@ -22,7 +22,7 @@ fn whatever_is_killed_whenever_each_file_is_old_or_new_and_nothing_is_left() {
         Part::Agent(VEGA),
         Part::Login(VEGA),
     ];
-    let seeds = seeds("PC_SWITCHER_KILL_SEEDS", &[1, 2, 3]);
+    let seeds = seeds(&[1, 2, 3]);
     let mut bulk = Bulk::new(&lab, seeds[0]);
     for seed in seeds {
         for (number, part) in parts.into_iter().enumerate() {
@@ -41,7 +41,7 @@ fn whatever_is_killed_whenever_each_file_is_old_or_new_and_nothing_is_left() {
             let victims = processes::of(&lab, part);
             assert!(!victims.is_empty(), "no {part:?}");
             let victim = random.pick(&victims);
-            let is_first = std::ptr::eq(victim, &victims[0]);
+            let is_first = std::ptr::eq(victim, &raw const victims[0]);
             victim.signal(Signal::KILL);
             let since = Instant::now();
             let run = run.wait();

@@ -9,6 +9,7 @@ use crate::agent::protocol::{FaultKind, Request};
 use crate::event::{Host, LogLevel, ModuleStatus, SessionState};
 use crate::interrupt::Interrupted;
 use crate::module::ModuleError;
+use crate::modules::btrfs_snapshots;
 use crate::run::testing::{TestModule, Trial};
 
 use super::{BOTH, gated, nothing_was_changed, phases, statuses, world};
@@ -203,6 +204,19 @@ fn a_failed_snapshot_on_one_machine_stops_and_takes_the_others_back() {
         assert_eq!(outcome.code(), 7, "{}", outcome.error());
         nothing_was_changed(&world);
     }
+}
+
+#[test]
+fn snapshots_that_were_taken_back_are_not_counted_among_what_was_done() {
+    let world = world();
+    let mut trial = gated(&world, "--allow-mass-delete");
+    trial.options.batch = true;
+    let outcome = trial.run();
+    assert_eq!(outcome.code(), 4, "{}", outcome.error());
+    let modules = &outcome.ended.report.modules;
+    let of = |name| modules.iter().find(|result| result.module == name);
+    let summary = of(btrfs_snapshots::NAME).and_then(|result| result.summary.as_deref());
+    assert_eq!(summary, Some("taken back: nothing was changed"));
 }
 
 #[test]

@@ -9,22 +9,25 @@ pub mod scenario;
 pub mod stopped;
 pub mod tree;
 
-/// The seeds of a random test: a few, or as many as the environment variable `name` asks for, either
-/// `7,8,9` or `100` for the first hundred.
-pub fn seeds(name: &str, few: &[u64]) -> Vec<u64> {
-    let Ok(text) = std::env::var(name) else {
-        return few.to_vec();
+/// How many or which seeds the random tests use, instead of a few: `100` for the first hundred, or `7,8,9`.
+const SEEDS: &str = "PC_SWITCHER_TEST_SEEDS";
+
+/// The seeds of a random test; `make soak` asks for many.
+pub fn seeds(few: &[u64]) -> Vec<u64> {
+    let text = match std::env::var(SEEDS) {
+        Ok(text) if !text.is_empty() => text,
+        _ => return few.to_vec(),
     };
-    let number = |text: &str| -> u64 {
-        let number = text.trim().parse();
-        number.unwrap_or_else(|e| panic!("{name}={text:?}: {e}"))
+    let number = |part: &str| -> u64 {
+        let number = part.trim().parse();
+        number.unwrap_or_else(|e| panic!("{SEEDS}={text:?}: {e}"))
     };
-    match text.split_once(',') {
-        None => (1..=number(&text)).collect(),
-        Some(_) => text
-            .split(',')
+    if text.contains(',') {
+        text.split(',')
             .filter(|t| !t.is_empty())
             .map(number)
-            .collect(),
+            .collect()
+    } else {
+        (1..=number(&text)).collect()
     }
 }

@@ -1,0 +1,124 @@
+//! What has to happen in time. Every figure is printed; limits are for a machine that does other things too.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::lab::{ATLAS, Lab, VEGA};
+use crate::support::scenario::{DONE, FILTER};
+
+#[test]
+fn a_sync_of_dummies_takes_two_seconds() {
+    let Some(lab) = Lab::fresh() else { return };
+    let yaml = "sync_modules: { dummy_success: true }\n\
+        dummy_success: { source_duration: 0, target_duration: 0 }\n\
+        btrfs_snapshots: { subvolumes: [\"@home\"] }\n";
+    lab.configure_with(ATLAS, yaml, FILTER);
+    assert!(DONE.contains(&lab.sync(&[]).status));
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        let since = Instant::now();
+        let run = lab.sync(&["--allow-out-of-order"]);
+        best = best.min(since.elapsed());
+        assert!(DONE.contains(&run.status), "{}", run.text());
+        lab.assert_nothing_left_running();
+    }
+    println!("nothing changed, the agent deployed: {best:?}");
+    let noise = std::env::var_os("CI").is_some();
+    let limit = Duration::from_secs(if noise { 3 } else { 2 });
+    assert!(best < limit, "{best:?}");
+}
+
+#[test]
+fn the_disk_monitor_is_on_time_while_a_transfer_fills_the_link() {
+    let Some(lab) = Lab::fresh() else { return };
+    lab.configure(ATLAS, FILTER);
+    let noise = File::open("/dev/urandom").expect("the kernel has it");
+    let mut file = File::create(lab.dev(ATLAS).join("large")).expect("writable");
+    let size = 330_000_000; // thirteen seconds of the wire
+    io::copy(&mut noise.take(size), &mut file).expect("writable");
+    lab.verb(&["netem", "200mbit", "3ms"]).ok();
+    let bytes_before = sent(&lab);
+    let since = Instant::now();
+    let run = lab.sync(&[]);
+    let rate = (sent(&lab) - bytes_before) as f64 * 8.0 / since.elapsed().as_secs_f64() / 1e6;
+    assert!(DONE.contains(&run.status), "{}", run.text());
+
+    let mut looks = Vec::new();
+    let logs = lab.dev(ATLAS).join(".local/state/pc-switcher/logs");
+    for log in fs::read_dir(logs).expect("a directory of logs").flatten() {
+        let text = fs::read_to_string(log.path()).expect("readable");
+        for line in text.lines() {
+            let line: Value = serde_json::from_str(line).expect("an object a line");
+            let millis = |field: &str| line[field].as_u64();
+            if let (Some(late), Some(answer)) = (millis("late_millis"), millis("answer_millis")) {
+                assert_eq!(line["module"], "disk_monitor");
+                looks.push((late, answer));
+            }
+        }
+    }
+    println!("{rate:.0} Mbit/s over the whole run; late and answered after ms: {looks:?}");
+    assert!(rate > 120.0, "the link was not full: {rate} Mbit/s");
+    // Every five seconds a look at either machine.
+    assert!(looks.len() >= 6, "{looks:?}");
+    let worst = looks.iter().map(|(late, answer)| late + answer).max();
+    assert!(worst < Some(1000), "{looks:?}");
+}
+
+/// Bytes that atlas has sent so far.
+fn sent(lab: &Lab) -> u64 {
+    let counted = lab.verb(&["wire-bytes"]).ok().stdout;
+    let mut words = counted.split_whitespace().map(str::parse);
+    words.next().and_then(Result::ok).expect("a number")
+}
+
+#[test]
+fn a_difference_of_content_alone_is_found_by_verify() {
+    let Some(lab) = Lab::fresh() else { return };
+    lab.configure(ATLAS, FILTER);
+    let source = lab.dev(ATLAS).join("documents");
+    let target = lab.dev(VEGA).join("documents");
+    fs::create_dir(&source).expect("writable");
+    for n in 0..200 {
+        fs::write(source.join(n.to_string()), format!("page {n}\n")).expect("writable");
+    }
+    let first = lab.sync(&["--verify"]);
+    assert!(DONE.contains(&first.status), "{}", first.text());
+    assert!(!first.text().contains("differs after"), "{}", first.text());
+
+    let page = target.join("77");
+    let time = fs::metadata(&page)
+        .and_then(|m| m.modified())
+        .expect("there");
+    fs::write(&page, "rage 77\n").expect("writable");
+    File::options()
+        .write(true)
+        .open(&page)
+        .and_then(|f| f.set_modified(time))
+        .expect("root may");
+    let found = lab.sync(&["--verify", "--allow-out-of-order"]).expect(1);
+    let lines: Vec<String> = (found.text().lines().filter(|l| l.contains("differs after")))
+        .map(str::to_owned)
+        .collect();
+    assert!(!lines.is_empty(), "{}", found.text());
+    for line in &lines {
+        assert!(
+            line.contains("/home/dev/documents/77 differs after the sync"),
+            "{line}"
+        );
+        assert!(line.contains("content"), "{line}");
+    }
+
+    fs::remove_file(&page).expect("root may");
+    let flags = ["--verify", "--allow-out-of-order", "--allow-incomplete"];
+    let mended = lab.sync(&flags);
+    assert!(DONE.contains(&mended.status), "{}", mended.text());
+    assert!(
+        !mended.text().contains("differs after"),
+        "{}",
+        mended.text()
+    );
+    assert_eq!(fs::read(&page).expect("back again"), b"page 77\n");
+}
