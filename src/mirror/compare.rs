@@ -4,7 +4,7 @@
 //! source listing was complete, never anything excluded, mounted or in a nested subvolume. What the
 //! source says is checked against the filter as well: it cannot write to an excluded path.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -100,9 +100,10 @@ pub struct TargetScan<'a> {
     pending: VecDeque<Pending>,
     acked: Option<u64>,
     planner: Planner,
-    /// Files whose size and time are equal though they were touched: their hashes will tell. And
-    /// what is linked to a first name, which may be among them.
+    /// Files whose size and time are equal though they were touched; their hashes will tell.
     doubts: SpoolWriter,
+    /// Those of them that lead hard links: what is linked to them waits as well.
+    doubtful_leaders: HashSet<Vec<u8>>,
     /// Number of the chunk that must come next; `None` until the folder itself was announced.
     next_seq: Option<u64>,
     /// The rules of directories that have their own, by path: in the directory itself.
@@ -140,6 +141,7 @@ impl<'a> TargetScan<'a> {
             acked: None,
             planner: Planner::new()?,
             doubts: SpoolWriter::new()?,
+            doubtful_leaders: HashSet::new(),
             next_seq: None,
             ruled: HashMap::new(),
             reported: Instant::now(),
@@ -240,15 +242,17 @@ impl<'a> TargetScan<'a> {
         have: Option<&Found>,
         want: &Meta,
     ) -> Result<(), ScanError> {
+        let old = have.map(old_of);
         let op = Op {
             step,
             aspects,
             path,
-            old: have.map(old_of),
+            old,
             meta: want.clone(),
         };
-        // A first name may be in doubt: what is linked to it must come after it.
-        if step == Step::Link {
+        let leader = want.leader.as_ref().filter(|_| step == Step::Link);
+        if leader.is_some_and(|leader| self.doubtful_leaders.contains(leader)) {
+            // Whether its leader will be a new inode is not known yet.
             return Ok(self.doubts.push(&op.to_record())?);
         }
         Ok(self.planner.add(&op)?)
@@ -713,6 +717,9 @@ impl<'a> TargetScan<'a> {
             _ => Step::MakeNode,
         };
         if doubtful {
+            if want.multi && want.leader.is_none() {
+                self.doubtful_leaders.insert(path.clone());
+            }
             let op = Op {
                 step,
                 aspects,
@@ -774,7 +781,7 @@ impl<'a> TargetScan<'a> {
             {
                 op.aspects.0 |= Aspects::LINK;
             }
-            if op.old.is_none() || op.aspects != Aspects::default() {
+            if op.aspects != Aspects::default() || op.old.is_none() {
                 self.planner.add(&op)?;
             }
         }

@@ -326,3 +326,19 @@ fn an_edit_that_puts_size_and_time_back_is_found_by_its_change_time() {
     assert_eq!(pair.complaints, Vec::<String>::new());
     assert_equal(&lab);
 }
+
+#[test]
+fn new_names_of_a_file_whose_content_is_in_doubt_get_the_new_content() {
+    let Some(lab) = lab() else { return };
+    sh(&lab.from, "echo 1 >a; echo other >y; touch -d @7 a");
+    let mut pair = Pair::new();
+    pair.mirror(&lab.from, &lab.to, "");
+    pair.equal_at = Some(super::entry::Time { secs: 1, nanos: 0 });
+    sh(
+        &lab.from,
+        "echo 2 >a; touch -d @7 a; ln a z; ln -f a y; mkdir d; ln a d/deep",
+    );
+    pair.mirror(&lab.from, &lab.to, "");
+    assert_eq!(pair.complaints, Vec::<String>::new());
+    assert_equal(&lab);
+}
