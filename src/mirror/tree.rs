@@ -61,10 +61,10 @@ impl Found {
     }
 
     /// Marks a regular file that was touched after `since`: its size and time may have been put
-    /// back, its change time cannot be.
+    /// back, its change time cannot be. Without a time that both sides were equal, every file is.
     pub fn suspect_if_touched_since(&mut self, since: Option<Time>) {
         self.meta.suspect =
-            self.meta.kind == Kind::File && since.is_some_and(|since| self.ctime > since);
+            self.meta.kind == Kind::File && since.is_none_or(|since| self.ctime > since);
     }
 }
 

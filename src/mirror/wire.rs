@@ -566,7 +566,7 @@ pub struct ScanTree {
     /// Compare content, not only size and time.
     pub content: bool,
     /// Files touched after this moment of this machine's clock are compared by content even if
-    /// size and time are equal: when both sides were last known to be equal.
+    /// size and time are equal: when both sides were last known to be equal. `None`: all files.
     pub equal_at: Option<Time>,
 }
 
