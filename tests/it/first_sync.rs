@@ -84,7 +84,7 @@ fn random_trees_arrive_exactly_over_other_random_trees() {
         random::tree(&work(&lab, ATLAS), seed, 400).expect("a tree");
         // Half alike: the same tree, then other changes on each side.
         random::tree(&work(&lab, VEGA), seed, 400).expect("a tree");
-        random::mutate(&work(&lab, VEGA), seed + 1, 150).expect("changes");
+        random::mutate_visibly(&work(&lab, VEGA), seed + 1, 150).expect("changes");
         sync_and_compare(&lab, &["--allow-mass-delete"]);
         let before = Before::remember(&lab, "before");
         random::mutate(&work(&lab, ATLAS), seed + 2, 80).expect("changes");

@@ -32,7 +32,18 @@ pub fn tree(root: &Path, seed: u64, count: usize) -> io::Result<()> {
 }
 
 /// Makes about `count` random changes below `root`; the n-th depends on what the others left.
+///
+/// Some put size and time back, which only a machine that remembers when it was equal can see.
 pub fn mutate(root: &Path, seed: u64, count: usize) -> io::Result<()> {
+    mutate_as(root, seed, count, true)
+}
+
+/// The same with changes that time or size shows, if only by a nanosecond.
+pub fn mutate_visibly(root: &Path, seed: u64, count: usize) -> io::Result<()> {
+    mutate_as(root, seed, count, false)
+}
+
+fn mutate_as(root: &Path, seed: u64, count: usize, hide: bool) -> io::Result<()> {
     let mut random = Random::new(seed ^ 0x6d75_7461_7465);
     unlock(root)?;
     for number in 0..count {
@@ -42,7 +53,7 @@ pub fn mutate(root: &Path, seed: u64, count: usize) -> io::Result<()> {
             continue;
         }
         let path = random.pick(&all).clone();
-        change(&mut random, root, &path, &all, number)?;
+        change(&mut random, root, &path, &all, (number, hide))?;
     }
     Ok(())
 }
@@ -164,7 +175,7 @@ fn change(
     root: &Path,
     path: &Path,
     all: &[PathBuf],
-    number: usize,
+    (number, hide): (usize, bool),
 ) -> io::Result<()> {
     let stat = fs::symlink_metadata(path)?;
     let fresh = name(random, 1_000_000 + number);
@@ -173,13 +184,14 @@ fn change(
         0 => remove(path),
         1 | 2 if stat.is_file() => fs::write(path, content(random)),
         3 if stat.is_file() && stat.len() > 0 => {
-            // One byte, and the time put back: only its change time and its content tell.
+            // One byte, and the time put back, or nearly.
             let at = random.below(stat.len());
             File::options()
                 .write(true)
                 .open(path)?
                 .write_all_at(&[random.byte()], at)?;
-            set_mtime(path, stat.mtime(), stat.mtime_nsec())
+            let nanos = (stat.mtime_nsec() + i64::from(!hide)) % 1_000_000_000;
+            set_mtime(path, stat.mtime(), nanos)
         }
         4 if stat.is_file() => File::options()
             .write(true)
