@@ -43,6 +43,21 @@ fn receive(incoming: &Receiver<Vec<u8>>, abort: &AbortFlag) -> Result<Vec<u8>, I
     }
 }
 
+/// A frame that is there, or with `wait` the next one, after everything of ours was sent.
+fn next_frame(
+    batch: &mut wire::Batch<'_>,
+    incoming: &Receiver<Vec<u8>>,
+    abort: &AbortFlag,
+    wait: bool,
+) -> Result<Option<Vec<u8>>, Interrupted> {
+    if wait {
+        batch.flush()?;
+        return receive(incoming, abort).map(Some);
+    }
+    abort.check()?;
+    Ok(incoming.try_recv().ok())
+}
+
 /// The messages of a frame that must come from the other agent.
 fn peer_payload(frame: &[u8]) -> Result<&[u8], Malformed> {
     match frame.split_first() {

@@ -404,20 +404,10 @@ impl<'a> SourceScan<'a> {
     }
 
     /// Deals with what the target says; with `wait`, at least one frame of it.
-    fn hear(&mut self, wait: bool) -> Result<(), ScanError> {
-        let mut wait = wait;
-        loop {
-            let frame = if wait {
-                self.batch.flush()?;
-                super::receive(self.incoming, self.abort)?
-            } else {
-                match self.incoming.try_recv() {
-                    Ok(frame) => frame,
-                    Err(_) => return Ok(()),
-                }
-            };
+    fn hear(&mut self, mut wait: bool) -> Result<(), ScanError> {
+        while let Some(frame) = super::next_frame(&mut self.batch, self.incoming, self.abort, wait)?
+        {
             wait = false;
-            self.abort.check()?;
             for message in Messages::new(super::peer_payload(&frame)?) {
                 match message? {
                     Message::Want(seq) => self.send_listing(seq)?,
@@ -428,6 +418,7 @@ impl<'a> SourceScan<'a> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Says a file's hash, if it is one the target may know of.

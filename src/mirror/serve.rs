@@ -152,18 +152,9 @@ impl<'a> Server<'a> {
 
     /// Deals with what the target says; with `wait`, at least one frame of it.
     fn hear(&mut self, mut wait: bool) -> Result<(), ScanError> {
-        loop {
-            let frame = if wait {
-                self.batch.flush()?;
-                super::receive(self.incoming, self.abort)?
-            } else {
-                match self.incoming.try_recv() {
-                    Ok(frame) => frame,
-                    Err(_) => return Ok(self.abort.check()?),
-                }
-            };
+        while let Some(frame) = super::next_frame(&mut self.batch, self.incoming, self.abort, wait)?
+        {
             wait = false;
-            self.abort.check()?;
             for message in Messages::new(super::peer_payload(&frame)?) {
                 match message? {
                     Message::Fetch { id, path } => {
@@ -183,6 +174,7 @@ impl<'a> Server<'a> {
                 }
             }
         }
+        Ok(())
     }
 }
 
