@@ -137,7 +137,11 @@ fn reason(hostname: &str, error: &ValidationError) -> String {
         Some(hint) => format!("\nhint: {hint}"),
         None => String::new(),
     };
-    format!("{hostname}: {}: {}{hint}", error.module, error.message)
+    let module = match error.module.as_str() {
+        super::CORE => String::new(),
+        module => format!("{module}: "),
+    };
+    format!("{hostname}: {module}{}{hint}", error.message)
 }
 
 fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
