@@ -130,19 +130,30 @@ impl BtrfsSnapshots {
                 hint: Some(hint),
             });
         };
+        if facts.existing.is_empty() {
+            push(
+                "no btrfs is mounted".to_owned(),
+                "the way back is snapshots, so both machines need btrfs; what there is:\n    \
+                 findmnt --real -o TARGET,FSTYPE"
+                    .to_owned(),
+            );
+            return errors;
+        }
         for name in &facts.missing {
-            let hint = if facts.existing.is_empty() {
-                format!(
-                    "{hostname} has no btrfs subvolumes; pc-switcher needs btrfs on both machines"
-                )
+            if facts.existing.contains(name) {
+                push(
+                    format!("the subvolume {name} is not mounted"),
+                    format!("mount it on {hostname}, and name it in /etc/fstab there"),
+                );
             } else {
-                format!(
-                    "mounted subvolumes of {hostname} can be named in btrfs_snapshots.subvolumes; \
-                     it has {}",
-                    facts.existing.join(", ")
-                )
-            };
-            push(format!("{name} is not a mounted btrfs subvolume"), hint);
+                push(
+                    format!("there is no subvolume {name}"),
+                    format!(
+                        "{hostname} has {}: name what it has in btrfs_snapshots.subvolumes",
+                        facts.existing.join(", ")
+                    ),
+                );
+            }
         }
         let dir = &config.snapshot_dir;
         let is_inside = |subvolume: &Subvolume| Some(subvolume.id) == facts.snapshot_dir_in;

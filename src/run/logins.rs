@@ -43,13 +43,11 @@ pub(super) fn gate(
     let at_work = at_work(&logins, &shared.config);
     Ok((!at_work.is_empty()).then(|| Gate {
         finding: format!(
-            "{} logged in on the desktop of {target}; programs that run there may write their old \
-             state over what this sync brings",
+            "{} logged in on the desktop of {target}: log out there first, or programs that run may \
+             write their old state over what this sync brings",
             names(&at_work)
         ),
-        detail: vec![format!(
-            "log out on {target} first, unless that cannot matter"
-        )],
+        detail: Vec::new(),
         effect: format!("make {target} like {source} while they work on it"),
         flag: "--allow-logged-in",
         opened: shared.options.allow_logged_in,

@@ -37,7 +37,7 @@ fn closed_gates() -> Vec<(&'static str, World)> {
         ("--allow-logged-in", {
             let busy = world();
             busy.with(Host::Target, |m| {
-                m.health.logins = Some(vec![desktop(true)])
+                m.health.logins = Some(vec![desktop(true)]);
             });
             busy
         }),

@@ -30,8 +30,8 @@ fn validation_errors_of_all_modules_on_both_machines_come_together() {
     assert_eq!(outcome.code(), 3);
     let error = outcome.error();
     for part in [
-        "@home is not a mounted",
-        "it has @, @home",
+        "the subvolume @home is not mounted",
+        "/etc/fstab",
         "one is unhappy",
         "two is unhappy",
     ] {
