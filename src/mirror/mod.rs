@@ -14,6 +14,7 @@ pub mod links;
 pub mod look;
 pub mod place;
 pub mod plan;
+pub mod ranges;
 pub mod relay;
 pub mod scan;
 pub mod scope;
