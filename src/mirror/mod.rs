@@ -11,6 +11,7 @@ pub mod content;
 pub mod entry;
 pub mod filter;
 pub mod links;
+pub mod local;
 pub mod look;
 pub mod place;
 pub mod plan;

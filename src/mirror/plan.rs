@@ -263,6 +263,21 @@ impl FolderPlan {
         Ok(Ops(self.deletions.reader()?))
     }
 
+    /// The plan without the operations that `keep` refuses; deletions are asked about last.
+    pub fn retain(&self, mut keep: impl FnMut(&Op) -> bool) -> io::Result<Self> {
+        let mut kept = Planner::new()?;
+        kept.begun = self.begun;
+        kept.totals.existing = self.totals.existing;
+        for mut ops in [self.changes()?, self.deletions()?] {
+            while let Some(op) = ops.next_op()? {
+                if keep(&op) {
+                    kept.add(&op)?;
+                }
+            }
+        }
+        kept.finish()
+    }
+
     /// Whether nothing is to be done.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -339,5 +354,15 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(plan.totals, expected);
+
+        let without = plan.retain(|op| op.step != Step::Delete && op.path != b"a");
+        let without = without.unwrap();
+        let expected = PlanTotals {
+            changed: 1,
+            bytes: 10,
+            ..Default::default()
+        };
+        assert_eq!(without.totals, expected);
+        assert!(without.deletions().unwrap().next_op().unwrap().is_none());
     }
 }
