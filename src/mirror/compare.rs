@@ -263,6 +263,7 @@ impl<'a> TargetScan<'a> {
             path,
             old,
             meta: want.clone(),
+            ranges: None,
         };
         let leader = want.leader.as_ref().filter(|_| step == Step::Link);
         if leader.is_some_and(|leader| self.doubtful_leaders.contains(leader)) {
@@ -748,6 +749,7 @@ impl<'a> TargetScan<'a> {
                 path,
                 old: Some(old_of(have)),
                 meta: want.clone(),
+                ranges: None,
             };
             return Ok(self.doubts.push(&op.to_record())?);
         }

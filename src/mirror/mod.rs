@@ -15,6 +15,7 @@ pub mod local;
 pub mod look;
 pub mod place;
 pub mod plan;
+pub mod ranges;
 pub mod relay;
 pub mod scan;
 pub mod scope;
