@@ -31,6 +31,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use crate::interrupt::{AbortFlag, Interrupted};
 use codec::Malformed;
 
+/// Version of what the mirror takes for equal and how it reads filters. Another one, and what an
+/// earlier sync has called equal is compared anew.
+pub const RULES: u32 = 1;
+
 /// The next stream frame from the CLI, looking at the abort flag while waiting.
 fn receive(incoming: &Receiver<Vec<u8>>, abort: &AbortFlag) -> Result<Vec<u8>, Interrupted> {
     loop {

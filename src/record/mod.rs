@@ -1,5 +1,6 @@
 //! What outlives a run: history, the incomplete marker, the lock's holder, log files.
 
+pub mod anchor;
 pub mod history;
 pub mod lock;
 pub mod log;
@@ -85,8 +86,11 @@ pub struct HistoryEntry {
     pub source_snapshots: Vec<SnapshotFacts>,
     /// Snapshots of the target.
     pub target_snapshots: Vec<SnapshotFacts>,
-    /// Digest of each synced folder's path and filter: folder path to digest, hex.
+    /// What each mirrored folder's filter said: the folder's path to a digest.
     pub folders: BTreeMap<String, String>,
+    /// What it left behind for the next sync of the two to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<anchor::Recorded>,
 }
 
 /// A machine by name and identity.
