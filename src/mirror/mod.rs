@@ -9,7 +9,9 @@ pub mod codec;
 pub mod compare;
 pub mod content;
 pub mod entry;
+pub mod exchange;
 pub mod filter;
+pub mod left;
 pub mod links;
 pub mod local;
 pub mod look;
@@ -23,6 +25,7 @@ pub mod serve;
 pub mod service;
 pub mod spool;
 pub mod staging;
+pub mod suspects;
 pub mod tree;
 pub mod wire;
 
@@ -86,5 +89,7 @@ mod tests_peer;
 mod tests_property;
 #[cfg(test)]
 mod tests_random;
+#[cfg(test)]
+mod tests_restricted;
 #[cfg(test)]
 mod tests_user;

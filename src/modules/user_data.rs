@@ -126,6 +126,7 @@ impl UserData {
                 secs: at.as_second(),
                 nanos: at.subsec_nanosecond().unsigned_abs(),
             }),
+            restricted: None,
         };
         let source = tree(
             &planned.source_root,
