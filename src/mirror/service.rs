@@ -9,12 +9,14 @@ use serde_json::{Map, Value};
 
 use super::apply::{ApplyError, apply};
 use super::compare::TargetScan;
+use super::entry::is_valid_path;
 use super::filter::Filter;
 use super::look::Looker;
 use super::plan::FolderPlan;
 use super::scan::{Notes, ScanError, SourceScan};
 use super::serve::Server;
 use super::staging::StagingError;
+use super::suspects::{Mark, Suspect};
 use super::tree::Tree;
 use super::wire::{
     Batch, FOR_CLI, FOR_PEER, Message, MirrorReply, MirrorRequest, SERVICE, ScanTree,
@@ -23,6 +25,10 @@ use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_str;
 use crate::interrupt::Interrupted;
+use crate::record::anchor::LeftPath;
+
+/// The module on whose behalf this service works.
+const USER_DATA: &str = "user_data";
 
 /// Keeps the plans of this run's folders between planning and carrying out.
 #[derive(Debug, Default)]
@@ -30,9 +36,11 @@ pub struct MirrorService {
     plans: Mutex<HashMap<String, FolderPlan>>,
     /// What a scan has offered: the filters of the trees that files may be asked of.
     offers: Mutex<HashMap<String, Filter>>,
+    /// What this machine has found that may differ, by the root of the tree.
+    found: Mutex<HashMap<String, Vec<Suspect>>>,
 }
 
-fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
+pub(super) fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
     Fault {
         kind,
         message: message.into(),
@@ -40,7 +48,7 @@ fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
     }
 }
 
-fn io_fault(errno: Errno, message: String) -> Fault {
+pub(super) fn io_fault(errno: Errno, message: String) -> Fault {
     if matches!(errno, Errno::NOSPC | Errno::DQUOT) {
         return Fault {
             kind: FaultKind::NoSpace,
@@ -136,16 +144,45 @@ fn parse_filter(scan: &ScanTree) -> Result<Filter, Fault> {
     })
 }
 
-/// Logs the notes and puts their counts into the reply.
-fn report(context: &ServiceContext, notes: Notes, reply: &mut MirrorReply) {
+/// Logs the notes as those of `module` and puts their counts into the reply.
+pub(super) fn report(
+    context: &ServiceContext,
+    module: &str,
+    notes: Notes,
+    reply: &mut MirrorReply,
+) {
     for (level, line) in notes.lines {
-        context
-            .events
-            .log(level, "user_data", None, line, Map::new());
+        context.events.log(level, module, None, line, Map::new());
     }
     reply.notes = notes.counts;
     reply.errors = notes.errors;
     reply.warned = notes.warnings;
+}
+
+/// Sends the operations of a plan to the CLI.
+pub(super) fn list_plan(context: &ServiceContext, plan: &FolderPlan) -> Result<MirrorReply, Fault> {
+    let mut cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
+    let mut items = 0;
+    let unreadable = |e: std::io::Error| fault(FaultKind::Io, format!("cannot read the plan: {e}"));
+    for mut ops in [
+        plan.changes().map_err(unreadable)?,
+        plan.deletions().map_err(unreadable)?,
+    ] {
+        while let Some(op) = ops.next_op().map_err(unreadable)? {
+            items += 1;
+            cli.push(&Message::Change {
+                action: op.action() as u8,
+                aspects: op.aspects.0,
+                bytes: op.bytes(),
+                path: &op.path,
+            })?;
+        }
+    }
+    cli.flush()?;
+    Ok(MirrorReply {
+        items,
+        ..MirrorReply::default()
+    })
 }
 
 impl MirrorService {
@@ -163,16 +200,51 @@ impl MirrorService {
             scan,
             filter.clone(),
         );
+        if let Some(suspects) = self.suspects(scan)? {
+            source = source.restricted(suspects);
+        }
         source.run(&scan.root)?;
         let mut reply = MirrorReply {
             items: source.entries,
+            looked: source.looked(),
+            own_rules: source.rules_excluded,
             matched_rules: filter.matched(),
             ..MirrorReply::default()
         };
-        report(context, source.notes, &mut reply);
+        report(context, USER_DATA, source.notes, &mut reply);
         let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
         offers.insert(scan.root.clone(), filter);
         Ok(reply)
+    }
+
+    #[cfg(test)]
+    /// Notes what this machine has found that may differ in the tree at `root`.
+    pub(super) fn suspect(&self, root: &str, suspects: Vec<Suspect>) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.insert(root.to_owned(), suspects);
+    }
+
+    /// What a restricted scan shall visit as far as this machine knows; `None` for a full one.
+    fn suspects(&self, scan: &ScanTree) -> Result<Option<Vec<Suspect>>, Fault> {
+        let Some(restricted) = &scan.restricted else {
+            return Ok(None);
+        };
+        let left = restricted.left.iter();
+        let mut suspects: Vec<Suspect> = left
+            .map(|path| Suspect::new(path.0.clone(), Mark::ANYTHING))
+            .collect();
+        if restricted.found {
+            let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = found.get(&scan.root).ok_or_else(|| {
+                let text = format!("nothing was found out about {}", escape_str(&scan.root));
+                fault(FaultKind::Invalid, text)
+            })?;
+            suspects.extend_from_slice(found);
+        }
+        if suspects.iter().any(|s| !is_valid_path(&s.path)) {
+            return Err(fault(FaultKind::Invalid, "an impossible path"));
+        }
+        Ok(Some(suspects))
     }
 
     fn serve(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
@@ -210,7 +282,7 @@ impl MirrorService {
         let peer = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
         let cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
         let looker = Looker::new(&tree, Path::new(&scan.root));
-        let target = TargetScan::new(
+        let mut target = TargetScan::new(
             &tree,
             looker,
             &context.incoming,
@@ -219,44 +291,29 @@ impl MirrorService {
             &context.abort,
             scan,
         )?;
-        let (plan, notes, entries) = target.run(&filter)?;
+        if let Some(suspects) = self.suspects(scan)? {
+            target = target.restricted(suspects);
+        }
+        let compared = target.run(&filter)?;
+        let (plan, notes, left) = (compared.plan, compared.notes, compared.left);
         let mut reply = MirrorReply {
-            items: entries,
+            items: compared.entries,
+            looked: compared.looked,
             plan: Some(plan.totals.clone()),
+            left: left.paths.into_iter().map(LeftPath).collect(),
+            left_more: left.more,
+            own_rules: left.own_rules,
             matched_rules: filter.matched(),
             ..MirrorReply::default()
         };
-        report(context, notes, &mut reply);
+        report(context, USER_DATA, notes, &mut reply);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.insert(scan.root.clone(), plan);
         Ok(reply)
     }
 
     fn list(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
-        let plan = self.plan(root)?;
-        let mut cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
-        let mut items = 0;
-        let unreadable =
-            |e: std::io::Error| fault(FaultKind::Io, format!("cannot read the plan: {e}"));
-        for mut ops in [
-            plan.changes().map_err(unreadable)?,
-            plan.deletions().map_err(unreadable)?,
-        ] {
-            while let Some(op) = ops.next_op().map_err(unreadable)? {
-                items += 1;
-                cli.push(&Message::Change {
-                    action: op.action() as u8,
-                    aspects: op.aspects.0,
-                    bytes: op.bytes(),
-                    path: &op.path,
-                })?;
-            }
-        }
-        cli.flush()?;
-        Ok(MirrorReply {
-            items,
-            ..MirrorReply::default()
-        })
+        list_plan(context, &self.plan(root)?)
     }
 
     fn apply(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
@@ -270,7 +327,7 @@ impl MirrorService {
             bytes: applied.bytes,
             ..MirrorReply::default()
         };
-        report(context, applied.notes, &mut reply);
+        report(context, USER_DATA, applied.notes, &mut reply);
         Ok(reply)
     }
 }

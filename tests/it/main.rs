@@ -13,6 +13,7 @@ mod dry_run;
 mod errors;
 mod first_sync;
 mod harness;
+mod history;
 mod interrupted;
 mod layers;
 mod manners;
