@@ -5,6 +5,7 @@
 //! that knows terminals. Nothing that is not ours is written unescaped.
 
 mod changes;
+mod checkup;
 mod live;
 mod look;
 mod meter;
@@ -32,6 +33,7 @@ use crate::interrupt::AbortFlag;
 use crate::prompt::Prompter;
 
 pub use changes::{ChangeLine, ChangePrinter, ReaderGone};
+pub use checkup::{CheckGroup, CheckRow, Mark, print_checks};
 pub use look::ColorMode;
 pub use report::{ErrorReport, report_error, report_errors, set_color};
 pub use tty::restore_terminal;

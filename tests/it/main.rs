@@ -8,6 +8,7 @@
     reason = "tests start programs as a person does: untied, from outside"
 )]
 
+mod doctor;
 mod documents;
 mod dry_run;
 mod errors;

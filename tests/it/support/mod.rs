@@ -7,6 +7,7 @@ pub mod processes;
 pub mod random;
 pub mod scenario;
 pub mod stopped;
+pub mod told;
 pub mod tree;
 
 /// How many or which seeds the random tests use, instead of a few: `100` for the first hundred, or `7,8,9`.
