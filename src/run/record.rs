@@ -14,6 +14,7 @@ use super::{Pair, Peer, Run};
 use crate::agent::client::{AgentError, PendingCall};
 use crate::agent::protocol::Request;
 use crate::event::{Host, LogLevel, ModuleStatus, SessionState};
+use crate::record::anchor::Recorded;
 use crate::record::{Changed, HistoryEntry, Incomplete};
 use crate::snapshot::SnapshotFacts;
 use crate::snapshot::retention::{Policy, days};
@@ -144,10 +145,16 @@ pub(super) fn entry(run: &Run, pair: &Pair, peer: &Peer, state: SessionState) ->
         modules: run.session.results().to_vec(),
         source_snapshots: all(Host::Source),
         target_snapshots: all(Host::Target),
-        folders: BTreeMap::new(),
         address: Some(run.shared.options.host.clone()),
         changed: changed(run),
         rollback_of: None,
+        folders: (run.mirrored.as_ref()).map_or_else(BTreeMap::new, |m| m.filters.clone()),
+        anchor: run.mirrored.as_ref().map(|m| match &m.anchor {
+            Ok(anchor) => Recorded::Anchor(Box::new(anchor.clone())),
+            Err(why) => Recorded::None {
+                no_anchor: why.clone(),
+            },
+        }),
     }
 }
 
