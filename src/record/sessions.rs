@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use super::anchor;
 use super::history::is_same;
 use super::{HistoryEntry, MachineName, MachineState};
 use crate::event::{Host, SessionState};
@@ -77,7 +78,7 @@ pub fn undone(history: &[HistoryEntry]) -> BTreeSet<String> {
 /// not ended.
 #[must_use]
 pub fn indispensable(state: &MachineState, snapshots: &[SnapshotFacts]) -> BTreeSet<String> {
-    let mut names = super::anchor::held(state);
+    let mut names = anchor::held(state);
     let mut sessions = BTreeSet::new();
     let mut met: Vec<&MachineName> = Vec::new();
     for entry in state.history.iter().rev() {
