@@ -31,6 +31,9 @@ pub fn entry(session: &str, source: &str, target: &str, state: SessionState) -> 
         target_snapshots: Vec::new(),
         folders: std::collections::BTreeMap::new(),
         anchor: None,
+        address: None,
+        changed: None,
+        rollback_of: None,
     }
 }
 

@@ -36,7 +36,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ use crate::config::Config;
 use crate::event::{ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState};
 use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
-use crate::module::{Machine, Mirrored, Module, ModuleContext, SessionFacts};
+use crate::module::{Machine, Mirrored, Module, ModuleContext, PlanSummary, SessionFacts};
 use crate::prompt::Prompter;
 use crate::record::anchor::NoAnchor;
 use crate::record::{Incomplete, MachineName, MachineState};
@@ -192,6 +192,8 @@ struct Run {
     remembered: HashMap<Host, MachineState>,
     /// What the next sync of the two can start from.
     mirrored: Option<Mirrored>,
+    /// What each module planned.
+    planned: BTreeMap<&'static str, PlanSummary>,
     /// Whether history has this session.
     recorded: bool,
     plan_output: Box<dyn PlanOutput>,
@@ -243,6 +245,7 @@ impl Run {
             incomplete: None,
             remembered: HashMap::new(),
             mirrored: None,
+            planned: BTreeMap::new(),
             recorded: false,
             plan_output: setup.plan_output,
             config_writes: Vec::new(),
