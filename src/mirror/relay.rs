@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crossbeam_channel::{never, select};
+use serde::Serialize;
 
 use super::wire::{FOR_CLI, FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, SERVICE};
 use crate::agent::client::{AgentClient, AgentError, PendingCall};
@@ -15,9 +16,19 @@ pub fn begin(
     request: &MirrorRequest,
     changes: Option<&str>,
 ) -> Result<PendingCall, AgentError> {
+    begin_with(agent, SERVICE, request, changes)
+}
+
+/// Begins a request of the service `name`.
+pub fn begin_with(
+    agent: &AgentClient,
+    name: &str,
+    request: &impl Serialize,
+    changes: Option<&str>,
+) -> Result<PendingCall, AgentError> {
     let body = serde_json::to_value(request).expect("a request is plain data");
     agent.begin(Request::Service {
-        name: SERVICE.to_owned(),
+        name: name.to_owned(),
         body,
         changes: changes.map(str::to_owned),
     })
@@ -99,6 +110,15 @@ pub fn run_alone(
 ) -> Result<MirrorReply, AgentError> {
     while agent.stream().try_recv().is_ok() {}
     let call = begin(agent, request, None)?;
+    attend(agent, &call, on_message)
+}
+
+/// Hears what an agent has for the CLI until it has answered `call`.
+pub fn attend(
+    agent: &AgentClient,
+    call: &PendingCall,
+    on_message: &mut dyn FnMut(&Message<'_>) -> Result<(), AgentError>,
+) -> Result<MirrorReply, AgentError> {
     let mut open = |frame: &[u8]| match frame.split_first() {
         Some((&FOR_CLI, payload)) => {
             for message in Messages::new(payload) {

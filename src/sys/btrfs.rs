@@ -85,6 +85,9 @@ struct Timespec {
     nanos: u32,
 }
 
+/// Which of a subvolume's four times says when it was created (ctime, otime, stime, rtime).
+const OTIME: usize = 1;
+
 /// `struct btrfs_ioctl_get_subvol_info_args`.
 #[repr(C)]
 struct SubvolInfoArgs {
@@ -138,6 +141,8 @@ pub struct SubvolumeInfo {
     pub created_generation: u64,
     /// Generation of the last change to a file in it: later than its creation if it was written to.
     pub changed_generation: u64,
+    /// When it was created, by this machine's clock: seconds and nanoseconds since 1970.
+    pub created_at: (i64, u32),
     /// Whether it is read-only.
     pub is_readonly: bool,
 }
@@ -250,6 +255,10 @@ pub fn subvolume_info(fd: impl AsFd) -> io::Result<SubvolumeInfo> {
         generation: args.generation,
         created_generation: args.otransid,
         changed_generation: args.ctransid,
+        created_at: (
+            args.times[OTIME].seconds.cast_signed(),
+            args.times[OTIME].nanos,
+        ),
         is_readonly: args.flags & ROOT_SUBVOL_RDONLY != 0,
     })
 }

@@ -6,11 +6,12 @@ use std::os::fd::BorrowedFd;
 use super::error::DiffError;
 use super::fingerprint::Fingerprint;
 use super::names::{Had, Id, Names, Origin, Touch};
-use super::ranges::Ranges;
+use super::parts::Parts;
 use super::snapshot::{Inode, ROOT_INO, Snapshot};
-use super::{Changed, Range, What, above};
+use super::{Changed, What, above};
 use crate::interrupt::AbortFlag;
 use crate::mirror::entry::{Kind, join};
+use crate::mirror::ranges::Ranges;
 use crate::mirror::tree::kind_of;
 use crate::sys::inodes::{InodeItem, Target};
 
@@ -187,7 +188,7 @@ impl Judge<'_> {
         };
         for (dir, name) in &now.names {
             let path = self.newer.path(*dir, name)?;
-            self.add(path, what, Vec::new(), None)?;
+            self.add(path, what, Ranges::default(), None)?;
         }
         Ok(())
     }
@@ -260,13 +261,13 @@ impl Judge<'_> {
             // One more name: what changed in the data says nothing about what was here before.
             let (what, ranges) = match from {
                 Some(_) => (what, ranges.clone()),
-                None => (what.without(What::CONTENT), Vec::new()),
+                None => (what.without(What::CONTENT), Ranges::default()),
             };
             self.add(path.clone(), what, ranges, from)?;
         }
         for path in old_paths {
             if !new_paths.contains(&path) {
-                self.add(path, What::GONE.with(subtree), Vec::new(), None)?;
+                self.add(path, What::GONE.with(subtree), Ranges::default(), None)?;
             }
         }
         Ok(())
@@ -386,7 +387,7 @@ impl Judge<'_> {
             self.add(
                 path,
                 What::APPEARED.with(What::NESTED).with(What::SUBTREE),
-                Vec::new(),
+                Ranges::default(),
                 None,
             )?;
         }
@@ -418,7 +419,7 @@ impl Judge<'_> {
                     let what = What::GONE.with(What::NESTED).with(What::SUBTREE);
                     let from = (directory.old_path != directory.new_path)
                         .then(|| join(&directory.old_path, name));
-                    self.add(path, what, Vec::new(), from)?;
+                    self.add(path, what, Ranges::default(), from)?;
                 }
                 Target::Inode(_) => {
                     let known = entries.get(&**name).copied();
@@ -460,7 +461,12 @@ impl Judge<'_> {
         };
         let from =
             (directory.old_path != directory.new_path).then(|| join(&directory.old_path, name));
-        self.add(join(&directory.new_path, name), what, Vec::new(), from)
+        self.add(
+            join(&directory.new_path, name),
+            what,
+            Ranges::default(),
+            from,
+        )
     }
 
     /// Adds to what is said of a path.
@@ -468,7 +474,7 @@ impl Judge<'_> {
         &mut self,
         path: Vec<u8>,
         what: What,
-        ranges: Vec<Range>,
+        ranges: Ranges,
         from: Option<Vec<u8>>,
     ) -> Result<(), DiffError> {
         // What is below something gone is dropped in the end: there may be more of it.
@@ -548,7 +554,7 @@ fn difference<'a>(
     touches: impl Iterator<Item = &'a Touch>,
     before: &InodeItem,
     now: &InodeItem,
-) -> (What, Vec<Range>) {
+) -> (What, Ranges) {
     let seen = |item: &InodeItem| {
         // A directory's size is that of its entries, which are looked at for themselves.
         let sizes = (!is_dir(item)).then_some((item.size, item.allocated));
@@ -557,10 +563,10 @@ fn difference<'a>(
         (attributes, mtime, sizes, item.nlink)
     };
     let mut differs = seen(before) != seen(now);
-    let mut content = Ranges::default();
+    let mut content = Parts::default();
     for touch in touches {
         differs |= touch.hidden;
-        content.add_ranges(&touch.content);
+        content.add_parts(&touch.content);
     }
     let (short, long) = (before.size.min(now.size), before.size.max(now.size));
     if !is_dir(now) {

@@ -15,7 +15,7 @@ mod feed;
 mod fingerprint;
 mod judge;
 mod names;
-mod ranges;
+mod parts;
 mod snapshot;
 mod stream;
 #[cfg(test)]
@@ -26,6 +26,7 @@ use std::os::fd::BorrowedFd;
 pub use error::{DiffError, Side};
 pub use fingerprint::Fingerprint;
 
+use super::ranges::Ranges;
 use crate::interrupt::AbortFlag;
 use crate::sys::btrfs::{format_uuid, subvolume_info};
 use feed::Feed;
@@ -75,15 +76,6 @@ impl What {
     }
 }
 
-/// A part of a file: from `start` up to, not including, `end`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Range {
-    /// Its first byte.
-    pub start: u64,
-    /// The byte after its last.
-    pub end: u64,
-}
-
 /// A path at which the snapshots may differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
@@ -93,10 +85,9 @@ pub struct Changed {
     pub path: Vec<u8>,
     /// What may differ.
     pub what: What,
-    /// With [`What::CONTENT`]: which parts of the file, up to the longer of both sizes, sorted,
-    /// none touching another. Everything else in the file is as it was. None at all: unknown, so
+    /// With [`What::CONTENT`]: which parts of the file, up to the longer of both sizes. Everything else in the file is as it was. None at all: unknown, so
     /// all of it.
-    pub ranges: Vec<Range>,
+    pub ranges: Ranges,
     /// Where the same thing was in the older snapshot, if that was elsewhere and it is there no
     /// longer: it was moved, or something above it was.
     pub from: Option<Vec<u8>>,

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use super::error::DiffError;
-use super::ranges::Ranges;
+use super::parts::Parts;
 use super::stream::Command;
 use crate::mirror::entry::split;
 
@@ -80,7 +80,7 @@ pub struct Touch {
     /// An extended attribute, or something unknown: its item need not show it.
     pub hidden: bool,
     /// Which parts of its data.
-    pub content: Ranges,
+    pub content: Parts,
 }
 
 impl Touch {

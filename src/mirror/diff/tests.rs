@@ -89,7 +89,7 @@ fn line(changed: &Changed) -> String {
         line.push(' ');
         line.push_str(name);
     }
-    for range in &changed.ranges {
+    for range in changed.ranges.iter() {
         write!(line, " {}..{}", range.start, range.end).unwrap();
     }
     if let Some(from) = &changed.from {
@@ -168,7 +168,7 @@ fn judge_against_walk(older: &Path, newer: &Path, changes: &Changes, what: &str)
             let (mut a, mut b) = (text(older, origin), text(newer, path));
             let longer = a.len().max(b.len());
             let mut end = 0;
-            for range in &changed.ranges {
+            for range in changed.ranges.iter() {
                 assert!(
                     range.start < range.end && range.end <= longer as u64,
                     "{what}"
@@ -178,7 +178,7 @@ fn judge_against_walk(older: &Path, newer: &Path, changes: &Changes, what: &str)
             }
             a.resize(longer, 0);
             b.resize(longer, 0);
-            for range in &changed.ranges {
+            for range in changed.ranges.iter() {
                 let (start, end) = (
                     range.start.try_into().unwrap(),
                     range.end.try_into().unwrap(),
