@@ -8,6 +8,8 @@ pub mod inodes;
 pub mod mounts;
 pub mod poll;
 pub mod process;
+pub mod search;
+pub mod send;
 #[cfg(test)]
 pub mod testing;
 pub mod trusted;
