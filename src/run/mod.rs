@@ -23,6 +23,7 @@ pub mod machines;
 pub mod options;
 mod plan;
 mod preflight;
+pub mod prune;
 pub mod reach;
 mod reconcile;
 mod record;

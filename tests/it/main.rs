@@ -17,6 +17,7 @@ mod interrupted;
 mod layers;
 mod manners;
 mod refusals;
+mod retention;
 mod round_trip;
 mod support;
 mod survivors;
