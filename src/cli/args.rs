@@ -198,6 +198,9 @@ pub struct SyncArgs {
     /// Sync though unusually many files will be deleted on the target
     #[arg(long, help_heading = "Gates")]
     pub allow_mass_delete: bool,
+    /// Sync though somebody is logged in to the target's desktop
+    #[arg(long, help_heading = "Gates")]
+    pub allow_logged_in: bool,
 }
 
 /// `init`.
@@ -392,7 +395,7 @@ mod tests {
         let cli = parse(
             "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify \
              --allow-first-sync --allow-out-of-order --allow-incomplete --allow-mass-delete \
-             --confirm-each-command --config /c --color never --progress json -vv",
+             --allow-logged-in --confirm-each-command --config /c --color never --progress json -vv",
         );
         let expected = Cli {
             global: GlobalArgs {
@@ -416,6 +419,7 @@ mod tests {
                 allow_out_of_order: true,
                 allow_incomplete: true,
                 allow_mass_delete: true,
+                allow_logged_in: true,
             }),
         };
         assert_eq!(cli.expect("valid"), expected);

@@ -10,6 +10,7 @@
 
 mod documents;
 mod dry_run;
+mod errors;
 mod first_sync;
 mod harness;
 mod history;
