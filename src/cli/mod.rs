@@ -2,7 +2,9 @@
 
 pub mod agent;
 pub mod args;
+pub mod completions;
 pub mod init;
+pub mod manual;
 mod session;
 pub mod snapshots;
 pub mod sync;
@@ -45,6 +47,8 @@ fn dispatch(cli: &Cli) -> ExitStatus {
         Command::Snapshots(args) => match &args.command {
             SnapshotsCommand::List { host } => snapshots::list(global, host.as_deref()),
         },
+        Command::Completions(args) => completions::run(args.shell),
+        Command::Man(args) => manual::run(&args.directory),
         Command::Agent => agent::run(modules::services()),
     }
 }

@@ -8,6 +8,7 @@
     reason = "tests start programs as a person does: untied, from outside"
 )]
 
+mod completions;
 mod documents;
 mod dry_run;
 mod first_sync;
@@ -15,6 +16,7 @@ mod harness;
 mod interrupted;
 mod layers;
 mod manners;
+mod manual;
 mod refusals;
 mod round_trip;
 mod support;
