@@ -3,11 +3,14 @@
 pub mod agent;
 pub mod args;
 pub mod completions;
+mod errand;
+pub mod history;
 pub mod init;
 pub mod manual;
 mod session;
 pub mod snapshots;
 pub mod sync;
+mod table;
 
 use std::path::{Path, PathBuf};
 
@@ -49,6 +52,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
         },
         Command::Completions(args) => completions::run(args.shell),
         Command::Man(args) => manual::run(&args.directory),
+        Command::History(args) => history::run(global, args),
         Command::Agent => agent::run(modules::services()),
     }
 }
