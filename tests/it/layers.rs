@@ -30,6 +30,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ssh2_config", &["src/host/ssh/"]),
     ("console", &["src/ui/"]),
     ("clap", &["src/cli/"]),
+    ("clap_complete", &["src/cli/completions.rs"]),
     ("saphyr_parser", &["src/config/yaml.rs"]),
     ("similar", &["src/run/reconcile.rs"]),
     ("strsim", &["src/config/"]),

@@ -8,6 +8,7 @@
     reason = "tests start programs as a person does: untied, from outside"
 )]
 
+mod completions;
 mod documents;
 mod dry_run;
 mod errors;
@@ -17,6 +18,7 @@ mod history;
 mod interrupted;
 mod layers;
 mod manners;
+mod manual;
 mod refusals;
 mod retention;
 mod round_trip;
