@@ -16,11 +16,12 @@ pub fn begin(
     changes: Option<&str>,
 ) -> Result<PendingCall, AgentError> {
     let body = serde_json::to_value(request).expect("a request is plain data");
-    agent.begin(Request::Service {
+    let service = Request::Service {
         name: SERVICE.to_owned(),
         body,
         changes: changes.map(str::to_owned),
-    })
+    };
+    agent.begin_doing(service, request.doing())
 }
 
 fn mirror_reply(agent: &AgentClient, reply: Reply) -> Result<MirrorReply, AgentError> {

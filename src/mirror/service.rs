@@ -247,7 +247,7 @@ impl MirrorService {
                 cli.push(&Message::Change {
                     action: op.action() as u8,
                     aspects: op.aspects.0,
-                    bytes: op.bytes(),
+                    bytes: op.bytes_shown(),
                     path: &op.path,
                 })?;
             }

@@ -18,9 +18,10 @@ pub const FLOORS: &[&[&str]] = &[
     &["snapshot"],
     &["host"],
     &["ui"],
-    &["prompt", "config", "signals", "change", "jsonline"],
+    &["prompt", "config", "signals", "jsonline"],
     &["event", "sys"],
-    &["exit", "interrupt", "escape"],
+    &["change"],
+    &["exit", "interrupt", "escape", "figures"],
 ];
 
 /// Who may use what only one part shall know: a name in paths, and where it may stand.
