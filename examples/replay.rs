@@ -114,7 +114,7 @@ impl Stage {
         if self.wants("list") {
             let _ = ui.print_changes("user_data", |printer| {
                 for n in 0..5_u64 {
-                    printer.print(&Change {
+                    let _ = printer.print(&Change {
                         action: Action::Create,
                         item: format!("/home/me/{n}").into_bytes(),
                         detail: "content, mode".into(),

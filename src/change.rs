@@ -38,6 +38,12 @@ impl Action {
             Self::Attributes => "attributes",
         }
     }
+
+    /// The kind for a byte off the wire.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        (Self::ALL.into_iter()).find(|action| *action as u8 == byte)
+    }
 }
 
 /// One change of a plan.

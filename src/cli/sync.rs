@@ -96,7 +96,10 @@ impl PlanOutput for Listed {
         }
         self.0.print_changes(module, |printer| {
             printer.heading(heading);
-            changes(&mut |change| printer.print(change));
+            // The log wants them all, also when the reader has gone.
+            changes(&mut |change| {
+                let _ = printer.print(change);
+            });
         })
     }
 }

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustix::io::Errno;
 
 use super::codec::Malformed;
@@ -23,7 +23,7 @@ use super::scan::{Notes, ScanError};
 use super::spool::{Spool, SpoolWriter};
 use super::staging::{self, LATE_FLAGS, Staging, StagingError};
 use super::tree::Tree;
-use super::wire::{Batch, ContentHash, FETCH_PATHS, FETCH_WINDOW, FrameCursor, Message};
+use super::wire::{Batch, ContentHash, FETCH_PATHS, FETCH_WINDOW, FOR_PEER, FrameCursor, Message};
 use crate::escape::{escape_bytes, escape_str};
 use crate::interrupt::{AbortFlag, Interrupted};
 
@@ -111,7 +111,7 @@ struct Outcome {
     placed: u64,
 }
 
-/// Carries out `plan` on the folder `tree`.
+/// Carries out `plan` on the folder `tree` with what the other machine sends.
 pub fn apply(
     tree: &Tree,
     plan: &FolderPlan,
@@ -120,8 +120,51 @@ pub fn apply(
     cli: Batch<'_>,
     abort: &AbortFlag,
 ) -> Result<Applied, ApplyError> {
+    let origin = Origin {
+        here: None,
+        incoming,
+        peer,
+    };
+    carry_out(tree, plan, origin, cli, abort)
+}
+
+/// Carries out `plan` on the folder `tree` with what `from` has, a tree of this machine that does
+/// not change: content is shared with it where the filesystem can, else copied.
+pub fn apply_here(
+    tree: &Tree,
+    plan: &FolderPlan,
+    from: &Tree,
+    cli: Batch<'_>,
+    abort: &AbortFlag,
+) -> Result<Applied, ApplyError> {
+    // Nobody is asked and nobody answers.
+    let (said, _unheard) = unbounded();
+    let (_silent, heard) = unbounded();
+    let origin = Origin {
+        here: Some(from),
+        incoming: &heard,
+        peer: Batch::new(FOR_PEER, &said, abort),
+    };
+    carry_out(tree, plan, origin, cli, abort)
+}
+
+/// Where the content of files comes from.
+struct Origin<'a> {
+    /// A tree of this machine; `None`: the other machine.
+    here: Option<&'a Tree>,
+    incoming: &'a Receiver<Vec<u8>>,
+    peer: Batch<'a>,
+}
+
+fn carry_out(
+    tree: &Tree,
+    plan: &FolderPlan,
+    origin: Origin<'_>,
+    cli: Batch<'_>,
+    abort: &AbortFlag,
+) -> Result<Applied, ApplyError> {
     if plan.is_empty() {
-        return finish_peer(peer).map(|()| Applied::default());
+        return finish_peer(origin.peer).map(|()| Applied::default());
     }
     let root_before = tree
         .look_root()
@@ -142,7 +185,7 @@ pub fn apply(
     };
     let result = Staging::open(tree)
         .map_err(ApplyError::from)
-        .and_then(|staging| apply_with(tree, plan, &staging, incoming, peer, cli, abort));
+        .and_then(|staging| apply_with(tree, plan, &staging, origin, cli, abort));
     // Making and removing the staging directory moved the folder's own time.
     let restored = place::restore(tree, &before);
     let (mut applied, made) = result?;
@@ -162,14 +205,13 @@ fn apply_with(
     tree: &Tree,
     plan: &FolderPlan,
     staging: &Staging,
-    incoming: &Receiver<Vec<u8>>,
-    peer: Batch<'_>,
+    origin: Origin<'_>,
     cli: Batch<'_>,
     abort: &AbortFlag,
 ) -> Result<(Applied, Spool), ApplyError> {
     let shared = Shared::new(tree, staging)?;
     let mut applied = Applied::default();
-    let result = apply_staged(&shared, plan, &mut applied, incoming, peer, cli, abort);
+    let result = apply_staged(&shared, plan, &mut applied, origin, cli, abort);
     let (touched, displaced) = shared.finish()?;
     let notes = &mut applied.notes;
     for (path, staged) in displaced {
@@ -210,8 +252,7 @@ fn apply_staged(
     shared: &Shared<'_>,
     plan: &FolderPlan,
     applied: &mut Applied,
-    incoming: &Receiver<Vec<u8>>,
-    peer: Batch<'_>,
+    origin: Origin<'_>,
     cli: Batch<'_>,
     abort: &AbortFlag,
 ) -> Result<Spool, ApplyError> {
@@ -228,8 +269,9 @@ fn apply_staged(
             batches: Some(tx),
             batch: Vec::new(),
             batch_bytes: 0,
-            incoming,
-            peer,
+            here: origin.here,
+            incoming: origin.incoming,
+            peer: origin.peer,
             cli,
             abort,
             ahead: plan.changes()?,
@@ -241,6 +283,7 @@ fn apply_staged(
             uncredited: 0,
             cursor: FrameCursor::default(),
             dirs: DirCache::default(),
+            origins: DirCache::default(),
             applied,
             made: SpoolWriter::new()?,
             reported: Instant::now(),
@@ -363,6 +406,8 @@ struct Writer<'a> {
     batches: Option<Sender<Vec<Item>>>,
     batch: Vec<Item>,
     batch_bytes: u64,
+    /// Where files are taken from instead of being asked for.
+    here: Option<&'a Tree>,
     incoming: &'a Receiver<Vec<u8>>,
     peer: Batch<'a>,
     cli: Batch<'a>,
@@ -379,6 +424,8 @@ struct Writer<'a> {
     uncredited: u64,
     cursor: FrameCursor,
     dirs: DirCache,
+    /// The same for `here`.
+    origins: DirCache,
     applied: &'a mut Applied,
     /// Inode numbers of the directories made, 0 for those that could not be.
     made: SpoolWriter,
@@ -409,7 +456,8 @@ impl Writer<'_> {
     /// Asks for the content of files to come, as many as may be under way.
     fn ask(&mut self) -> Result<(), ApplyError> {
         let low = FETCH_WINDOW / 2;
-        if self.ahead_ended
+        if self.here.is_some()
+            || self.ahead_ended
             || self.requested - self.received > low
             || self.asked_bytes > FETCH_PATHS / 2
         {
@@ -593,8 +641,29 @@ impl Writer<'_> {
         Ok(staged)
     }
 
+    /// A copy by reflink of the file of the same path in `from`.
+    fn take_over(&mut self, from: &Tree, op: &Op) -> Result<String, PlaceError> {
+        let (parent, name) = split(&op.path);
+        let dir = self.origins.open(from, parent)?;
+        let file = from.open_file(dir.as_fd(), name)?;
+        if Old::of(&file)?.size != op.meta.size {
+            return Err(PlaceError::Content("is not what it was".to_owned()));
+        }
+        let staged = self.shared.staging.new_name();
+        let to = self.shared.staging.new_file(&staged, &op.meta)?;
+        staging::copy_content(file.as_fd(), to.as_fd(), op.meta.size)?;
+        staging::set_attributes(to.as_fd(), &op.meta)?;
+        staging::set_mtime(to.as_fd(), op.meta.mtime)?;
+        self.received += 1;
+        self.applied.bytes += op.bytes();
+        Ok(staged)
+    }
+
     /// Receives a file from the source. The outer error ends everything, the inner only this file.
     fn fetch(&mut self, op: &Op) -> Result<Result<String, PlaceError>, ApplyError> {
+        if let Some(from) = self.here {
+            return Ok(self.take_over(from, op));
+        }
         let staged = self.shared.staging.new_name();
         // What arrives must be taken off the line even if it cannot be written.
         let fd = match self.shared.staging.new_file(&staged, &op.meta) {

@@ -30,6 +30,8 @@ use crate::interrupt::AbortFlag;
 const DIGEST_ENTRIES: usize = 4096;
 /// Hashes asked for before they are needed.
 const HASHES_AHEAD: u64 = 64;
+/// The kind of note about what is excluded, where that is asked for.
+pub const EXCLUDED: &str = "excluded";
 /// Directories of one folder that may have rules of their own.
 const RULED_MAX: usize = 20_000;
 /// Acknowledge after this many chunks even while more arrive.
@@ -109,6 +111,8 @@ pub struct TargetScan<'a> {
     /// The rules of directories that have their own, by path: in the directory itself.
     ruled: HashMap<Vec<u8>, FilterState>,
     reported: Instant,
+    /// Whether what is excluded is named among the notes.
+    names_excluded: bool,
     /// What a person should know.
     pub notes: Notes,
     /// Entries seen on the target.
@@ -145,9 +149,19 @@ impl<'a> TargetScan<'a> {
             next_seq: None,
             ruled: HashMap::new(),
             reported: Instant::now(),
+            names_excluded: false,
             notes: Notes::default(),
             entries: 0,
         })
+    }
+
+    /// The same, naming what is there and excluded.
+    #[must_use]
+    pub fn naming_excluded(self) -> Self {
+        Self {
+            names_excluded: true,
+            ..self
+        }
     }
 
     /// Compares everything the source announces and returns the plan.
@@ -249,6 +263,7 @@ impl<'a> TargetScan<'a> {
             path,
             old,
             meta: want.clone(),
+            ranges: None,
         };
         let leader = want.leader.as_ref().filter(|_| step == Step::Link);
         if leader.is_some_and(|leader| self.doubtful_leaders.contains(leader)) {
@@ -479,7 +494,7 @@ impl<'a> TargetScan<'a> {
         let as_dir = filter.verdict(&name, true);
         let as_other = filter.verdict(&name, false);
         if as_dir == Verdict::Exclude && as_other == Verdict::Exclude {
-            ours.protected.push(name);
+            self.protect(path, name, ours);
             return Ok(());
         }
         if as_dir != Verdict::Exclude && as_other != Verdict::Exclude && !by_digest {
@@ -492,7 +507,7 @@ impl<'a> TargetScan<'a> {
             let is_dir = matches!(found.meta.kind, Kind::Dir | Kind::Opaque);
             // Before it is noted: what is excluded leads no hard links.
             if (if is_dir { as_dir } else { as_other }) == Verdict::Exclude {
-                ours.protected.push(name);
+                self.protect(path, name, ours);
                 return Ok(());
             }
         }
@@ -501,6 +516,14 @@ impl<'a> TargetScan<'a> {
             ours.entries.push((name, Some(found)));
         }
         Ok(())
+    }
+
+    /// Notes that an entry of ours is excluded.
+    fn protect(&mut self, path: &[u8], name: Vec<u8>, ours: &mut Ours) {
+        if self.names_excluded {
+            self.notes.info(EXCLUDED, &escape_bytes(&join(path, &name)));
+        }
+        ours.protected.push(name);
     }
 
     /// Everything about one of our entries; opaque if it cannot be read.
@@ -726,6 +749,7 @@ impl<'a> TargetScan<'a> {
                 path,
                 old: Some(old_of(have)),
                 meta: want.clone(),
+                ranges: None,
             };
             return Ok(self.doubts.push(&op.to_record())?);
         }

@@ -29,6 +29,7 @@
 //! rules come from people's homes and are used by root. [`Filter::to_rsync_rules`] says the same to
 //! rsync, which the tests use as an oracle.
 
+mod compose;
 mod glob;
 mod rsync;
 mod rule;

@@ -7,6 +7,7 @@ use std::io;
 
 use super::codec::{Malformed, Reader, put_bytes, put_u64};
 use super::entry::{Aspects, Kind, Meta, PATH_LIMIT, Time, is_valid_path};
+use super::ranges::Ranges;
 use super::spool::{Spool, SpoolReader, SpoolWriter};
 use super::wire::{PlanTotals, put_time, read_time};
 use crate::change::Action;
@@ -58,7 +59,13 @@ pub struct Op {
     pub old: Option<Old>,
     /// What shall stand there (of no meaning for a deletion).
     pub meta: Meta,
+    /// For a file with new content where an anchor tells: outside of these both machines have the
+    /// same, so only they are read and sent. `None`: nothing is known.
+    pub ranges: Option<Ranges>,
 }
+
+/// An operation tells at most this many ranges of a file; see [`Ranges::at_most`].
+pub const RANGES_MAX: usize = 1 << 16;
 
 impl Op {
     /// How a person would call it.
@@ -90,11 +97,11 @@ impl Op {
     /// Bytes on disk it will need.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        if self.step == Step::Fetch {
-            self.meta.allocated.min(self.meta.size)
-        } else {
-            0
+        if self.step != Step::Fetch {
+            return 0;
         }
+        let changed = self.ranges.as_ref().map_or(u64::MAX, Ranges::total);
+        self.meta.allocated.min(self.meta.size).min(changed)
     }
 
     /// As a record of a spool.
@@ -119,6 +126,10 @@ impl Op {
             }
         }
         self.meta.encode(out, false);
+        out.push(u8::from(self.ranges.is_some()));
+        if let Some(ranges) = &self.ranges {
+            ranges.encode(out);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -147,12 +158,18 @@ impl Op {
                 mtime: read_time(reader)?,
             }),
         };
+        let meta = Meta::decode(reader)?;
+        let ranges = match reader.u8()? {
+            0 => None,
+            _ => Some(Ranges::decode(reader, RANGES_MAX)?),
+        };
         Ok(Self {
             step,
             aspects,
             path,
             old,
-            meta: Meta::decode(reader)?,
+            meta,
+            ranges,
         })
     }
 }
@@ -255,6 +272,21 @@ impl FolderPlan {
         Ok(Ops(self.deletions.reader()?))
     }
 
+    /// The plan without the operations that `keep` refuses; deletions are asked about last.
+    pub fn retain(&self, mut keep: impl FnMut(&Op) -> bool) -> io::Result<Self> {
+        let mut kept = Planner::new()?;
+        kept.begun = self.begun;
+        kept.totals.existing = self.totals.existing;
+        for mut ops in [self.changes()?, self.deletions()?] {
+            while let Some(op) = ops.next_op()? {
+                if keep(&op) {
+                    kept.add(&op)?;
+                }
+            }
+        }
+        kept.finish()
+    }
+
     /// Whether nothing is to be done.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -300,6 +332,7 @@ mod tests {
                 multi: true,
                 ..Meta::opaque()
             },
+            ranges: None,
         };
         let old = Old {
             kind: Kind::Dir,
@@ -309,7 +342,8 @@ mod tests {
         };
         let create = op(Step::Fetch, b"a", None);
         let delete = op(Step::Delete, b"b", Some(old.clone()));
-        let change = op(Step::Fetch, b"c", Some(old));
+        let mut change = op(Step::Fetch, b"c", Some(old));
+        change.ranges = Some([1..3, 5..9].into_iter().collect());
         let mut planner = Planner::new().unwrap();
         for op in [&create, &delete, &change] {
             planner.add(op).unwrap();
@@ -325,9 +359,19 @@ mod tests {
             created: 1,
             changed: 1,
             deleted: 1,
-            bytes: 20,
+            bytes: 16,
             ..Default::default()
         };
         assert_eq!(plan.totals, expected);
+
+        let without = plan.retain(|op| op.step != Step::Delete && op.path != b"a");
+        let without = without.unwrap();
+        let expected = PlanTotals {
+            changed: 1,
+            bytes: 10,
+            ..Default::default()
+        };
+        assert_eq!(without.totals, expected);
+        assert!(without.deletions().unwrap().next_op().unwrap().is_none());
     }
 }

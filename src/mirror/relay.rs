@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crossbeam_channel::{never, select};
+use serde::Serialize;
 
 use super::wire::{FOR_CLI, FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, SERVICE};
 use crate::agent::client::{AgentClient, AgentError, PendingCall};
@@ -15,13 +16,24 @@ pub fn begin(
     request: &MirrorRequest,
     changes: Option<&str>,
 ) -> Result<PendingCall, AgentError> {
+    begin_with(agent, SERVICE, request, request.doing(), changes)
+}
+
+/// Begins a request of the service `name`; meanwhile the machine is said to be `doing` this.
+pub fn begin_with(
+    agent: &AgentClient,
+    name: &str,
+    request: &impl Serialize,
+    doing: String,
+    changes: Option<&str>,
+) -> Result<PendingCall, AgentError> {
     let body = serde_json::to_value(request).expect("a request is plain data");
     let service = Request::Service {
-        name: SERVICE.to_owned(),
+        name: name.to_owned(),
         body,
         changes: changes.map(str::to_owned),
     };
-    agent.begin_doing(service, request.doing())
+    agent.begin_doing(service, doing)
 }
 
 fn mirror_reply(agent: &AgentClient, reply: Reply) -> Result<MirrorReply, AgentError> {
@@ -100,6 +112,15 @@ pub fn run_alone(
 ) -> Result<MirrorReply, AgentError> {
     while agent.stream().try_recv().is_ok() {}
     let call = begin(agent, request, None)?;
+    attend(agent, &call, on_message)
+}
+
+/// Hears what an agent has for the CLI until it has answered `call`.
+pub fn attend(
+    agent: &AgentClient,
+    call: &PendingCall,
+    on_message: &mut dyn FnMut(&Message<'_>) -> Result<(), AgentError>,
+) -> Result<MirrorReply, AgentError> {
     let mut open = |frame: &[u8]| match frame.split_first() {
         Some((&FOR_CLI, payload)) => {
             for message in Messages::new(payload) {

@@ -164,6 +164,8 @@ pub struct SourceScan<'a> {
     window_bytes: usize,
     next_seq: u64,
     filter: Filter,
+    /// Whether directories' own filter files count.
+    own_rules: bool,
     /// The way to the last file that was asked about.
     way: Way<'a>,
     equal_at: Option<Time>,
@@ -208,10 +210,21 @@ impl<'a> SourceScan<'a> {
             next_seq: 0,
             way: Way::new(tree, &filter),
             filter,
+            own_rules: true,
             equal_at: scan.equal_at,
             finished: false,
             notes: Notes::default(),
             entries: 0,
+        }
+    }
+
+    /// The same without the filter files that directories have of their own.
+    #[must_use]
+    pub fn without_own_rules(self) -> Self {
+        Self {
+            own_rules: false,
+            way: self.way.without_own_rules(),
+            ..self
         }
     }
 
@@ -281,7 +294,11 @@ impl<'a> SourceScan<'a> {
                 Names::default()
             }
         };
-        let rules = directory_rules(self.tree, fd.as_fd(), &path)?;
+        let rules = if self.own_rules {
+            directory_rules(self.tree, fd.as_fd(), &path)?
+        } else {
+            None
+        };
         filter = with_rules(filter, rules.as_deref(), &path)?;
         self.looker.begin();
         let mut begins = Some((path.clone(), rules));

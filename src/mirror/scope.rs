@@ -57,6 +57,8 @@ pub enum Closed {
 pub struct Way<'a> {
     tree: &'a Tree,
     filter: Filter,
+    /// Whether directories' own filter files count.
+    own_rules: bool,
     /// The folder first.
     levels: Vec<Level>,
 }
@@ -74,7 +76,17 @@ impl<'a> Way<'a> {
         Self {
             tree,
             filter: filter.clone(),
+            own_rules: true,
             levels: Vec::new(),
+        }
+    }
+
+    /// The same without the filter files that directories have of their own.
+    #[must_use]
+    pub fn without_own_rules(self) -> Self {
+        Self {
+            own_rules: false,
+            ..self
         }
     }
 
@@ -128,7 +140,11 @@ impl<'a> Way<'a> {
         filter: FilterState,
         path: &[u8],
     ) -> Result<(), ScanError> {
-        let rules = directory_rules(self.tree, fd.as_fd(), path)?;
+        let rules = if self.own_rules {
+            directory_rules(self.tree, fd.as_fd(), path)?
+        } else {
+            None
+        };
         let filter = with_rules(filter, rules.as_deref(), path)?;
         self.levels.push(Level { name, fd, filter });
         Ok(())

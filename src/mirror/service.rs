@@ -24,6 +24,9 @@ use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_str;
 use crate::interrupt::Interrupted;
 
+/// The module on whose behalf this service works.
+const USER_DATA: &str = "user_data";
+
 /// Keeps the plans of this run's folders between planning and carrying out.
 #[derive(Debug, Default)]
 pub struct MirrorService {
@@ -32,7 +35,7 @@ pub struct MirrorService {
     offers: Mutex<HashMap<String, Filter>>,
 }
 
-fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
+pub(super) fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
     Fault {
         kind,
         message: message.into(),
@@ -40,7 +43,7 @@ fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
     }
 }
 
-fn io_fault(errno: Errno, message: String) -> Fault {
+pub(super) fn io_fault(errno: Errno, message: String) -> Fault {
     if matches!(errno, Errno::NOSPC | Errno::DQUOT) {
         return Fault {
             kind: FaultKind::NoSpace,
@@ -136,16 +139,45 @@ fn parse_filter(scan: &ScanTree) -> Result<Filter, Fault> {
     })
 }
 
-/// Logs the notes and puts their counts into the reply.
-fn report(context: &ServiceContext, notes: Notes, reply: &mut MirrorReply) {
+/// Logs the notes as those of `module` and puts their counts into the reply.
+pub(super) fn report(
+    context: &ServiceContext,
+    module: &str,
+    notes: Notes,
+    reply: &mut MirrorReply,
+) {
     for (level, line) in notes.lines {
-        context
-            .events
-            .log(level, "user_data", None, line, Map::new());
+        context.events.log(level, module, None, line, Map::new());
     }
     reply.notes = notes.counts;
     reply.errors = notes.errors;
     reply.warned = notes.warnings;
+}
+
+/// Sends the operations of a plan to the CLI.
+pub(super) fn list_plan(context: &ServiceContext, plan: &FolderPlan) -> Result<MirrorReply, Fault> {
+    let mut cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
+    let mut items = 0;
+    let unreadable = |e: std::io::Error| fault(FaultKind::Io, format!("cannot read the plan: {e}"));
+    for mut ops in [
+        plan.changes().map_err(unreadable)?,
+        plan.deletions().map_err(unreadable)?,
+    ] {
+        while let Some(op) = ops.next_op().map_err(unreadable)? {
+            items += 1;
+            cli.push(&Message::Change {
+                action: op.action() as u8,
+                aspects: op.aspects.0,
+                bytes: op.bytes_shown(),
+                path: &op.path,
+            })?;
+        }
+    }
+    cli.flush()?;
+    Ok(MirrorReply {
+        items,
+        ..MirrorReply::default()
+    })
 }
 
 impl MirrorService {
@@ -169,7 +201,7 @@ impl MirrorService {
             matched_rules: filter.matched(),
             ..MirrorReply::default()
         };
-        report(context, source.notes, &mut reply);
+        report(context, USER_DATA, source.notes, &mut reply);
         let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
         offers.insert(scan.root.clone(), filter);
         Ok(reply)
@@ -226,37 +258,14 @@ impl MirrorService {
             matched_rules: filter.matched(),
             ..MirrorReply::default()
         };
-        report(context, notes, &mut reply);
+        report(context, USER_DATA, notes, &mut reply);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.insert(scan.root.clone(), plan);
         Ok(reply)
     }
 
     fn list(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
-        let plan = self.plan(root)?;
-        let mut cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
-        let mut items = 0;
-        let unreadable =
-            |e: std::io::Error| fault(FaultKind::Io, format!("cannot read the plan: {e}"));
-        for mut ops in [
-            plan.changes().map_err(unreadable)?,
-            plan.deletions().map_err(unreadable)?,
-        ] {
-            while let Some(op) = ops.next_op().map_err(unreadable)? {
-                items += 1;
-                cli.push(&Message::Change {
-                    action: op.action() as u8,
-                    aspects: op.aspects.0,
-                    bytes: op.bytes_shown(),
-                    path: &op.path,
-                })?;
-            }
-        }
-        cli.flush()?;
-        Ok(MirrorReply {
-            items,
-            ..MirrorReply::default()
-        })
+        list_plan(context, &self.plan(root)?)
     }
 
     fn apply(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
@@ -270,7 +279,7 @@ impl MirrorService {
             bytes: applied.bytes,
             ..MirrorReply::default()
         };
-        report(context, applied.notes, &mut reply);
+        report(context, USER_DATA, applied.notes, &mut reply);
         Ok(reply)
     }
 }

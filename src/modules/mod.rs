@@ -29,7 +29,10 @@ pub fn registry() -> Vec<Box<dyn Module>> {
 /// What modules have the agent do for them, beyond what it does for everybody.
 #[must_use]
 pub fn services() -> Vec<Box<dyn Service>> {
-    vec![Box::new(crate::mirror::service::MirrorService::default())]
+    vec![
+        Box::new(crate::mirror::service::MirrorService::default()),
+        Box::new(crate::mirror::local::LocalService::default()),
+    ]
 }
 
 /// Names of the modules of one kind, in the order of the registry.

@@ -225,13 +225,8 @@ impl Plan for UserDataPlan {
                 else {
                     return Ok(());
                 };
-                let action = match action {
-                    b'+' => Action::Create,
-                    b'*' => Action::Change,
-                    b'.' => Action::Attributes,
-                    b'-' => Action::Delete,
-                    _ => return Err(self.target.nonsense("an unknown kind of change")),
-                };
+                let action = Action::from_byte(*action)
+                    .ok_or_else(|| self.target.nonsense("an unknown kind of change"))?;
                 let mut item = folder.clone().into_bytes();
                 if !path.is_empty() {
                     item.push(b'/');

@@ -147,7 +147,8 @@ impl GateFinding {
 
 /// Whether two names mean the same machine, when `ids_are_unique`: by machine id where both have
 /// one, else by host name.
-fn is_same(a: &MachineName, b: &MachineName, ids_are_unique: bool) -> bool {
+#[must_use]
+pub fn is_same(a: &MachineName, b: &MachineName, ids_are_unique: bool) -> bool {
     if ids_are_unique && !a.machine_id.is_empty() && !b.machine_id.is_empty() {
         a.machine_id.eq_ignore_ascii_case(&b.machine_id)
     } else {
@@ -473,6 +474,8 @@ mod tests {
             phase: Phase::Execute,
             module: Some("user_data".to_owned()),
             presync: Vec::new(),
+            address: None,
+            rollback_of: None,
         };
         let state = |incomplete| MachineState {
             history: vec![entry("00000009", "vega", "atlas", SessionState::Completed)],

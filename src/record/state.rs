@@ -235,6 +235,8 @@ mod tests {
             phase: Phase::Execute,
             module: Some("user_data".to_owned()),
             presync: vec!["@-presync-20260101T000000Z-0123abcd".to_owned()],
+            address: None,
+            rollback_of: None,
         }
     }
 

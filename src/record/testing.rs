@@ -28,5 +28,8 @@ pub fn entry(session: &str, source: &str, target: &str, state: SessionState) -> 
         source_snapshots: Vec::new(),
         target_snapshots: Vec::new(),
         folders: std::collections::BTreeMap::new(),
+        address: None,
+        changed: None,
+        rollback_of: None,
     }
 }

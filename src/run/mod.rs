@@ -36,7 +36,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ use crate::config::Config;
 use crate::event::{ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState};
 use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
-use crate::module::{Machine, Module, ModuleContext, SessionFacts};
+use crate::module::{Machine, Module, ModuleContext, PlanSummary, SessionFacts};
 use crate::prompt::Prompter;
 use crate::record::{Incomplete, MachineName, MachineState};
 use crate::snapshot::SnapshotFacts;
@@ -190,6 +190,8 @@ struct Run {
     incomplete: Option<Incomplete>,
     /// What each machine remembered when the run began.
     remembered: HashMap<Host, MachineState>,
+    /// What each module planned.
+    planned: BTreeMap<&'static str, PlanSummary>,
     /// Whether history has this session.
     recorded: bool,
     plan_output: Box<dyn PlanOutput>,
@@ -239,6 +241,7 @@ impl Run {
             target_snapshots: OwnSnapshots::default(),
             incomplete: None,
             remembered: HashMap::new(),
+            planned: BTreeMap::new(),
             recorded: false,
             plan_output: setup.plan_output,
             plans: Vec::new(),

@@ -12,8 +12,8 @@ use super::error::RunError;
 use super::{Pair, Peer, Run};
 use crate::agent::client::{AgentError, PendingCall};
 use crate::agent::protocol::{Reply, Request};
-use crate::event::{Host, LogLevel, SessionState};
-use crate::record::{HistoryEntry, Incomplete};
+use crate::event::{Host, LogLevel, ModuleStatus, SessionState};
+use crate::record::{Changed, HistoryEntry, Incomplete};
 use crate::snapshot::SnapshotFacts;
 use crate::snapshot::retention::{Policy, expired};
 
@@ -31,6 +31,8 @@ pub(super) fn mark(run: &mut Run, pair: &Pair, module: Option<&str>) -> Result<(
         phase: run.phase,
         module: module.map(str::to_owned),
         presync: Vec::new(),
+        address: Some(run.shared.options.host.clone()),
+        rollback_of: None,
     };
     let is_first = run.incomplete.replace(marker.clone()).is_none();
     let request = |peer: &Peer| {
@@ -192,5 +194,26 @@ pub(super) fn entry(run: &Run, pair: &Pair, peer: &Peer, state: SessionState) ->
         source_snapshots: all(Host::Source),
         target_snapshots: all(Host::Target),
         folders: BTreeMap::new(),
+        address: Some(run.shared.options.host.clone()),
+        changed: changed(run),
+        rollback_of: None,
     }
+}
+
+/// What all modules changed together; unknown if one of them did not come to its end.
+fn changed(run: &Run) -> Option<Changed> {
+    let mut all = Changed::default();
+    for (module, summary) in &run.planned {
+        let mut results = run.session.results().iter();
+        let done = results.any(|r| r.module == *module && r.status == ModuleStatus::Success);
+        if !done && !summary.is_empty() {
+            return None;
+        }
+        all.created += summary.created;
+        all.changed += summary.changed;
+        all.attributes += summary.attributes;
+        all.deleted += summary.deleted;
+        all.bytes += summary.total_bytes();
+    }
+    Some(all)
 }

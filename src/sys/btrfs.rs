@@ -84,6 +84,9 @@ struct Timespec {
     nanos: u32,
 }
 
+/// Which of a subvolume's four times says when it was created (ctime, otime, stime, rtime).
+const OTIME: usize = 1;
+
 /// `struct btrfs_ioctl_get_subvol_info_args`.
 #[repr(C)]
 struct SubvolInfoArgs {
@@ -169,6 +172,8 @@ pub struct SubvolumeInfo {
     pub generation: u64,
     /// Generation in which it was created.
     pub created_generation: u64,
+    /// When it was created, by this machine's clock: seconds and nanoseconds since 1970.
+    pub created_at: (i64, u32),
     /// Whether it is read-only.
     pub is_readonly: bool,
 }
@@ -280,6 +285,10 @@ pub fn subvolume_info(fd: impl AsFd) -> io::Result<SubvolumeInfo> {
         parent_uuid: (args.parent_uuid != [0; 16]).then(|| format_uuid(args.parent_uuid)),
         generation: args.generation,
         created_generation: args.otransid,
+        created_at: (
+            args.times[OTIME].seconds.cast_signed(),
+            args.times[OTIME].nanos,
+        ),
         is_readonly: args.flags & ROOT_SUBVOL_RDONLY != 0,
     })
 }

@@ -8,6 +8,11 @@ use super::text::{bytes, clean};
 use crate::change::{Action, Change};
 use crate::escape::escape_bytes;
 
+/// Nobody reads the list any more (`| head`): there is no use in printing more of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the reader of the list has gone")]
+pub struct ReaderGone;
+
 /// Prints changes one by one; see [`Ui::print_changes`](super::Ui::print_changes).
 pub struct ChangePrinter<'a> {
     out: &'a mut dyn Write,
@@ -29,10 +34,10 @@ impl<'a> ChangePrinter<'a> {
         }
     }
 
-    /// Prints one change of a plan. Once the reader has gone nothing is printed any more.
-    pub fn print(&mut self, change: &Change) {
+    /// Prints one change of a plan. After an error every further call returns it without printing.
+    pub fn print(&mut self, change: &Change) -> Result<(), ReaderGone> {
         if self.failure.is_some() {
-            return;
+            return Err(ReaderGone);
         }
         let text = if self.json {
             json::line(json::change(self.module, change, true))
@@ -40,6 +45,10 @@ impl<'a> ChangePrinter<'a> {
             line(change).render(self.look) + "\n"
         };
         self.write(&text);
+        match self.failure {
+            None => Ok(()),
+            Some(_) => Err(ReaderGone),
+        }
     }
 
     /// Prints a line of text between changes (a heading); nothing in JSON.
@@ -120,8 +129,8 @@ mod tests {
         let mut out = Vec::new();
         let mut printer = ChangePrinter::new(&mut out, "user_data", false, false);
         printer.heading("user_data: 2 changes\u{9b}2J");
-        printer.print(&example());
-        printer.print(&change(Action::Delete, b"x", "", 0));
+        printer.print(&example()).unwrap();
+        printer.print(&change(Action::Delete, b"x", "", 0)).unwrap();
         printer.finish().unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
@@ -135,7 +144,7 @@ mod tests {
         let mut out = Vec::new();
         let mut printer = ChangePrinter::new(&mut out, "user_data", true, true);
         printer.heading("not here");
-        printer.print(&example());
+        printer.print(&example()).unwrap();
         printer.finish().unwrap();
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         let expected = [
@@ -176,8 +185,9 @@ mod tests {
         ] {
             let mut out = Failing(kind, 0);
             let mut printer = ChangePrinter::new(&mut out, "user_data", false, false);
-            for _ in 0..3 {
-                printer.print(&example());
+            assert_eq!(printer.print(&example()), Ok(()));
+            for _ in 0..2 {
+                assert_eq!(printer.print(&example()), Err(ReaderGone));
             }
             assert_eq!(printer.finish().is_ok(), quiet);
             assert_eq!(out.1, 2, "nothing was tried after the failure");

@@ -34,7 +34,7 @@ use crate::event::{Event, LogLevel};
 use crate::interrupt::AbortFlag;
 use crate::prompt::Prompter;
 
-pub use changes::ChangePrinter;
+pub use changes::{ChangePrinter, ReaderGone};
 pub use look::ColorMode;
 pub use report::{ErrorReport, report_error, report_errors, set_color};
 pub use tty::restore_terminal;
@@ -256,7 +256,7 @@ impl Ui {
 
     /// Lets `print` write a list of changes of `module` to stdout, with the live lines out of the way.
     ///
-    /// A reader that goes away is no error; nothing more is written then.
+    /// A reader that goes away is no error: `print` is told so, and may stop early.
     pub fn print_changes<R>(
         &self,
         module: &str,

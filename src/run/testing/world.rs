@@ -388,17 +388,9 @@ pub(crate) fn history_entry(
     role: Host,
 ) -> HistoryEntry {
     HistoryEntry {
-        session: session.into(),
         role,
         source: source.clone(),
         target: target.clone(),
-        started_at: Timestamp::UNIX_EPOCH,
-        ended_at: Timestamp::UNIX_EPOCH,
-        state: SessionState::Completed,
-        version: "0.1.0".into(),
-        modules: Vec::new(),
-        source_snapshots: Vec::new(),
-        target_snapshots: Vec::new(),
-        folders: BTreeMap::new(),
+        ..crate::record::testing::entry(session, "", "", SessionState::Completed)
     }
 }

@@ -72,6 +72,8 @@ fn marker(source: &str, target: &str, role: Host) -> Incomplete {
         phase: Phase::Execute,
         module: Some("user_data".into()),
         presync: vec!["@home-presync-20260101T000000Z-0000dead".into()],
+        address: None,
+        rollback_of: None,
     }
 }
 

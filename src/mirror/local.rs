@@ -1,0 +1,188 @@
+//! The mirror on one machine: what differs between two of its trees, and making one like the other.
+//!
+//! A service of the agent beside the mirror's own. Both halves of a scan run here, side by side; what
+//! is carried out shares content with the tree it is taken from instead of sending it. Comparing two
+//! snapshots says what a sync changed; a snapshot against the live tree says what a rollback or the
+//! restoring of a file will do.
+
+pub mod client;
+mod pairing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::apply::apply_here;
+use super::plan::FolderPlan;
+use super::service::{fault, io_fault, list_plan, report};
+use super::tree::Tree;
+use super::wire::{Batch, FOR_CLI, MirrorReply};
+use crate::agent::protocol::{Fault, FaultKind};
+use crate::agent::service::{Service, ServiceContext};
+use crate::escape::escape_bytes;
+
+/// Name of the agent service.
+pub const SERVICE: &str = "local";
+
+/// Plans kept at once: a rollback has one for each subvolume.
+const PLANS_MAX: usize = 64;
+
+/// What the CLI asks of this service. Paths are bytes: they name what people have.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LocalRequest {
+    /// Compare two trees and keep the plan that makes the second like the first.
+    Plan(Box<LocalPlan>),
+    /// Send a plan to the CLI as [`Message::Change`](super::wire::Message::Change).
+    List {
+        /// The plan's name.
+        id: String,
+    },
+    /// Carry a plan out.
+    Apply {
+        /// The plan's name.
+        id: String,
+    },
+}
+
+impl LocalRequest {
+    /// What the machine does meanwhile, as a phrase that follows a colon.
+    fn doing(&self) -> String {
+        match self {
+            Self::Plan(plan) => format!("comparing {}", escape_bytes(&plan.to)),
+            Self::List { .. } => "listing what changes".to_owned(),
+            Self::Apply { .. } => "changing files".to_owned(),
+        }
+    }
+}
+
+/// Two trees of one machine, and what of them is compared.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LocalPlan {
+    /// The plan's name, chosen by the CLI.
+    pub id: String,
+    /// The tree as it should be: a directory in a read-only snapshot.
+    pub from: Vec<u8>,
+    /// The tree as it is.
+    pub to: Vec<u8>,
+    /// Which of the two is a snapshot that the other one grew out of.
+    pub older: Option<Side>,
+    /// Rules of the folders inside the tree.
+    pub rules: Vec<FolderRules>,
+    /// Paths below the tree that are left alone with everything in them.
+    pub protected: Vec<Vec<u8>>,
+    /// Nothing but this path below the tree, and no deletions but of what gives way.
+    pub only: Option<Vec<u8>>,
+    /// Whether filter files inside the tree count, as they do in a sync.
+    pub own_rules: bool,
+}
+
+/// One of the two trees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// The tree as it should be.
+    From,
+    /// The tree as it is.
+    To,
+}
+
+/// The filter of a folder.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct FolderRules {
+    /// Where the folder is below the tree; empty: the tree itself.
+    pub below: Vec<u8>,
+    /// The filter's text.
+    pub rules: String,
+    /// Where it comes from, for messages.
+    pub origin: String,
+}
+
+/// The service: keeps plans between making them and carrying them out.
+#[derive(Debug, Default)]
+pub struct LocalService {
+    plans: Mutex<BTreeMap<String, Kept>>,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    from: Vec<u8>,
+    to: Vec<u8>,
+    plan: FolderPlan,
+}
+
+impl Service for LocalService {
+    fn name(&self) -> &'static str {
+        SERVICE
+    }
+
+    fn call(&self, context: &ServiceContext, body: Value) -> Result<Value, Fault> {
+        let request: LocalRequest = serde_json::from_value(body)
+            .map_err(|e| fault(FaultKind::Invalid, format!("unknown local request: {e}")))?;
+        let reply = match request {
+            LocalRequest::Plan(wanted) => self.plan(context, &wanted)?,
+            LocalRequest::List { id } => list_plan(context, &self.kept(&id)?.plan)?,
+            LocalRequest::Apply { id } => self.apply(context, &id)?,
+        };
+        Ok(serde_json::to_value(reply).expect("a reply is plain data"))
+    }
+}
+
+/// The module whose name log lines of this service carry.
+const MODULE: &str = "core";
+
+fn open_tree(path: &[u8]) -> Result<Tree, Fault> {
+    let opened = Tree::open(Path::new(OsStr::from_bytes(path)));
+    opened.map_err(|e| io_fault(e, format!("cannot open {}: {e}", escape_bytes(path))))
+}
+
+impl LocalService {
+    fn kept(&self, id: &str) -> Result<Kept, Fault> {
+        let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = plans.get(id).cloned();
+        kept.ok_or_else(|| fault(FaultKind::Invalid, "no such plan"))
+    }
+
+    fn plan(&self, context: &ServiceContext, wanted: &LocalPlan) -> Result<MirrorReply, Fault> {
+        let (from, to) = (open_tree(&wanted.from)?, open_tree(&wanted.to)?);
+        let found = pairing::compare(context, wanted, &from, &to)?;
+        let mut reply = MirrorReply {
+            items: found.entries,
+            plan: Some(found.plan.totals.clone()),
+            ..MirrorReply::default()
+        };
+        report(context, MODULE, found.notes, &mut reply);
+        let kept = Kept {
+            from: wanted.from.clone(),
+            to: wanted.to.clone(),
+            plan: found.plan,
+        };
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if plans.len() >= PLANS_MAX && !plans.contains_key(&wanted.id) {
+            return Err(fault(FaultKind::Invalid, "too many plans"));
+        }
+        plans.insert(wanted.id.clone(), kept);
+        Ok(reply)
+    }
+
+    fn apply(&self, context: &ServiceContext, id: &str) -> Result<MirrorReply, Fault> {
+        let kept = self.kept(id)?;
+        let (from, to) = (open_tree(&kept.from)?, open_tree(&kept.to)?);
+        let cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
+        let applied = apply_here(&to, &kept.plan, &from, cli, &context.abort)?;
+        let mut reply = MirrorReply {
+            items: applied.items,
+            bytes: applied.bytes,
+            ..MirrorReply::default()
+        };
+        report(context, MODULE, applied.notes, &mut reply);
+        Ok(reply)
+    }
+}

@@ -1,0 +1,427 @@
+//! Trees of one machine on real btrfs: back to a snapshot, one path out of it, what came between two.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crossbeam_channel::{Receiver, unbounded};
+
+use super::super::tests::{AWKWARD, lsattr, rsync_differences, sh};
+use super::super::tests_property::number;
+use super::super::tests_random::{Random, grow, mutate};
+use super::super::wire::{FOR_CLI, Message, Messages};
+use super::*;
+use crate::event::{Event, EventSink, LogLevel};
+use crate::interrupt::AbortFlag;
+use crate::sys::testing::{TestBtrfs, run};
+
+/// A subvolume as it is, and snapshots of it.
+struct Lab {
+    disk: TestBtrfs,
+    live: PathBuf,
+    service: LocalService,
+    context: ServiceContext,
+    said: Receiver<Vec<u8>>,
+    log: Receiver<Event>,
+}
+
+impl Lab {
+    fn new() -> Option<Self> {
+        let disk = TestBtrfs::new()?;
+        let live = disk.create_subvolume("home");
+        let (outgoing, said) = unbounded();
+        let (_, incoming) = unbounded();
+        let mut events = EventSink::none();
+        let log = events.subscribe();
+        Some(Self {
+            disk,
+            live,
+            service: LocalService::default(),
+            context: ServiceContext {
+                incoming,
+                outgoing,
+                events,
+                abort: AbortFlag::new(),
+                session: "00000000".to_owned(),
+            },
+            said,
+            log,
+        })
+    }
+
+    fn snapshot(&self, name: &str) -> PathBuf {
+        let path = self.disk.top().join(name);
+        run(&format!(
+            "btrfs subvolume snapshot -r '{}' '{}'",
+            self.live.display(),
+            path.display()
+        ));
+        path
+    }
+
+    fn call(&self, request: LocalRequest) -> MirrorReply {
+        let body = serde_json::to_value(request).unwrap();
+        let reply = self.service.call(&self.context, body);
+        serde_json::from_value(reply.unwrap()).unwrap()
+    }
+
+    /// Plans as asked, and lists the plan.
+    fn plan(&self, wanted: LocalPlan) -> (MirrorReply, Vec<(char, String)>) {
+        let id = wanted.id.clone();
+        let reply = self.call(LocalRequest::Plan(Box::new(wanted)));
+        self.said.try_iter().count();
+        self.call(LocalRequest::List { id });
+        let mut changes = Vec::new();
+        for frame in self.said.try_iter() {
+            assert_eq!(frame[0], FOR_CLI);
+            for message in Messages::new(&frame[1..]) {
+                if let Message::Change { action, path, .. } = message.unwrap() {
+                    changes.push((char::from(action), escape_bytes(path)));
+                }
+            }
+        }
+        (reply, changes)
+    }
+
+    fn apply(&self) -> MirrorReply {
+        self.call(LocalRequest::Apply { id: String::new() })
+    }
+
+    /// Log lines so far, from INFO up.
+    fn lines(&self) -> Vec<String> {
+        let lines = self.log.try_iter().filter_map(|event| match event {
+            Event::Log(line) if line.level >= LogLevel::Full => Some(line.message),
+            _ => None,
+        });
+        lines.collect()
+    }
+}
+
+fn back(from: &Path, to: &Path) -> LocalPlan {
+    let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+    LocalPlan {
+        from: bytes(from),
+        to: bytes(to),
+        older: Some(Side::From),
+        ..LocalPlan::default()
+    }
+}
+
+#[track_caller]
+fn assert_same(snapshot: &Path, live: &Path) {
+    assert_eq!(rsync_differences(snapshot, live), "");
+    assert_eq!(lsattr(snapshot), lsattr(live));
+    assert!(!live.join(".pc-switcher-staging").exists());
+}
+
+#[test]
+fn a_changed_tree_goes_back_to_its_snapshot_and_what_was_not_changed_is_not_touched() {
+    let Some(lab) = Lab::new() else { return };
+    sh(&lab.live, AWKWARD);
+    sh(&lab.live, "mkdir kept; echo same >kept/file; cp -a d d2");
+    let snapshot = lab.snapshot("before");
+    let kept = fs::metadata(lab.live.join("kept/file")).unwrap().ino();
+    sh(
+        &lab.live,
+        "chattr -R -f -i -a idir immutable append many || true
+         rm -rf d2 empty fifo; mv d moved; mkdir d; echo other >d/file; rm top-link; ln d/file top-link
+         echo new >new; touch -r caps stamp; echo tampered >d2; ln -s x sock2; rm sparse; mkdir sparse
+         echo in >sparse/x; echo longer >nocow; setfacl -m u:77:r 'with space'; echo xx >compressed
+         touch -r d/sub/link kept/file 2>/dev/null || true; rm -f $'new\\nline'; mkdir $'new\\nline'",
+    );
+    let (reply, changes) = lab.plan(back(&snapshot, &lab.live));
+    assert!(!changes.is_empty() && reply.errors == 0, "{reply:?}");
+    let applied = lab.apply();
+    assert_eq!(applied.errors, 0, "{:?}", lab.lines());
+    assert_same(&snapshot, &lab.live);
+    assert_eq!(
+        fs::metadata(lab.live.join("kept/file")).unwrap().ino(),
+        kept
+    );
+    let (_, changes) = lab.plan(back(&snapshot, &lab.live));
+    assert_eq!(changes, []);
+}
+
+#[test]
+fn what_was_changed_without_a_trace_in_size_and_time_goes_back() {
+    let Some(lab) = Lab::new() else { return };
+    sh(
+        &lab.live,
+        "echo one >file; echo one >other; touch -d '2020-01-01' file other",
+    );
+    let snapshot = lab.snapshot("before");
+    sh(&lab.live, "echo two >file; touch -d '2020-01-01' file");
+    let (_, changes) = lab.plan(back(&snapshot, &lab.live));
+    assert_eq!(changes, [('*', "file".to_owned())]);
+    lab.apply();
+    assert_same(&snapshot, &lab.live);
+}
+
+#[test]
+fn only_the_snapshot_a_tree_grew_out_of_vouches_for_files_that_were_not_touched() {
+    let Some(lab) = Lab::new() else { return };
+    let tree = |path: &Path| Tree::open(path).unwrap();
+    let since =
+        |from: &Path, to: &Path| pairing::equal_at(Some(Side::From), &tree(from), &tree(to));
+    let snapshot = lab.snapshot("before");
+    assert!(since(&snapshot, &lab.live).is_some());
+    assert!(since(&snapshot, &lab.snapshot("after")).is_some());
+    // Writable, of something else, or the wrong way round.
+    run(&format!(
+        "cd '{}'; btrfs subvolume snapshot before copy; btrfs subvolume create other",
+        lab.disk.top().display()
+    ));
+    let at = |name: &str| lab.disk.top().join(name);
+    assert!(since(&at("copy"), &lab.live).is_none());
+    assert!(since(&snapshot, &at("other")).is_none());
+    assert!(since(&lab.live, &snapshot).is_none());
+    assert!(pairing::equal_at(None, &tree(&snapshot), &tree(&lab.live)).is_none());
+}
+
+#[test]
+fn content_is_shared_with_the_snapshot_not_copied() {
+    let Some(lab) = Lab::new() else { return };
+    sh(
+        &lab.live,
+        "head -c 20M /dev/urandom >large; truncate -s 5M holes; sync -f .",
+    );
+    let snapshot = lab.snapshot("before");
+    sh(&lab.live, "rm large; echo x >holes");
+    lab.plan(back(&snapshot, &lab.live));
+    let applied = lab.apply();
+    // The top gets its time back as well.
+    assert_eq!(applied.items, 3);
+    assert_same(&snapshot, &lab.live);
+    let extents = |path: &Path| {
+        run(&format!(
+            "filefrag -v '{}' | grep -F .. | cut -c1-60",
+            path.display()
+        ))
+    };
+    let places = extents(&snapshot.join("large"));
+    assert!(places.lines().count() >= 1);
+    assert_eq!(places, extents(&lab.live.join("large")));
+}
+
+#[test]
+fn random_trees_go_back_after_random_changes() {
+    let seeds = number("PCS_SEEDS", 6);
+    let first = number("PCS_SEED", 1);
+    for seed in first..first + seeds {
+        let Some(lab) = Lab::new() else { return };
+        let mut rng = Random::new(seed);
+        grow(&lab.live, &mut rng, 120);
+        let snapshot = lab.snapshot("before");
+        for round in 0..2 {
+            mutate(&lab.live, &mut rng, 60);
+            let (planned, _) = lab.plan(back(&snapshot, &lab.live));
+            let applied = lab.apply();
+            let log = lab.lines();
+            assert_eq!(
+                (planned.errors, applied.errors),
+                (0, 0),
+                "{seed} {round}: {log:?}"
+            );
+            assert_eq!(
+                rsync_differences(&snapshot, &lab.live),
+                "",
+                "{seed} {round}"
+            );
+            assert_eq!(lsattr(&snapshot), lsattr(&lab.live), "{seed} {round}");
+            let (_, changes) = lab.plan(back(&snapshot, &lab.live));
+            assert_eq!(changes, [], "{seed} {round}");
+        }
+    }
+}
+
+#[test]
+fn what_is_excluded_mounted_or_a_subvolume_of_its_own_stays_and_is_named() {
+    let Some(lab) = Lab::new() else { return };
+    lab.disk.create_subvolume("home/nested");
+    sh(
+        &lab.live,
+        "mkdir -p dev/.cache dev/mnt other; echo 1 >dev/.cache/x; echo 1 >dev/file; echo 1 >nested/in
+         echo 1 >dev/keep; echo 1 >keep",
+    );
+    let snapshot = lab.snapshot("before");
+    lab.disk.create_subvolume("home/later");
+    let mount = lab.live.join("dev/mnt");
+    run(&format!("mount -t tmpfs none '{}'", mount.display()));
+    sh(
+        &lab.live,
+        "echo 2 >dev/.cache/x; echo 2 >dev/.cache/y; echo 2 >dev/file; echo 2 >nested/in; echo 2 >dev/mnt/m
+         echo 2 >dev/keep; echo 2 >keep; echo 2 >later/in",
+    );
+    let mut wanted = back(&snapshot, &lab.live);
+    wanted.rules = vec![FolderRules {
+        below: b"dev".to_vec(),
+        rules: ".cache/\n".to_owned(),
+        origin: "home.filter".to_owned(),
+    }];
+    wanted.protected = vec![b"keep".to_vec()];
+    let (reply, changes) = lab.plan(wanted);
+    let paths: Vec<&str> = changes.iter().map(|(_, path)| path.as_str()).collect();
+    // The top has another time, because something was made in it.
+    assert_eq!(paths, ["", "dev/file", "dev/keep"]);
+    assert_eq!((reply.errors, reply.warned), (0, 0));
+    lab.apply();
+    let read = |path: &str| fs::read_to_string(lab.live.join(path)).unwrap();
+    assert_eq!(
+        (read("dev/file"), read("dev/keep")),
+        ("1\n".into(), "1\n".into())
+    );
+    for path in [
+        "dev/.cache/x",
+        "dev/.cache/y",
+        "nested/in",
+        "later/in",
+        "dev/mnt/m",
+        "keep",
+    ] {
+        assert_eq!(read(path), "2\n", "{path}");
+    }
+    let lines = lab.lines();
+    for named in [
+        "excluded: dev/.cache",
+        "excluded: keep",
+        "left as it is, a nested subvolume or a mount: nested",
+        "left as it is, a nested subvolume or a mount: later",
+        "left as it is, a nested subvolume or a mount: dev/mnt",
+    ] {
+        assert!(lines.iter().any(|line| line == named), "{named}: {lines:?}");
+    }
+}
+
+#[test]
+fn one_path_comes_back_with_its_attributes_and_nothing_else_moves() {
+    let Some(lab) = Lab::new() else { return };
+    let names: [&[u8]; 5] = [b"a*b", b"line\nfeed", b"\xff\xfe", b"- x", b"-rf"];
+    sh(
+        &lab.live,
+        "mkdir -p top/tree/deep; echo 1 >top/tree/deep/x; echo 1 >top/other; echo 1 >top/axb",
+    );
+    for name in names {
+        fs::write(lab.live.join("top").join(OsStr::from_bytes(name)), "1").unwrap();
+    }
+    sh(
+        &lab.live,
+        "chmod 4750 top/tree/deep/x; chown 1000:7 top/tree/deep/x; setfattr -n user.a -v b top/tree/deep/x
+         chmod 710 top/tree; touch -d '2001-02-03 04:05:06.789' top/tree",
+    );
+    let snapshot = lab.snapshot("before");
+    sh(
+        &lab.live,
+        "rm -rf top/tree; echo 2 >top/other; echo 2 >top/axb; echo 2 >top/new",
+    );
+    for name in names {
+        fs::write(lab.live.join("top").join(OsStr::from_bytes(name)), "2").unwrap();
+    }
+    sh(&lab.live, "touch -d '2002-02-02' top");
+    let time = || fs::metadata(lab.live.join("top")).unwrap().mtime();
+    let moved = time();
+    let before = rsync_differences(&snapshot, &lab.live);
+    let only = |path: &[u8]| LocalPlan {
+        only: Some(path.to_vec()),
+        ..back(&snapshot, &lab.live)
+    };
+    for name in names {
+        let path = [b"top/", name].concat();
+        let (_, changes) = lab.plan(only(&path));
+        assert_eq!(changes, [('*', escape_bytes(&path))]);
+        lab.apply();
+        let file = lab.live.join(OsStr::from_bytes(&path));
+        assert_eq!(fs::read(file).unwrap(), b"1");
+    }
+    // A tree whose parent is gone as well, with the attributes of everything on the way.
+    let (_, changes) = lab.plan(only(b"top/tree/deep"));
+    let paths: Vec<&str> = changes.iter().map(|(_, path)| path.as_str()).collect();
+    assert_eq!(paths, ["top/tree", "top/tree/deep", "top/tree/deep/x"]);
+    lab.apply();
+    let left = rsync_differences(&snapshot, &lab.live);
+    assert!(before.contains("top/tree/deep/x"), "{before}");
+    let left: Vec<&str> = left
+        .lines()
+        .map(|line| line.split_once(' ').unwrap().1.trim())
+        .collect();
+    // The directory around it keeps the time it had.
+    assert_eq!(left, ["top/new", "top/", "top/axb", "top/other"]);
+    assert_eq!(time(), moved);
+}
+
+#[test]
+fn a_file_comes_back_where_a_directory_stands_now() {
+    let Some(lab) = Lab::new() else { return };
+    sh(&lab.live, "echo 1 >thing; echo 1 >beside");
+    let snapshot = lab.snapshot("before");
+    sh(
+        &lab.live,
+        "rm thing; mkdir -p thing/a; echo 2 >thing/a/b; rm beside",
+    );
+    let (_, changes) = lab.plan(LocalPlan {
+        only: Some(b"thing".to_vec()),
+        ..back(&snapshot, &lab.live)
+    });
+    let expected = [('*', "thing"), ('-', "thing/a/b"), ('-', "thing/a")];
+    assert_eq!(
+        changes,
+        expected.map(|(sign, path)| (sign, path.to_owned()))
+    );
+    let applied = lab.apply();
+    assert_eq!(applied.errors, 0, "{:?}", lab.lines());
+    assert_eq!(fs::read(lab.live.join("thing")).unwrap(), b"1\n");
+    assert!(!lab.live.join("beside").exists());
+}
+
+#[test]
+fn two_snapshots_say_what_came_between_them_filter_files_or_not() {
+    let Some(lab) = Lab::new() else { return };
+    sh(
+        &lab.live,
+        "echo 1 >a; echo 1 >b; echo 1 >c; mkdir d; echo 1 >d/x; echo 'x' >.pc-switcher-filter
+         touch -d 2020-01-01 b",
+    );
+    let before = lab.snapshot("before");
+    sh(
+        &lab.live,
+        "echo 22 >a; chmod 600 b; rm c; echo new >e; echo 2 >d/x; touch -d 2020-01-01 b",
+    );
+    let after = lab.snapshot("after");
+    let (reply, mut changes) = lab.plan(LocalPlan {
+        older: Some(Side::To),
+        ..back(&after, &before)
+    });
+    changes.sort();
+    // The top itself has another time.
+    let expected = [
+        ('*', "a"),
+        ('*', "d/x"),
+        ('+', "e"),
+        ('-', "c"),
+        ('.', ""),
+        ('.', "b"),
+    ];
+    assert_eq!(
+        changes,
+        expected.map(|(sign, path)| (sign, path.to_owned()))
+    );
+    let totals = reply.plan.unwrap();
+    assert_eq!((totals.created, totals.deleted, totals.changed), (1, 1, 2));
+}
+
+#[test]
+fn a_plan_that_nobody_made_is_not_carried_out() {
+    let (outgoing, _) = unbounded();
+    let context = ServiceContext {
+        incoming: unbounded().1,
+        outgoing,
+        events: EventSink::none(),
+        abort: AbortFlag::new(),
+        session: String::new(),
+    };
+    let request = LocalRequest::Apply { id: "x".into() };
+    let body = serde_json::to_value(request).unwrap();
+    let fault = LocalService::default().call(&context, body).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Invalid);
+}
