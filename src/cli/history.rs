@@ -556,6 +556,7 @@ mod tests {
             name: name.to_owned(),
             path: format!("/.snapshots/{name}"),
             uuid: String::new(),
+            parent_uuid: None,
             generation: 1,
             created_generation: 1,
             readonly: true,

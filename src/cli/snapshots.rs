@@ -68,6 +68,7 @@ mod tests {
             name: name.into(),
             path: String::new(),
             uuid: String::new(),
+            parent_uuid: None,
             generation,
             created_generation: 5,
             readonly: true,

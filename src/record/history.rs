@@ -165,11 +165,11 @@ impl<'a> Memories<'a> {
             .eq_ignore_ascii_case(&self.target.machine_id)
     }
 
-    fn is_same(&self, a: &MachineName, b: &MachineName) -> bool {
+    pub(super) fn is_same(&self, a: &MachineName, b: &MachineName) -> bool {
         is_same(a, b, self.ids_are_unique())
     }
 
-    fn is_of_pair(&self, entry: &HistoryEntry) -> bool {
+    pub(super) fn is_of_pair(&self, entry: &HistoryEntry) -> bool {
         let (from, to) = (&entry.source, &entry.target);
         (self.is_same(from, self.source) && self.is_same(to, self.target))
             || (self.is_same(from, self.target) && self.is_same(to, self.source))

@@ -1,5 +1,6 @@
 //! What outlives a run: history, the incomplete marker, the lock's holder, log files.
 
+pub mod anchor;
 pub mod history;
 pub mod lock;
 pub mod log;
@@ -92,7 +93,7 @@ pub struct HistoryEntry {
     pub source_snapshots: Vec<SnapshotFacts>,
     /// Snapshots of the target.
     pub target_snapshots: Vec<SnapshotFacts>,
-    /// Digest of each synced folder's path and filter: folder path to digest, hex.
+    /// What each mirrored folder's filter said: the folder's path to a digest.
     pub folders: BTreeMap<String, String>,
     /// What was typed to reach the target: the way back to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,6 +104,9 @@ pub struct HistoryEntry {
     /// For a rollback: the session whose presync state was put back on the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_of: Option<String>,
+    /// What it left behind for the next sync of the two to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<anchor::Recorded>,
 }
 
 /// How much a session changed on its target.

@@ -53,8 +53,9 @@ use crate::config::Config;
 use crate::event::{ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState};
 use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
-use crate::module::{Machine, Module, ModuleContext, PlanSummary, SessionFacts};
+use crate::module::{Machine, Mirrored, Module, ModuleContext, PlanSummary, SessionFacts};
 use crate::prompt::Prompter;
+use crate::record::anchor::NoAnchor;
 use crate::record::{Incomplete, MachineName, MachineState};
 use crate::snapshot::SnapshotFacts;
 
@@ -192,6 +193,8 @@ struct Run {
     remembered: HashMap<Host, MachineState>,
     /// What each module planned.
     planned: BTreeMap<&'static str, PlanSummary>,
+    /// What the next sync of the two can start from.
+    mirrored: Option<Mirrored>,
     /// Whether history has this session.
     recorded: bool,
     plan_output: Box<dyn PlanOutput>,
@@ -212,9 +215,12 @@ impl Run {
             id: setup.session.id().to_owned(),
             dry_run: setup.options.dry_run,
             verify: setup.options.verify,
+            full_scan: setup.options.full_scan,
             equal_at: None,
+            anchor: Err(NoAnchor::Unread),
             source_presync: Vec::new(),
             target_presync: Vec::new(),
+            target_postsync: Vec::new(),
             source_subvolumes: Vec::new(),
             target_subvolumes: Vec::new(),
         };
@@ -242,6 +248,7 @@ impl Run {
             incomplete: None,
             remembered: HashMap::new(),
             planned: BTreeMap::new(),
+            mirrored: None,
             recorded: false,
             plan_output: setup.plan_output,
             plans: Vec::new(),
@@ -280,6 +287,7 @@ impl Run {
         execute::run(self, &pair)?;
         self.enter(Phase::PostsyncSnapshots)?;
         snapshots::postsync(self, &pair)?;
+        snapshots::anchor(self, &pair)?;
         if let Some(error) = cleanup::finish_background(self).pop() {
             return Err(error);
         }

@@ -13,6 +13,7 @@ use super::{Pair, Peer, Run};
 use crate::agent::client::{AgentError, PendingCall};
 use crate::agent::protocol::{Reply, Request};
 use crate::event::{Host, LogLevel, ModuleStatus, SessionState};
+use crate::record::anchor::{self, Recorded};
 use crate::record::{Changed, HistoryEntry, Incomplete};
 use crate::snapshot::SnapshotFacts;
 use crate::snapshot::retention::{Policy, expired};
@@ -98,8 +99,8 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Snapshots that stay whatever the policy says: this session's, and those of the newest completed
-/// session with each other machine, which are its anchors.
+/// Snapshots that stay whatever the policy says: this session's, those of the newest completed
+/// session with each other machine, and the newest anchor with each.
 fn protected(run: &Run, peer: &Peer, partner: &Peer) -> BTreeSet<String> {
     let host = peer.machine.host;
     let own = run.snapshots(host);
@@ -108,6 +109,8 @@ fn protected(run: &Run, peer: &Peer, partner: &Peer) -> BTreeSet<String> {
         .collect();
     let mut known = HashSet::from([partner.facts.machine_id.clone()]);
     let remembered = run.remembered.get(&host);
+    // With this partner too: a sync without the mirror leaves no newer one.
+    names.extend(remembered.map(anchor::held).unwrap_or_default());
     for entry in remembered
         .iter()
         .flat_map(|state| state.history.iter().rev())
@@ -193,10 +196,16 @@ pub(super) fn entry(run: &Run, pair: &Pair, peer: &Peer, state: SessionState) ->
         modules: run.session.results().to_vec(),
         source_snapshots: all(Host::Source),
         target_snapshots: all(Host::Target),
-        folders: BTreeMap::new(),
         address: Some(run.shared.options.host.clone()),
         changed: changed(run),
         rollback_of: None,
+        folders: (run.mirrored.as_ref()).map_or_else(BTreeMap::new, |m| m.filters.clone()),
+        anchor: run.mirrored.as_ref().map(|m| match &m.anchor {
+            Ok(anchor) => Recorded::Anchor(Box::new(anchor.clone())),
+            Err(why) => Recorded::None {
+                no_anchor: why.clone(),
+            },
+        }),
     }
 }
 

@@ -99,6 +99,7 @@ impl MachineWorld {
                         name: new.name.clone(),
                         path: format!("/.snapshots/{}", new.name),
                         uuid: String::new(),
+                        parent_uuid: None,
                         generation: 5,
                         created_generation: 5,
                         readonly: true,

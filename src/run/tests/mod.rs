@@ -1,5 +1,6 @@
 //! Whole runs against machines in memory.
 
+mod anchors;
 mod disks;
 mod endings;
 mod gates;
