@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use super::age::parse_age;
 use crate::exit::ExitStatus;
 
 /// Columns of the widest help line.
@@ -34,6 +35,16 @@ const INIT_EXAMPLES: &str = "\
 Examples:
   pc-switcher init            write config.yaml, home.filter and root.filter
   pc-switcher init --force    start anew, overwriting all three";
+
+const PRUNE_EXAMPLES: &str = "\
+Examples:
+  pc-switcher snapshots prune --dry-run       list what the next line deletes
+  pc-switcher snapshots prune                 by the rules of the configuration
+  pc-switcher snapshots prune --keep 1        all but those of the newest sync
+  pc-switcher snapshots prune --older-than 2w --host vega
+
+What the next sync begins from, and the way back from a sync that died, stay
+whatever is said here. A month has 30 days, a year 365.";
 
 const HISTORY_EXAMPLES: &str = "\
 Examples:
@@ -199,6 +210,9 @@ pub struct SyncArgs {
     /// Sync though unusually many files will be deleted on the target
     #[arg(long, help_heading = "Gates")]
     pub allow_mass_delete: bool,
+    /// Sync though somebody is logged in to the target's desktop
+    #[arg(long, help_heading = "Gates")]
+    pub allow_logged_in: bool,
 }
 
 /// `init`.
@@ -243,6 +257,26 @@ pub enum SnapshotsCommand {
         #[arg(long, value_name = "HOST", value_parser = parse_host, value_hint = ValueHint::Hostname)]
         host: Option<String>,
     },
+    /// Delete old ones now, as every sync does when it ends.
+    Prune(PruneArgs),
+}
+
+/// `snapshots prune`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = PRUNE_EXAMPLES)]
+pub struct PruneArgs {
+    /// Keep those of the newest N sessions [default: as configured]
+    #[arg(long, value_name = "N")]
+    pub keep: Option<u32>,
+    /// Of the others, delete those older than this: 12h, 7d, 2w, 6mo, 1y [default: as configured]
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    pub older_than: Option<jiff::SignedDuration>,
+    /// List exactly what would be deleted; delete nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Those of that machine instead of this one's
+    #[arg(long, value_name = "HOST", value_parser = parse_host)]
+    pub host: Option<String>,
 }
 
 /// `completions`.
@@ -401,7 +435,7 @@ mod tests {
         let cli = parse(
             "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify \
              --allow-first-sync --allow-out-of-order --allow-incomplete --allow-mass-delete \
-             --confirm-each-command --config /c --color never --progress json -vv",
+             --allow-logged-in --confirm-each-command --config /c --color never --progress json -vv",
         );
         let expected = Cli {
             global: GlobalArgs {
@@ -425,6 +459,7 @@ mod tests {
                 allow_out_of_order: true,
                 allow_incomplete: true,
                 allow_mass_delete: true,
+                allow_logged_in: true,
             }),
         };
         assert_eq!(cli.expect("valid"), expected);

@@ -1,5 +1,6 @@
 //! The command line: one file per command, arguments in, report out.
 
+mod age;
 pub mod agent;
 pub mod args;
 pub mod completions;
@@ -49,6 +50,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
         Command::Init(args) => write_config(global, args.force),
         Command::Snapshots(args) => match &args.command {
             SnapshotsCommand::List { host } => snapshots::list(global, host.as_deref()),
+            SnapshotsCommand::Prune(args) => snapshots::prune(global, args),
         },
         Command::Completions(args) => completions::run(args.shell),
         Command::Man(args) => manual::run(&args.directory),

@@ -11,6 +11,7 @@
 mod completions;
 mod documents;
 mod dry_run;
+mod errors;
 mod first_sync;
 mod harness;
 mod history;
@@ -19,6 +20,7 @@ mod layers;
 mod manners;
 mod manual;
 mod refusals;
+mod retention;
 mod round_trip;
 mod support;
 mod survivors;
