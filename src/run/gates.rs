@@ -77,6 +77,10 @@ pub(super) fn look(run: &mut Run, pair: &Pair) -> Result<Vec<Gate>, RunError> {
 /// had ended there; both moments are stored by the clock of the machine that was the source.
 fn equal_at(memories: &Memories<'_>, pair: &Pair) -> Option<EqualAt> {
     let (last, same_direction) = memories.last_with_module(user_data::NAME)?;
+    if memories.rolled_back_since(&last.session).is_some() {
+        // What came back has the change times of then.
+        return None;
+    }
     let mut results = last.modules.iter();
     let mirrored = results.find(|r| r.module == user_data::NAME)?;
     let (started, ended) = (last.started_at, mirrored.ended_at);

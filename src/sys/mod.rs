@@ -9,6 +9,8 @@ pub mod kernel;
 pub mod mounts;
 pub mod poll;
 pub mod process;
+pub mod search;
+pub mod send;
 #[cfg(test)]
 pub mod testing;
 pub mod trusted;

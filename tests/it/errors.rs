@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::awkward::{chmod, chown};
-use crate::support::lab::{ATLAS, Kept, Lab, Output, Running, VEGA};
+use crate::support::lab::{ATLAS, Kept, Lab, Running, VEGA};
 use crate::support::processes::{self, Part};
 use crate::support::scenario::{FILTER, home};
 use crate::support::told::{Changed, QUICK, told};

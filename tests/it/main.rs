@@ -8,6 +8,7 @@
     reason = "tests start programs as a person does: untied, from outside"
 )]
 
+mod completions;
 mod doctor;
 mod documents;
 mod dry_run;
@@ -18,7 +19,9 @@ mod history;
 mod interrupted;
 mod layers;
 mod manners;
+mod manual;
 mod refusals;
+mod retention;
 mod round_trip;
 mod support;
 mod survivors;

@@ -242,7 +242,7 @@ fn twin(peer: &Peer, host: Host) -> Peer {
 struct Nowhere;
 
 impl PlanOutput for Nowhere {
-    fn print(&mut self, _: &str, _: &mut Changes<'_>) -> std::io::Result<()> {
+    fn print(&mut self, _: &str, _: &str, _: &mut Changes<'_>) -> std::io::Result<()> {
         Ok(())
     }
 }
