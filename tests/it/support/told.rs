@@ -27,6 +27,8 @@ const VOLATILE: &[(&str, &str)] = &[
         "[space] free in /run",
     ),
     (r"\b\d+(\.\d+)? [KMG]iB \(\d+%\)", "[space]"),
+    // A heartbeat comes whenever nothing else did for two seconds.
+    (r"(?m)^waiting for .*\n", ""),
     // Which of several threads notices first, and says so, depends on the moment.
     (
         r"(✖ dummy_success .* failed): (interrupted|lost the agent on vega.*)",
