@@ -18,6 +18,7 @@ mod harness;
 mod history;
 mod interrupted;
 mod layers;
+mod logs;
 mod manners;
 mod manual;
 mod refusals;
