@@ -218,6 +218,12 @@ pub struct SessionFacts {
     pub dry_run: bool,
     /// `--verify`: compare all content afterwards.
     pub verify: bool,
+    /// `--yes`: ordinary questions are answered with their defaults.
+    pub yes: bool,
+    /// `--apply-package-installs`: a run that cannot ask installs what the source has.
+    pub package_installs: bool,
+    /// `--apply-package-removals`: a run that cannot ask removes what the source has not.
+    pub package_removals: bool,
     /// When the two machines were last known to be equal, by each one's own clock: the source's and
     /// the target's. `None` if no completed sync of the two with `user_data` is remembered.
     pub equal_at: Option<(Timestamp, Timestamp)>,

@@ -30,6 +30,10 @@ pub struct SyncOptions {
     pub allow_incomplete: bool,
     /// Opens the mass-delete gate.
     pub allow_mass_delete: bool,
+    /// Installs packages without asking.
+    pub package_installs: bool,
+    /// Removes packages without asking.
+    pub package_removals: bool,
     /// Ask before every request that changes something.
     pub confirm_each_command: bool,
 }
