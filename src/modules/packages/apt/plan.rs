@@ -679,3 +679,7 @@ fn list_plumbing(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
