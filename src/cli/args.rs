@@ -35,6 +35,12 @@ Examples:
   pc-switcher init            write config.yaml, home.filter and root.filter
   pc-switcher init --force    start anew, overwriting all three";
 
+const HISTORY_EXAMPLES: &str = "\
+Examples:
+  pc-switcher history              past syncs of this machine, the newest first
+  pc-switcher history 1f3          what the sync whose name begins so changed
+  pc-switcher history --host vega  past syncs of vega";
+
 const SNAPSHOTS_EXAMPLES: &str = "\
 Examples:
   pc-switcher snapshots list               those of this machine
@@ -118,6 +124,8 @@ pub enum Command {
     Sync(SyncArgs),
     /// Write a configuration with every key explained.
     Init(InitArgs),
+    /// List past syncs, or what one of them changed.
+    History(HistoryArgs),
     /// Look at the snapshots that syncs have taken.
     Snapshots(SnapshotsArgs),
     /// Serve the protocol on standard input and output (internal).
@@ -196,6 +204,21 @@ pub struct InitArgs {
     pub force: bool,
 }
 
+/// `history`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = HISTORY_EXAMPLES)]
+pub struct HistoryArgs {
+    /// List what this session changed; the beginning of its name is enough
+    #[arg(value_name = "SESSION", value_parser = parse_session)]
+    pub session: Option<String>,
+    /// What that machine remembers instead of this one
+    #[arg(long, value_name = "HOST", value_parser = parse_host)]
+    pub host: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `snapshots`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(after_help = SNAPSHOTS_EXAMPLES)]
@@ -241,6 +264,15 @@ fn parse_host(text: &str) -> Result<String, &'static str> {
         Err("a host name has no blanks, slashes or control characters")
     } else {
         Ok(text.to_owned())
+    }
+}
+
+/// A session's name or the beginning of it: hex digits.
+fn parse_session(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() || text.len() > 8 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        Err("a session is called by up to 8 hex digits; `pc-switcher history` lists them")
+    } else {
+        Ok(text.to_ascii_lowercase())
     }
 }
 

@@ -2,10 +2,13 @@
 
 pub mod agent;
 pub mod args;
+mod errand;
+pub mod history;
 pub mod init;
 mod session;
 pub mod snapshots;
 pub mod sync;
+mod table;
 
 use std::path::{Path, PathBuf};
 
@@ -45,6 +48,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
         Command::Snapshots(args) => match &args.command {
             SnapshotsCommand::List { host } => snapshots::list(global, host.as_deref()),
         },
+        Command::History(args) => history::run(global, args),
         Command::Agent => agent::run(modules::services()),
     }
 }

@@ -77,6 +77,7 @@ fn options(global: &GlobalArgs, args: &SyncArgs) -> SyncOptions {
         batch: global.batch,
         only: args.only.clone(),
         skip: args.skip.clone(),
+        full_scan: args.full_scan,
         verify: args.verify,
         allow_first_sync: args.allow_first_sync,
         allow_out_of_order: args.allow_out_of_order,

@@ -9,7 +9,9 @@ pub mod codec;
 pub mod compare;
 pub mod content;
 pub mod entry;
+pub mod exchange;
 pub mod filter;
+pub mod left;
 pub mod links;
 pub mod local;
 pub mod look;
@@ -23,6 +25,7 @@ pub mod serve;
 pub mod service;
 pub mod spool;
 pub mod staging;
+pub mod suspects;
 pub mod tree;
 pub mod wire;
 
@@ -32,6 +35,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::interrupt::{AbortFlag, Interrupted};
 use codec::Malformed;
+
+/// Version of what the mirror takes for equal and how it reads filters. Another one, and what an
+/// earlier sync has called equal is compared anew.
+pub const RULES: u32 = 1;
 
 /// The next stream frame from the CLI, looking at the abort flag while waiting.
 fn receive(incoming: &Receiver<Vec<u8>>, abort: &AbortFlag) -> Result<Vec<u8>, Interrupted> {
@@ -82,5 +89,7 @@ mod tests_peer;
 mod tests_property;
 #[cfg(test)]
 mod tests_random;
+#[cfg(test)]
+mod tests_restricted;
 #[cfg(test)]
 mod tests_user;

@@ -417,6 +417,11 @@ pub(super) struct Described {
 }
 
 impl Described {
+    /// Whether their data are the same.
+    pub(super) fn same_content(&self, other: &Self) -> bool {
+        (self.hash, &self.runs) == (other.hash, &other.runs)
+    }
+
     /// Whether both are the same to a person.
     pub(super) fn same(&self, other: &Self) -> bool {
         (&self.meta, self.hash, &self.runs) == (&other.meta, other.hash, &other.runs)

@@ -45,19 +45,19 @@ pub struct Created {
     pub target: Result<Vec<SnapshotFacts>, AgentError>,
 }
 
-/// Makes the snapshots of one phase on both machines at once, under one time stamp. Each
+/// Makes snapshots of these subvolumes on both machines at once, under one time stamp. Each
 /// machine makes all of its own or none; what one made is known even if the other failed.
 #[must_use]
 pub fn create(
     source: &Machine,
     target: &Machine,
-    config: &SnapshotConfig,
+    snapshot_dir: &str,
+    subvolumes: &[String],
     session: &str,
     kind: SnapshotKind,
 ) -> Created {
     let at = Timestamp::now();
-    let snapshots: Vec<NewSnapshot> = config
-        .subvolumes
+    let snapshots: Vec<NewSnapshot> = subvolumes
         .iter()
         .map(|subvolume| NewSnapshot {
             subvolume: subvolume.clone(),
@@ -71,7 +71,7 @@ pub fn create(
         })
         .collect();
     let request = || Request::CreateSnapshots {
-        snapshot_dir: config.snapshot_dir.clone(),
+        snapshot_dir: snapshot_dir.to_owned(),
         snapshots: snapshots.clone(),
     };
     // Not interruptible: a snapshot takes milliseconds, and one that was made must be known.

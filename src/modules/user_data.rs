@@ -3,6 +3,8 @@
 //! The source's side is read from its presync snapshot (a dry run, which makes none, reads the live
 //! tree as its own filesystem shows it); the target's side is the live tree.
 
+mod basis;
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -19,8 +21,8 @@ use crate::mirror::filter::{Filter, MAX_FILTER_BYTES, SHIPPED};
 use crate::mirror::relay::{begin, run_alone, run_pair};
 use crate::mirror::wire::{Message, MirrorReply, MirrorRequest, PlanTotals, ScanTree};
 use crate::module::{
-    Action, Change, ConfigError, Module, ModuleContext, ModuleError, ModuleKind, Plan, PlanSummary,
-    ValidationError,
+    Action, Change, ConfigError, Mirrored, Module, ModuleContext, ModuleError, ModuleKind, Plan,
+    PlanSummary, ValidationError,
 };
 
 /// The module's name, as in the configuration.
@@ -40,6 +42,8 @@ struct Planned {
     source_root: String,
     rules: String,
     origin: String,
+    /// What the filter means, in one word.
+    digest: String,
     totals: PlanTotals,
 }
 
@@ -106,7 +110,12 @@ impl UserData {
         planned: &Planned,
         by_content: bool,
     ) -> Result<(MirrorReply, MirrorReply), ModuleError> {
-        let (source_equal_at, target_equal_at) = context.session.equal_at.unzip();
+        // What a filter left out then was not compared then.
+        let equal_at =
+            context.session.equal_at.as_ref().filter(|equal| {
+                basis::is_unchanged(&equal.filters, &planned.path, &planned.digest)
+            });
+        let (source_equal_at, target_equal_at) = equal_at.map(|e| (e.source, e.target)).unzip();
         let tree = |root: &str, without_mounts, equal_at: Option<Timestamp>| ScanTree {
             root: root.to_owned(),
             without_mounts,
@@ -117,6 +126,7 @@ impl UserData {
                 secs: at.as_second(),
                 nanos: at.subsec_nanosecond().unsigned_abs(),
             }),
+            restricted: None,
         };
         let source = tree(
             &planned.source_root,
@@ -201,13 +211,8 @@ impl Plan for UserDataPlan {
                 else {
                     return Ok(());
                 };
-                let action = match action {
-                    b'+' => Action::Create,
-                    b'*' => Action::Change,
-                    b'.' => Action::Attributes,
-                    b'-' => Action::Delete,
-                    _ => return Err(self.target.nonsense("an unknown kind of change")),
-                };
+                let action = Action::from_byte(*action)
+                    .ok_or_else(|| self.target.nonsense("an unknown kind of change"))?;
                 let mut item = folder.clone().into_bytes();
                 if !path.is_empty() {
                     item.push(b'/');
@@ -295,7 +300,10 @@ impl Module for UserData {
         let mut summary = PlanSummary::default();
         for folder in &context.config.user_data.folders {
             let (rules, origin) = read_rules(folder).map_err(ModuleError::failed)?;
+            let filter = Filter::parse(rules.as_bytes(), &origin)
+                .map_err(|_| ModuleError::failed(format!("{origin} has changed meanwhile")))?;
             let mut planned = Planned {
+                digest: basis::digest(&filter),
                 path: folder.path.clone(),
                 source_root: Self::source_root(context, &folder.path)?,
                 rules,
@@ -412,6 +420,22 @@ impl Module for UserData {
             let _ = write!(summary, "; {errors} not done");
         }
         Ok(summary)
+    }
+
+    fn mirrors(&self, config: &Config) -> Vec<String> {
+        let folders = config.user_data.folders.iter();
+        folders.map(|folder| folder.path.clone()).collect()
+    }
+
+    fn mirrored(&mut self, context: &ModuleContext<'_>) -> Result<Option<Mirrored>, ModuleError> {
+        let filters = self
+            .planned
+            .iter()
+            .map(|p| (p.path.clone(), p.digest.clone()));
+        Ok(Some(Mirrored {
+            filters: filters.collect(),
+            anchor: basis::anchor(context.session, &self.planned),
+        }))
     }
 }
 

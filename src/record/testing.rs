@@ -1,7 +1,9 @@
 //! Small histories for tests.
 
+use super::anchor::{Anchor, AnchoredFolder};
 use super::{HistoryEntry, MachineName};
 use crate::event::{Host, SessionState};
+use crate::snapshot::SnapshotFacts;
 
 /// A machine whose id follows from its name.
 #[must_use]
@@ -28,5 +30,36 @@ pub fn entry(session: &str, source: &str, target: &str, state: SessionState) -> 
         source_snapshots: Vec::new(),
         target_snapshots: Vec::new(),
         folders: std::collections::BTreeMap::new(),
+        address: None,
+        changed: None,
+        rollback_of: None,
+        anchor: None,
+    }
+}
+
+/// An anchor of `/home` on `@home`, as a session leaves it.
+#[must_use]
+pub fn anchor(session: &str) -> Anchor {
+    let half = |kind: &str| SnapshotFacts {
+        subvolume: "@home".to_owned(),
+        name: format!("@home-{kind}-20260101T000000Z-{session}"),
+        path: format!("/.snapshots/@home-{kind}-20260101T000000Z-{session}"),
+        uuid: format!("{kind}-{session}"),
+        parent_uuid: Some("home".to_owned()),
+        generation: 7,
+        created_generation: 7,
+        readonly: true,
+        exclusive_bytes: None,
+    };
+    let folder = AnchoredFolder {
+        entries: 10,
+        full_scan_at: jiff::Timestamp::UNIX_EPOCH,
+        own_rules: false,
+        left: Vec::new(),
+    };
+    Anchor {
+        source: vec![half("presync")],
+        target: vec![half("postsync")],
+        folders: [("/home".to_owned(), folder)].into(),
     }
 }

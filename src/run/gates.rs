@@ -8,10 +8,11 @@ use crate::agent::client::{AgentClient, PendingCall};
 use crate::agent::protocol::{Reply, Request};
 use crate::escape::escape_str;
 use crate::event::{Host, LogLevel};
+use crate::module::EqualAt;
+use crate::modules::user_data;
 use crate::prompt::{Choice, PromptError, Question};
 use crate::record::MachineState;
 use crate::record::history::{GateFinding, Memories};
-use jiff::Timestamp;
 
 /// The flag for the gate of a run that died.
 const ALLOW_INCOMPLETE: &str = "--allow-incomplete";
@@ -49,26 +50,36 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
         target_state: &run.remembered[&Host::Target],
     };
     let equal_at = equal_at(&memories, pair);
+    let anchor = memories.anchor(user_data::NAME);
     for finding in concerning(&memories) {
         open(&run.shared, &in_words(&finding, &run.shared))?;
     }
-    std::sync::Arc::make_mut(&mut run.facts).equal_at = equal_at;
+    let facts = std::sync::Arc::make_mut(&mut run.facts);
+    facts.equal_at = equal_at;
+    facts.anchor = anchor;
     Ok(())
 }
 
 /// When both machines were last equal, by the source's clock and by the target's.
 ///
-/// The side that was read then has been equal since that sync began, the other since it ended;
-/// both moments are stored by the clock of the machine that was the source.
-fn equal_at(memories: &Memories<'_>, pair: &Pair) -> Option<(Timestamp, Timestamp)> {
-    let (last, same_direction) = memories.last_with_module("user_data")?;
-    let (started, ended) = (last.started_at, last.ended_at);
+/// The side that was read then has been equal since that sync began, the other since the mirror
+/// had ended there; both moments are stored by the clock of the machine that was the source.
+fn equal_at(memories: &Memories<'_>, pair: &Pair) -> Option<EqualAt> {
+    let (last, same_direction) = memories.last_with_module(user_data::NAME)?;
+    let mut results = last.modules.iter();
+    let mirrored = results.find(|r| r.module == user_data::NAME)?;
+    let (started, ended) = (last.started_at, mirrored.ended_at);
     let ahead = pair.target.clock_ahead;
-    if same_direction {
-        Some((started, ended.checked_add(ahead).ok()?))
+    let (source, target) = if same_direction {
+        (started, ended.checked_add(ahead).ok()?)
     } else {
-        Some((ended.checked_sub(ahead).ok()?, started))
-    }
+        (ended.checked_sub(ahead).ok()?, started)
+    };
+    Some(EqualAt {
+        source,
+        target,
+        filters: last.folders.clone(),
+    })
 }
 
 fn read(agent: &AgentClient, call: &PendingCall) -> Result<MachineState, RunError> {

@@ -36,7 +36,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -52,8 +52,9 @@ use crate::config::Config;
 use crate::event::{ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState};
 use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
-use crate::module::{Machine, Module, ModuleContext, SessionFacts};
+use crate::module::{Machine, Mirrored, Module, ModuleContext, PlanSummary, SessionFacts};
 use crate::prompt::Prompter;
+use crate::record::anchor::NoAnchor;
 use crate::record::{Incomplete, MachineName, MachineState};
 use crate::snapshot::SnapshotFacts;
 
@@ -189,6 +190,10 @@ struct Run {
     incomplete: Option<Incomplete>,
     /// What each machine remembered when the run began.
     remembered: HashMap<Host, MachineState>,
+    /// What each module planned.
+    planned: BTreeMap<&'static str, PlanSummary>,
+    /// What the next sync of the two can start from.
+    mirrored: Option<Mirrored>,
     /// Whether history has this session.
     recorded: bool,
     plan_output: Box<dyn PlanOutput>,
@@ -210,9 +215,12 @@ impl Run {
             yes: setup.options.yes,
             package_installs: setup.options.package_installs,
             package_removals: setup.options.package_removals,
+            full_scan: setup.options.full_scan,
             equal_at: None,
+            anchor: Err(NoAnchor::Unread),
             source_presync: Vec::new(),
             target_presync: Vec::new(),
+            target_postsync: Vec::new(),
             source_subvolumes: Vec::new(),
             target_subvolumes: Vec::new(),
         };
@@ -239,6 +247,8 @@ impl Run {
             target_snapshots: OwnSnapshots::default(),
             incomplete: None,
             remembered: HashMap::new(),
+            planned: BTreeMap::new(),
+            mirrored: None,
             recorded: false,
             plan_output: setup.plan_output,
             config_writes: Vec::new(),
@@ -276,6 +286,7 @@ impl Run {
         execute::run(self, &pair)?;
         self.enter(Phase::PostsyncSnapshots)?;
         snapshots::postsync(self, &pair)?;
+        snapshots::anchor(self, &pair)?;
         if let Some(error) = cleanup::finish_background(self).pop() {
             return Err(error);
         }

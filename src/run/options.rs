@@ -20,6 +20,8 @@ pub struct SyncOptions {
     pub only: Vec<String>,
     /// Not these sync modules.
     pub skip: Vec<String>,
+    /// Compare everything, whatever is remembered of earlier syncs.
+    pub full_scan: bool,
     /// Compare all content afterwards.
     pub verify: bool,
     /// Opens the first-sync gate.

@@ -12,8 +12,9 @@ use super::error::RunError;
 use super::{Pair, Peer, Run};
 use crate::agent::client::{AgentError, PendingCall};
 use crate::agent::protocol::{Reply, Request};
-use crate::event::{Host, LogLevel, SessionState};
-use crate::record::{HistoryEntry, Incomplete};
+use crate::event::{Host, LogLevel, ModuleStatus, SessionState};
+use crate::record::anchor::{self, Recorded};
+use crate::record::{Changed, HistoryEntry, Incomplete};
 use crate::snapshot::SnapshotFacts;
 use crate::snapshot::retention::{Policy, expired};
 
@@ -31,6 +32,8 @@ pub(super) fn mark(run: &mut Run, pair: &Pair, module: Option<&str>) -> Result<(
         phase: run.phase,
         module: module.map(str::to_owned),
         presync: Vec::new(),
+        address: Some(run.shared.options.host.clone()),
+        rollback_of: None,
     };
     let is_first = run.incomplete.replace(marker.clone()).is_none();
     let request = |peer: &Peer| {
@@ -96,8 +99,8 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Snapshots that stay whatever the policy says: this session's, and those of the newest completed
-/// session with each other machine, which are its anchors.
+/// Snapshots that stay whatever the policy says: this session's, those of the newest completed
+/// session with each other machine, and the newest anchor with each.
 fn protected(run: &Run, peer: &Peer, partner: &Peer) -> BTreeSet<String> {
     let host = peer.machine.host;
     let own = run.snapshots(host);
@@ -106,6 +109,8 @@ fn protected(run: &Run, peer: &Peer, partner: &Peer) -> BTreeSet<String> {
         .collect();
     let mut known = HashSet::from([partner.facts.machine_id.clone()]);
     let remembered = run.remembered.get(&host);
+    // With this partner too: a sync without the mirror leaves no newer one.
+    names.extend(remembered.map(anchor::held).unwrap_or_default());
     for entry in remembered
         .iter()
         .flat_map(|state| state.history.iter().rev())
@@ -191,6 +196,33 @@ pub(super) fn entry(run: &Run, pair: &Pair, peer: &Peer, state: SessionState) ->
         modules: run.session.results().to_vec(),
         source_snapshots: all(Host::Source),
         target_snapshots: all(Host::Target),
-        folders: BTreeMap::new(),
+        address: Some(run.shared.options.host.clone()),
+        changed: changed(run),
+        rollback_of: None,
+        folders: (run.mirrored.as_ref()).map_or_else(BTreeMap::new, |m| m.filters.clone()),
+        anchor: run.mirrored.as_ref().map(|m| match &m.anchor {
+            Ok(anchor) => Recorded::Anchor(Box::new(anchor.clone())),
+            Err(why) => Recorded::None {
+                no_anchor: why.clone(),
+            },
+        }),
     }
+}
+
+/// What all modules changed together; unknown if one of them did not come to its end.
+fn changed(run: &Run) -> Option<Changed> {
+    let mut all = Changed::default();
+    for (module, summary) in &run.planned {
+        let mut results = run.session.results().iter();
+        let done = results.any(|r| r.module == *module && r.status == ModuleStatus::Success);
+        if !done && !summary.is_empty() {
+            return None;
+        }
+        all.created += summary.created;
+        all.changed += summary.changed;
+        all.attributes += summary.attributes;
+        all.deleted += summary.deleted;
+        all.bytes += summary.total_bytes();
+    }
+    Some(all)
 }

@@ -76,6 +76,9 @@ pub struct SnapshotFacts {
     pub path: String,
     /// Its uuid.
     pub uuid: String,
+    /// Uuid of the subvolume it was taken of.
+    #[serde(default)]
+    pub parent_uuid: Option<String>,
     /// Generation when it was looked at.
     pub generation: u64,
     /// Generation when it was created; equal to `generation` while nobody touched it.

@@ -92,6 +92,7 @@ mod tests {
             path: format!("/.snapshots/{name}"),
             name,
             uuid: String::new(),
+            parent_uuid: None,
             generation: 1,
             created_generation: 1,
             readonly: true,

@@ -20,7 +20,7 @@ pub const FLOORS: &[&[&str]] = &[
     &["ui"],
     &["prompt", "config", "signals", "change", "jsonline"],
     &["event", "sys"],
-    &["exit", "interrupt", "escape"],
+    &["exit", "interrupt", "escape", "figures"],
 ];
 
 /// Who may use what only one part shall know: a name in paths, and where it may stand.

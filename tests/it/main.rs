@@ -12,6 +12,7 @@ mod documents;
 mod dry_run;
 mod first_sync;
 mod harness;
+mod history;
 mod interrupted;
 mod layers;
 mod manners;

@@ -99,6 +99,7 @@ impl MachineWorld {
                         name: new.name.clone(),
                         path: format!("/.snapshots/{}", new.name),
                         uuid: String::new(),
+                        parent_uuid: None,
                         generation: 5,
                         created_generation: 5,
                         readonly: true,
@@ -388,17 +389,9 @@ pub(crate) fn history_entry(
     role: Host,
 ) -> HistoryEntry {
     HistoryEntry {
-        session: session.into(),
         role,
         source: source.clone(),
         target: target.clone(),
-        started_at: Timestamp::UNIX_EPOCH,
-        ended_at: Timestamp::UNIX_EPOCH,
-        state: SessionState::Completed,
-        version: "0.1.0".into(),
-        modules: Vec::new(),
-        source_snapshots: Vec::new(),
-        target_snapshots: Vec::new(),
-        folders: BTreeMap::new(),
+        ..crate::record::testing::entry(session, "", "", SessionState::Completed)
     }
 }

@@ -1,5 +1,6 @@
 //! Whole runs against machines in memory.
 
+mod anchors;
 mod disks;
 mod endings;
 mod gates;
@@ -72,6 +73,8 @@ fn marker(source: &str, target: &str, role: Host) -> Incomplete {
         phase: Phase::Execute,
         module: Some("user_data".into()),
         presync: vec!["@home-presync-20260101T000000Z-0000dead".into()],
+        address: None,
+        rollback_of: None,
     }
 }
 
