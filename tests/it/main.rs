@@ -16,6 +16,7 @@ mod history;
 mod interrupted;
 mod layers;
 mod manners;
+mod packages;
 mod refusals;
 mod round_trip;
 mod support;

@@ -135,9 +135,10 @@ impl Packages {
     fn answers<'a>(context: &'a ModuleContext<'_>) -> Answers<'a> {
         let session = context.session;
         let flagged = session.package_installs || session.package_removals;
-        if !flagged && (session.yes || (session.dry_run && context.prompter.can_ask())) {
+        let person = context.prompter.can_ask() && !flagged;
+        if person && (session.yes || session.dry_run) {
             Answers::Defaults
-        } else if !flagged && context.prompter.can_ask() {
+        } else if person {
             Answers::Person(context.prompter)
         } else {
             Answers::Flags {

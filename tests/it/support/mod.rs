@@ -5,6 +5,7 @@ pub mod lab;
 pub mod oracle;
 pub mod processes;
 pub mod random;
+pub mod repo;
 pub mod scenario;
 pub mod stopped;
 pub mod tree;

@@ -205,6 +205,13 @@ fn read_all(tools: &Tools<'_>) -> Result<State, Silence> {
             package.manual = true;
         }
     }
+    // Not from dpkg: without being asked by name it is silent about what it has never had.
+    for name in tools.ask(&["apt-mark", "showhold"])?.lines() {
+        let name = own_name(name.trim(), &state.architecture);
+        if !state.packages.contains_key(name) {
+            state.absent_holds.push(name.to_owned());
+        }
+    }
     read_policies(tools, &mut state)?;
     read_sources(tools, &mut state)?;
     read_pins(tools, &mut state)?;
