@@ -37,8 +37,10 @@ pub struct ConfigError {
     pub module: Option<String>,
     /// Key path (`user_data.folders[0].path`).
     pub path: String,
-    /// What is wrong, and what would be right.
+    /// What is wrong.
     pub message: String,
+    /// What would be right.
+    pub hint: Option<String>,
 }
 
 /// A reason on one machine not to start.

@@ -548,23 +548,8 @@ impl Listing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Phase;
     use crate::record::Changed;
-    use crate::record::testing::entry;
-
-    fn snapshot(name: &str) -> SnapshotFacts {
-        SnapshotFacts {
-            subvolume: String::new(),
-            name: name.to_owned(),
-            path: format!("/.snapshots/{name}"),
-            uuid: String::new(),
-            parent_uuid: None,
-            generation: 1,
-            created_generation: 1,
-            readonly: true,
-            exclusive_bytes: None,
-        }
-    }
+    use crate::record::testing::{entry, marker, snapshot};
 
     fn state() -> MachineState {
         let mut first = entry("00000001", "atlas", "vega", SessionState::Completed);
@@ -584,16 +569,8 @@ mod tests {
         MachineState {
             history: vec![first, second, third],
             incomplete: Some(Incomplete {
-                session: "00000004".to_owned(),
-                role: Host::Source,
-                source: "atlas".to_owned(),
-                target: "vega".to_owned(),
-                started_at: jiff::Timestamp::UNIX_EPOCH,
-                phase: Phase::Execute,
-                module: Some("user_data".to_owned()),
                 presync: vec!["gone".to_owned()],
-                address: None,
-                rollback_of: None,
+                ..marker("00000004", Host::Source)
             }),
         }
     }

@@ -5,6 +5,7 @@
 
 mod basis;
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
 
@@ -47,17 +48,29 @@ struct Planned {
     totals: PlanTotals,
 }
 
-/// Reads a folder's filter file.
-fn read_rules(folder: &Folder) -> Result<(String, String), String> {
+/// Reads a folder's filter file; an error is a message and what to do about it.
+fn read_rules(folder: &Folder) -> Result<(String, String), (String, Option<String>)> {
     let Some(path) = &folder.filter else {
         return Ok((String::new(), "no filter".to_owned()));
     };
-    let unreadable = |e: &dyn std::fmt::Display| format!("cannot read {}: {e}", path.display());
-    let length = std::fs::metadata(path).map_err(|e| unreadable(&e))?.len();
+    let shown = escape_bytes(path.as_os_str().as_encoded_bytes());
+    let unreadable = |e: std::io::Error| {
+        let hint = match e.kind() {
+            ErrorKind::PermissionDenied => format!("it must be yours to read:\n    ls -l {shown}"),
+            ErrorKind::NotFound => format!(
+                "an empty one excludes nothing; `pc-switcher init` writes those of /home and \
+                 /root:\n    touch {shown}"
+            ),
+            _ => "it must be a file of UTF-8 text".to_owned(),
+        };
+        (format!("cannot read {shown}: {e}"), Some(hint))
+    };
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
     if length > MAX_FILTER_BYTES as u64 {
-        return Err(unreadable(&format!("larger than {MAX_FILTER_BYTES} bytes")));
+        let message = format!("{shown} is larger than {MAX_FILTER_BYTES} bytes");
+        return Err((message, None));
     }
-    let rules = std::fs::read_to_string(path).map_err(|e| unreadable(&e))?;
+    let rules = std::fs::read_to_string(path).map_err(unreadable)?;
     let origin = path
         .file_name()
         .unwrap_or_default()
@@ -243,19 +256,20 @@ impl Module for UserData {
     fn validate_config(&self, config: &Config) -> Vec<ConfigError> {
         let mut errors = Vec::new();
         for (index, folder) in config.user_data.folders.iter().enumerate() {
-            let mut add = |message: String| {
+            let mut add = |message: String, hint: Option<String>| {
                 errors.push(ConfigError {
                     module: Some(NAME.to_owned()),
                     path: format!("user_data.folders[{index}].filter"),
                     message,
+                    hint,
                 });
             };
             match read_rules(folder) {
-                Err(message) => add(message),
+                Err((message, hint)) => add(message, hint),
                 Ok((rules, origin)) => {
                     if let Err(problems) = Filter::parse(rules.as_bytes(), &origin) {
                         for problem in problems {
-                            add(problem.to_string());
+                            add(problem.to_string(), None);
                         }
                     }
                 }
@@ -299,7 +313,8 @@ impl Module for UserData {
         self.planned.clear();
         let mut summary = PlanSummary::default();
         for folder in &context.config.user_data.folders {
-            let (rules, origin) = read_rules(folder).map_err(ModuleError::failed)?;
+            let (rules, origin) = read_rules(folder)
+                .map_err(|(message, hint)| ModuleError::Failed { message, hint })?;
             let filter = Filter::parse(rules.as_bytes(), &origin)
                 .map_err(|_| ModuleError::failed(format!("{origin} has changed meanwhile")))?;
             let mut planned = Planned {

@@ -14,15 +14,18 @@
 //! never replaces its status; after a run that had ended well it makes the status 1.
 
 mod cleanup;
+mod clocks;
 pub mod error;
 mod execute;
 pub mod explain;
 mod gates;
 mod initialise;
+mod logins;
 pub mod machines;
 pub mod options;
 mod plan;
 mod preflight;
+pub mod prune;
 pub mod reach;
 mod reconcile;
 mod record;
@@ -129,7 +132,7 @@ struct Shared {
 struct Peer {
     machine: Machine,
     facts: AgentFacts,
-    /// How far its clock is ahead of ours.
+    /// How far its clock is ahead of ours, as well as a round trip tells.
     clock_ahead: jiff::SignedDuration,
 }
 

@@ -36,6 +36,8 @@ pub struct SyncOptions {
     pub package_installs: bool,
     /// Removes packages without asking.
     pub package_removals: bool,
+    /// Opens the gate of somebody at work on the target's desktop.
+    pub allow_logged_in: bool,
     /// Ask before every request that changes something.
     pub confirm_each_command: bool,
 }

@@ -8,8 +8,10 @@
     reason = "tests start programs as a person does: untied, from outside"
 )]
 
+mod completions;
 mod documents;
 mod dry_run;
+mod errors;
 mod first_sync;
 mod harness;
 mod history;
@@ -17,7 +19,9 @@ mod interrupted;
 mod layers;
 mod manners;
 mod packages;
+mod manual;
 mod refusals;
+mod retention;
 mod round_trip;
 mod support;
 mod survivors;

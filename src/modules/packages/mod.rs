@@ -244,6 +244,7 @@ impl Module for Packages {
                 message: "packages must come before user_data: a program's first start would \
                           write over the settings that user_data brings"
                     .to_owned(),
+                hint: Some("put the line `packages` above the line `user_data`".to_owned()),
             }],
             _ => Vec::new(),
         }
