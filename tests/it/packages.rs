@@ -48,9 +48,7 @@ fn world(lab: &Lab) -> World {
             &distribution.public,
         );
         write(lab, host, "/etc/apt/sources.list", list);
-        for stale in ["/etc/apt/sources.list.d/debian.sources"] {
-            let _ = fs::remove_file(inside(lab, host, stale));
-        }
+        let _ = fs::remove_file(inside(lab, host, "/etc/apt/sources.list.d/debian.sources"));
         lab.exec(host, &["apt-get", "-q", "update"]).ok();
     }
     use_vendor(lab, ATLAS, &vendor);

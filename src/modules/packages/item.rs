@@ -1,11 +1,10 @@
 //! What a review is about: one thing that may be done to the target, or one that is only told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::answer::Answer;
 use crate::event::Host;
 use crate::module::Change;
 
@@ -167,9 +166,4 @@ pub struct View<'a> {
     pub marked: &'a BTreeSet<String>,
     /// Names that are never converged.
     pub left_alone: &'a super::patterns::Patterns,
-    /// What all managers of the source, and all of the target, answered.
-    pub peers: (
-        &'a BTreeMap<String, Answer<Value>>,
-        &'a BTreeMap<String, Answer<Value>>,
-    ),
 }

@@ -301,7 +301,6 @@ impl Module for Packages {
                 names: (&context.source.hostname, &context.target.hostname),
                 marked: &BTreeSet::new(),
                 left_alone: &left_alone,
-                peers: (&source.managers, &target.managers),
             };
             // Nonsense is said when it is planned with.
             for obstacle in manager.obstacles(&view).unwrap_or_default() {
@@ -342,9 +341,7 @@ impl Module for Packages {
             );
             let (ours, theirs) = match answers {
                 (Answer::Absent, Answer::Absent) => continue,
-                (Answer::Silent(why), _)
-                | (Answer::Is(_), Answer::Silent(why))
-                | (Answer::Absent, Answer::Silent(why)) => {
+                (Answer::Silent(why), _) | (_, Answer::Silent(why)) => {
                     let silent_source = matches!(answers.0, Answer::Silent(_));
                     let machine = if silent_source {
                         context.source
@@ -378,7 +375,6 @@ impl Module for Packages {
                 names: (&context.source.hostname, &context.target.hostname),
                 marked: &marked,
                 left_alone: &left_alone,
-                peers: (&source.managers, &target.managers),
             };
             match self.plan_one(context, manager, &view)? {
                 Ok(settled) => {

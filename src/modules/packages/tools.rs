@@ -27,7 +27,7 @@ const OUTPUT_BYTES: usize = 32 << 20;
 const STDERR_SHOWN: usize = 600;
 
 /// Time for a question.
-pub const ASK: Duration = Duration::from_secs(120);
+pub const ASK: Duration = Duration::from_mins(2);
 
 /// The machine's programs and files.
 pub struct Tools<'a> {

@@ -14,7 +14,6 @@ pub struct Deb {
     version: String,
     fields: String,
     scripts: Vec<(&'static str, &'static str)>,
-    files: Vec<(&'static str, String)>,
 }
 
 impl Deb {
@@ -25,7 +24,6 @@ impl Deb {
             version: version.to_owned(),
             fields: String::new(),
             scripts: Vec::new(),
-            files: Vec::new(),
         }
     }
 
@@ -38,12 +36,6 @@ impl Deb {
     /// A maintainer script.
     pub fn script(mut self, name: &'static str, body: &'static str) -> Self {
         self.scripts.push((name, body));
-        self
-    }
-
-    /// A file of the package; below `/etc` it is a configuration file.
-    pub fn file(mut self, path: &'static str, text: &str) -> Self {
-        self.files.push((path, text.to_owned()));
         self
     }
 
@@ -62,18 +54,6 @@ impl Deb {
             let path = control.join(name);
             fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("new");
             super::awkward::chmod(&path, 0o755).expect("own file");
-        }
-        let mut conffiles = String::new();
-        for (path, text) in &self.files {
-            let file = tree.path().join(path.trim_start_matches('/'));
-            fs::create_dir_all(file.parent().expect("below the root")).expect("new");
-            fs::write(&file, text).expect("new");
-            if path.starts_with("/etc/") {
-                writeln!(conffiles, "{path}").expect("a String takes every write");
-            }
-        }
-        if !conffiles.is_empty() {
-            fs::write(control.join("conffiles"), conffiles).expect("new");
         }
         let file = format!("{}_{}_all.deb", self.name, self.version.replace(':', "%3a"));
         let deb = directory.join(&file);

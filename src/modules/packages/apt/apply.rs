@@ -46,7 +46,7 @@ pub fn apply(
     .all();
     // Also when we were told to stop.
     let calm = AbortFlag::new();
-    if !timers::resume(&tools.with_abort(&calm), paused) {
+    if !timers::resume(&tools.with_abort(&calm), &paused) {
         say("the timers of apt could not be started again; systemd will start them within 6 hours");
     }
     result
@@ -66,7 +66,7 @@ impl Apply<'_, '_> {
         architecture.trim().clone_into(&mut self.architecture);
         let installs = self.refresh()?;
         let installs = self.verified(installs)?;
-        let installs = self.harmless(installs)?;
+        let installs = self.harmless(installs);
         self.transaction(&installs)?;
         self.notes()?;
         Ok(self.outcomes)
@@ -231,17 +231,17 @@ impl Apply<'_, '_> {
 
     /// Leaves out what would take away something that was not agreed to: the machine may have changed
     /// since the plan, and a new source may have brought other dependencies.
-    fn harmless(&mut self, installs: Vec<Install>) -> Result<Vec<Install>, Silence> {
+    fn harmless(&mut self, installs: Vec<Install>) -> Vec<Install> {
         let arguments = self.arguments(&installs);
         if arguments.is_empty() {
-            return Ok(installs);
+            return installs;
         }
         let together = simulate(self.tools, &arguments, false, &self.architecture);
         if together
             .as_ref()
             .is_ok_and(|transaction| self.taken(transaction).is_empty())
         {
-            return Ok(installs);
+            return installs;
         }
         let mut good = Vec::new();
         for install in installs {
@@ -257,7 +257,7 @@ impl Apply<'_, '_> {
                 },
             }
         }
-        Ok(good)
+        good
     }
 
     /// All at once; what that does not bring about is tried one by one.

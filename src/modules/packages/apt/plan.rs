@@ -83,23 +83,28 @@ impl<'a> Both<'a> {
         })
     }
 
-    /// The vendors of a package, if it is not the distribution's.
-    fn vendors<'s>(
-        &self,
-        state: &'s State,
-        own: &BTreeSet<String>,
-        package: &'s Package,
-    ) -> Vec<&'s str> {
-        let origins: Vec<&str> = state.origins_of(package).collect();
-        if origins.iter().any(|origin| own.contains(*origin)) {
-            Vec::new()
-        } else {
-            origins
-        }
+    /// The vendors of the source's `package`; see [`vendors`].
+    fn our_vendors(&'a self, package: &'a Package) -> Vec<&'a str> {
+        vendors(&self.source, &self.source_own, package)
+    }
+
+    /// The vendors of the target's `package`.
+    fn their_vendors(&'a self, package: &'a Package) -> Vec<&'a str> {
+        vendors(&self.target, &self.target_own, package)
     }
 
     fn is_marked(&self, name: &str) -> bool {
         self.view.marked.contains(name)
+    }
+}
+
+/// The vendors of a package, if it is not the distribution's.
+fn vendors<'s>(state: &'s State, own: &BTreeSet<String>, package: &'s Package) -> Vec<&'s str> {
+    let origins: Vec<&str> = state.origins_of(package).collect();
+    if origins.iter().any(|origin| own.contains(*origin)) {
+        Vec::new()
+    } else {
+        origins
     }
 }
 
@@ -185,7 +190,7 @@ pub fn draft(view: &View<'_>) -> Result<Draft, String> {
             continue; // installed by hand: another manager's
         }
         let version = package.held.then(|| package.version.clone());
-        let vendors = both.vendors(&both.source, &both.source_own, package);
+        let vendors = both.our_vendors(package);
         let mut text = format!("{name} {}", package.version);
         if let Some(vendor) = vendors.first() {
             let _ = write!(text, " from {vendor}");
@@ -227,10 +232,7 @@ pub fn draft(view: &View<'_>) -> Result<Draft, String> {
         let Some(there) = both.target.packages.get(name) else {
             continue;
         };
-        let (ours, theirs) = (
-            both.vendors(&both.source, &both.source_own, package),
-            both.vendors(&both.target, &both.target_own, there),
-        );
+        let (ours, theirs) = (both.our_vendors(package), both.their_vendors(there));
         let by_hand = package.origins.is_empty() || there.origins.is_empty();
         if !by_hand && !is_one_vendor(&ours, &theirs) {
             elsewhere.push(name.clone());
@@ -314,7 +316,7 @@ pub fn consider(view: &View<'_>, draft: &mut Draft, answer: Value) -> Result<(),
 /// Why a package cannot come from where the source has it.
 fn unreachable_reason(both: &Both<'_>, forecast: &Forecast, name: &str) -> Option<String> {
     let package = both.source.packages.get(name)?;
-    let vendors = both.vendors(&both.source, &both.source_own, package);
+    let vendors = both.our_vendors(package);
     let offer = forecast.offers.get(name);
     if vendors.is_empty() {
         // The distribution's. A target that has not been refreshed for long may not know it yet.
@@ -333,10 +335,7 @@ fn unreachable_reason(both: &Both<'_>, forecast: &Forecast, name: &str) -> Optio
     if declared_by_target(both, &vendors) {
         return None;
     }
-    match files_for(&both.source, &vendors) {
-        Ok(_) => None,
-        Err(why) => Some(why),
-    }
+    files_for(&both.source, &vendors).err()
 }
 
 fn declared_by_target(both: &Both<'_>, vendors: &[&str]) -> bool {
@@ -407,7 +406,7 @@ pub fn settle(
                 let Some(package) = both.source.packages.get(name) else {
                     continue;
                 };
-                let vendors = both.vendors(&both.source, &both.source_own, package);
+                let vendors = both.our_vendors(package);
                 if !vendors.is_empty() && !declared_by_target(&both, &vendors) {
                     match add_source(&both, &vendors, &mut work) {
                         Ok(path) => needed_by.entry(path).or_default().push(name.clone()),

@@ -87,14 +87,12 @@ fn outcome(
     );
     let marked = marked.iter().map(|m| (*m).to_owned()).collect();
     let left_alone = Patterns::new(["linux-image*", "nvidia-*"]);
-    let none = BTreeMap::new();
     let view = View {
         source: &ours,
         target: &theirs,
         names: ("atlas", "vega"),
         marked: &marked,
         left_alone: &left_alone,
-        peers: (&none, &none),
     };
     let mut draft = draft(&view).unwrap();
     if draft.question.is_some() {
@@ -452,14 +450,12 @@ fn obstacles_are_named_with_their_remedy() {
         serde_json::to_value(&source.0).unwrap(),
         serde_json::to_value(&target.0).unwrap(),
     );
-    let none = BTreeMap::new();
     let view = View {
         source: &ours,
         target: &theirs,
         names: ("atlas", "vega"),
         marked: &BTreeSet::new(),
         left_alone: &Patterns::default(),
-        peers: (&none, &none),
     };
     let found = obstacles(&view).unwrap();
     let words = ["gone", "half", "unattended-upgr"];

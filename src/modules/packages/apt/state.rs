@@ -287,15 +287,14 @@ fn read_policies(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
             answered.insert(name.to_owned());
             for origin in policy.installed_origins() {
                 let next = numbers.len();
-                let number = match numbers.get(&origin) {
-                    Some(number) => *number,
-                    None => {
-                        let number = u16::try_from(next)
-                            .map_err(|_| Silence("apt knows more than 65535 origins".to_owned()))?;
-                        numbers.insert(origin.clone(), number);
-                        state.origins.push(origin);
-                        number
-                    }
+                let number = if let Some(number) = numbers.get(&origin) {
+                    *number
+                } else {
+                    let number = u16::try_from(next)
+                        .map_err(|_| Silence("apt knows more than 65535 origins".to_owned()))?;
+                    numbers.insert(origin.clone(), number);
+                    state.origins.push(origin);
+                    number
                 };
                 package.origins.push(number);
             }

@@ -58,7 +58,7 @@ pub fn pause(tools: &Tools<'_>) -> Paused {
 }
 
 /// Starts them again; whether that is done.
-pub fn resume(tools: &Tools<'_>, paused: Paused) -> bool {
+pub fn resume(tools: &Tools<'_>, paused: &Paused) -> bool {
     if paused.0.is_empty() {
         return true;
     }
