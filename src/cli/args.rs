@@ -196,6 +196,12 @@ pub struct SyncArgs {
     /// Answer ordinary confirmations with yes; opens no gate
     #[arg(short, long, help_heading = "Questions")]
     pub yes: bool,
+    /// Install packages that the target lacks, without asking
+    #[arg(long, help_heading = "Questions")]
+    pub apply_package_installs: bool,
+    /// Remove packages that this machine has not, without asking
+    #[arg(long, help_heading = "Questions")]
+    pub apply_package_removals: bool,
     /// Ask before every command that changes a machine
     #[arg(long, help_heading = "Questions", conflicts_with = "batch")]
     pub confirm_each_command: bool,
@@ -454,6 +460,8 @@ mod tests {
                 skip: vec!["c".to_owned()],
                 full_scan: true,
                 verify: true,
+                apply_package_installs: false,
+                apply_package_removals: false,
                 yes: true,
                 confirm_each_command: true,
                 allow_first_sync: true,

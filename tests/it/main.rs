@@ -19,6 +19,7 @@ mod interrupted;
 mod layers;
 mod manners;
 mod manual;
+mod packages;
 mod refusals;
 mod retention;
 mod round_trip;
