@@ -141,6 +141,23 @@ pub struct Config {
 }
 
 impl Config {
+    /// The configuration in which nothing is said: every default, and no module switched on.
+    #[must_use]
+    pub fn with_defaults(path: &Path) -> Self {
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        Self {
+            path: path.to_owned(),
+            log_file_level: LogLevel::Full,
+            log_cli_level: LogLevel::Info,
+            sync_modules: Vec::new(),
+            disk: DiskConfig::default(),
+            btrfs_snapshots: SnapshotConfig::default(),
+            user_data: UserDataConfig::in_directory(directory),
+            dummy_success: DummySuccessConfig::default(),
+            dummy_fail: DummyFailConfig::default(),
+        }
+    }
+
     /// Whether the sync module `name` is switched on.
     #[must_use]
     pub fn is_on(&self, name: &str) -> bool {

@@ -15,6 +15,7 @@
 
 mod cleanup;
 mod clocks;
+pub mod doctor;
 pub mod error;
 mod execute;
 pub mod explain;

@@ -9,6 +9,7 @@
 )]
 
 mod completions;
+mod doctor;
 mod documents;
 mod dry_run;
 mod errors;
