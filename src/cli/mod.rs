@@ -6,6 +6,7 @@ pub mod args;
 mod errand;
 pub mod history;
 pub mod init;
+pub mod rollback;
 mod session;
 pub mod snapshots;
 pub mod sync;
@@ -51,6 +52,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
             SnapshotsCommand::Prune(args) => snapshots::prune(global, args),
         },
         Command::History(args) => history::run(global, args),
+        Command::Rollback(args) => rollback::run(global, args),
         Command::Agent => agent::run(modules::services()),
     }
 }

@@ -47,8 +47,8 @@ struct Planned {
     totals: PlanTotals,
 }
 
-/// Reads a folder's filter file.
-fn read_rules(folder: &Folder) -> Result<(String, String), String> {
+/// Reads a folder's filter file: its text, and its name for messages.
+pub fn read_rules(folder: &Folder) -> Result<(String, String), String> {
     let Some(path) = &folder.filter else {
         return Ok((String::new(), "no filter".to_owned()));
     };

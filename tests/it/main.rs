@@ -18,6 +18,7 @@ mod layers;
 mod manners;
 mod refusals;
 mod retention;
+mod rollback;
 mod round_trip;
 mod support;
 mod survivors;

@@ -220,14 +220,7 @@ impl Lab {
 
     /// Starts a sync on atlas and returns while it runs.
     pub fn start_sync(&self, args: &[&str]) -> Running {
-        let command = [
-            "as",
-            "dev",
-            ATLAS,
-            "timeout",
-            "-k",
-            "5",
-            LIMIT_SECS,
+        let sync = [
             "pc-switcher",
             "--batch",
             "sync",
@@ -235,7 +228,13 @@ impl Lab {
             "--yes",
             "--allow-first-sync",
         ];
-        let all = [&command, args].concat();
+        self.start(ATLAS, &[&sync, args].concat())
+    }
+
+    /// Starts a command as the person and returns while it runs.
+    pub fn start(&self, host: &str, argv: &[&str]) -> Running {
+        let limited = ["as", "dev", host, "timeout", "-k", "5", LIMIT_SECS];
+        let all = [&limited, argv].concat();
         let child = script(&self.name)
             .args(&all)
             .stdin(Stdio::null())
