@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::age::parse_age;
 use crate::exit::ExitStatus;
@@ -21,7 +21,8 @@ Examples:
 
 const SYNC_EXAMPLES: &str = "\
 Examples:
-  pc-switcher sync vega --dry-run          list every change, make none
+  pc-switcher sync vega --dry-run          say what would change, change nothing
+  pc-switcher sync vega --dry-run -v       list every single change
   pc-switcher sync vega                    ask where something is unclear
   pc-switcher sync vega --only user_data   only people's files
   pc-switcher sync vega --batch --yes --allow-out-of-order
@@ -69,6 +70,13 @@ Examples:
   pc-switcher snapshots list               those of this machine
   pc-switcher snapshots list --host vega   those of vega";
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  pc-switcher completions bash   for a file in
+                                 ~/.local/share/bash-completion/completions
+  pc-switcher completions zsh    for a file _pc-switcher in a directory of $fpath
+  pc-switcher completions fish   for a file in ~/.config/fish/completions";
+
 /// Work on one Linux machine, sync, and go on working on the other as if it were the same machine.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(
@@ -94,7 +102,7 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct GlobalArgs {
     /// Configuration file [default: ~/.config/pc-switcher/config.yaml]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Never ask: a question without its flag is a refusal
     #[arg(long, global = true)]
@@ -153,6 +161,11 @@ pub enum Command {
     Rollback(RollbackArgs),
     /// Look at the snapshots that syncs have taken.
     Snapshots(SnapshotsArgs),
+    /// Print what a shell needs to complete command lines.
+    Completions(CompletionsArgs),
+    /// Write the manual's pages into a directory.
+    #[command(hide = true)]
+    Man(ManArgs),
     /// Serve the protocol on standard input and output (internal).
     #[command(hide = true)]
     Agent,
@@ -163,10 +176,10 @@ pub enum Command {
 #[command(after_help = SYNC_EXAMPLES)]
 pub struct SyncArgs {
     /// The machine to change: a host name, an address or an alias of ~/.ssh/config
-    #[arg(value_name = "HOST", value_parser = parse_host)]
+    #[arg(value_name = "HOST", value_parser = parse_host, value_hint = ValueHint::Hostname)]
     pub host: String,
 
-    /// List exactly what the sync would do; change nothing
+    /// Say exactly what the sync would do, with -v each change; change nothing
     #[arg(long, help_heading = "What is synced")]
     pub dry_run: bool,
     /// Only these modules
@@ -212,6 +225,9 @@ pub struct SyncArgs {
     /// Sync though unusually many files will be deleted on the target
     #[arg(long, help_heading = "Gates")]
     pub allow_mass_delete: bool,
+    /// Sync though somebody is logged in to the target's desktop
+    #[arg(long, help_heading = "Gates")]
+    pub allow_logged_in: bool,
 }
 
 /// `init`.
@@ -280,7 +296,7 @@ pub enum SnapshotsCommand {
     /// List them: subvolume, before or after which sync, when.
     List {
         /// Those of this machine instead of one's own
-        #[arg(long, value_name = "HOST", value_parser = parse_host)]
+        #[arg(long, value_name = "HOST", value_parser = parse_host, value_hint = ValueHint::Hostname)]
         host: Option<String>,
     },
     /// Delete old ones now, as every sync does when it ends.
@@ -303,6 +319,34 @@ pub struct PruneArgs {
     /// Those of that machine instead of this one's
     #[arg(long, value_name = "HOST", value_parser = parse_host)]
     pub host: Option<String>,
+}
+
+/// `completions`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = COMPLETIONS_EXAMPLES)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: Shell,
+}
+
+/// Shells that can be told how to complete command lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// bash(1), with the package bash-completion.
+    Bash,
+    /// zsh(1).
+    Zsh,
+    /// fish(1).
+    Fish,
+}
+
+/// `man`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ManArgs {
+    /// Where to; made if it is not there
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
 }
 
 /// The examples and what the exit status says.
@@ -433,7 +477,7 @@ mod tests {
         let cli = parse(
             "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify \
              --allow-first-sync --allow-out-of-order --allow-incomplete --allow-mass-delete \
-             --confirm-each-command --config /c --color never --progress json -vv",
+             --allow-logged-in --confirm-each-command --config /c --color never --progress json -vv",
         );
         let expected = Cli {
             global: GlobalArgs {
@@ -457,6 +501,7 @@ mod tests {
                 allow_out_of_order: true,
                 allow_incomplete: true,
                 allow_mass_delete: true,
+                allow_logged_in: true,
             }),
         };
         assert_eq!(cli.expect("valid"), expected);

@@ -3,9 +3,11 @@
 mod age;
 pub mod agent;
 pub mod args;
+pub mod completions;
 mod errand;
 pub mod history;
 pub mod init;
+pub mod manual;
 pub mod rollback;
 mod session;
 pub mod snapshots;
@@ -51,6 +53,8 @@ fn dispatch(cli: &Cli) -> ExitStatus {
             SnapshotsCommand::List { host } => snapshots::list(global, host.as_deref()),
             SnapshotsCommand::Prune(args) => snapshots::prune(global, args),
         },
+        Command::Completions(args) => completions::run(args.shell),
+        Command::Man(args) => manual::run(&args.directory),
         Command::History(args) => history::run(global, args),
         Command::Rollback(args) => rollback::run(global, args),
         Command::Agent => agent::run(modules::services()),

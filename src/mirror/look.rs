@@ -181,6 +181,7 @@ impl<'a> Looker<'a> {
                 Item::Inode(inode) => {
                     fetched.insert(ino, found_of(ino, &inode));
                 }
+                Item::Name(..) => {}
                 Item::Xattr(name, value) => {
                     if let Some(found) = fetched.get_mut(&ino) {
                         let xattrs = &mut found.meta.xattrs;

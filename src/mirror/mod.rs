@@ -8,6 +8,7 @@ pub mod apply;
 pub mod codec;
 pub mod compare;
 pub mod content;
+pub mod diff;
 pub mod entry;
 pub mod exchange;
 pub mod filter;

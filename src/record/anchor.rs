@@ -198,6 +198,14 @@ pub enum NoAnchor {
         /// When.
         session: String,
     },
+    /// One of them was put back to an earlier state since.
+    #[error("{hostname} was rolled back since (session {session})")]
+    RolledBack {
+        /// Which one.
+        hostname: String,
+        /// The rollback.
+        session: String,
+    },
     /// One of the two does not know of the other's last sync with it.
     #[error("{hostname} does not remember session {session}")]
     Forgotten {
@@ -270,6 +278,12 @@ impl Memories<'_> {
         {
             return Err(NoAnchor::Incomplete { session });
         }
+        if let Some(rollback) = self.rolled_back_since(&session) {
+            return Err(NoAnchor::RolledBack {
+                hostname: rollback.target.hostname.clone(),
+                session: rollback.session.clone(),
+            });
+        }
         for (machine, state, _) in sides {
             let later = newest_first(state).take_while(|e| e.session != session);
             for entry in later.filter(ran) {
@@ -312,6 +326,22 @@ impl Memories<'_> {
             },
             filters: ours.folders.clone(),
         })
+    }
+
+    /// The rollback of one of the two that came after a session both remember.
+    #[must_use]
+    pub fn rolled_back_since(&self, session: &str) -> Option<&HistoryEntry> {
+        let concerns = |entry: &&HistoryEntry| {
+            let machine = &entry.target;
+            entry.rollback_of.is_some()
+                && (self.is_same(machine, self.source) || self.is_same(machine, self.target))
+        };
+        [self.source_state, self.target_state]
+            .into_iter()
+            .find_map(|state| {
+                let later = newest_first(state).take_while(|e| e.session != session);
+                later.filter(concerns).last()
+            })
     }
 
     /// A push from one of the two to a third machine that died has left the pusher itself whole.
@@ -448,7 +478,7 @@ mod tests {
     }
 
     /// `"a>b"`: a good sync that left an anchor; `!` a failed one, `-` without the module, `0`
-    /// without an anchor; `"a:a>b"`: only a remembers it.
+    /// without an anchor, `<` a rollback; `"a:a>b"`: only a remembers it.
     fn standing(syncs: &[&str], wanted: &str) -> Result<String, NoAnchor> {
         let state = |name: &str| {
             let mut state = MachineState::default();
@@ -477,6 +507,10 @@ mod tests {
                     error: None,
                     summary: None,
                 }];
+                entry.rollback_of = (kind == "<").then(|| "00000000".to_owned());
+                if kind == "<" {
+                    entry.modules.clear();
+                }
                 if kind.is_empty() {
                     entry.anchor = Some(Recorded::Anchor(Box::new(anchor(&id))));
                 }
@@ -537,6 +571,18 @@ mod tests {
             ),
             (&["a>b", "c>b-"], "a>b", "same 0"),
             (&["c>b", "a>b"], "a>b", "same 1"),
+            (
+                &["a>b", "a>b<"],
+                "a>b",
+                "b was rolled back since (session 00000001)",
+            ),
+            (
+                &["a>b", "b:b>b<"],
+                "a>b",
+                "b was rolled back since (session 00000001)",
+            ),
+            (&["a>b", "a>c<"], "a>b", "same 0"),
+            (&["a>b<", "a>b"], "a>b", "same 1"),
             // One of the two has missed something.
             (&["a:a>b"], "a>b", "b does not remember session 00000000"),
             (&["b:a>b"], "a>b", "a does not remember session 00000000"),

@@ -14,11 +14,13 @@
 //! never replaces its status; after a run that had ended well it makes the status 1.
 
 mod cleanup;
+mod clocks;
 pub mod error;
 mod execute;
 pub mod explain;
 mod gates;
 mod initialise;
+mod logins;
 pub mod machines;
 pub mod met;
 pub mod options;
@@ -51,6 +53,7 @@ pub use plan::{Changes, PlanOutput, Visit, totals};
 
 use crate::agent::client::{AgentClient, ConfirmEach};
 use crate::agent::protocol::AgentFacts;
+use crate::change::Digest;
 use crate::config::Config;
 use crate::event::{ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState};
 use crate::exit::ExitStatus;
@@ -132,7 +135,7 @@ struct Shared {
 struct Peer {
     machine: Machine,
     facts: AgentFacts,
-    /// How far its clock is ahead of ours.
+    /// How far its clock is ahead of ours, as well as a round trip tells.
     clock_ahead: jiff::SignedDuration,
 }
 
@@ -200,6 +203,8 @@ struct Run {
     /// Whether history has this session.
     recorded: bool,
     plan_output: Box<dyn PlanOutput>,
+    /// What the modules of a dry run would do.
+    plans: Vec<Digest>,
     /// What reconciling the target's configuration will write.
     config_writes: Vec<reconcile::Write>,
     log_file: Option<PathBuf>,
@@ -251,6 +256,7 @@ impl Run {
             mirrored: None,
             recorded: false,
             plan_output: setup.plan_output,
+            plans: Vec::new(),
             config_writes: Vec::new(),
             log_file: setup.log_file,
             open_log: setup.open_log,

@@ -348,7 +348,7 @@ fn a_rollback_that_died_is_finished_by_the_next() {
         .ok();
     drop(bulk);
     let staging = lab.home(VEGA).join(".pc-switcher-staging");
-    let mut run = lab.start(ATLAS, &["pc-switcher", "--batch", "rollback", "--yes"]);
+    let mut run = lab.start_as_dev(ATLAS, &["pc-switcher", "--batch", "rollback", "--yes"]);
     while !staging.exists() {
         assert!(run.is_running(), "{}", run.wait().text());
     }

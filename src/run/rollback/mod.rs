@@ -118,6 +118,7 @@ pub fn rollback(
     let mut trees = find_trees(&work, &machines.changed)?;
     work.events.emit(&Event::ModuleStarted {
         module: NAME.to_owned(),
+        background: false,
     });
     let own = if work.options.dry_run {
         Vec::new()
@@ -307,13 +308,11 @@ fn decide(
             let heading = format!("{}: {}", tree.place(), totals(tree));
             let mut listed = Ok(());
             output
-                .print(&heading, &mut |visit| listed = tree.each_change(met, visit))
+                .print(NAME, &heading, &mut |visit| {
+                    listed = tree.each_change(met, visit);
+                })
                 .map_err(RunError::Output)?;
-            match listed.map_err(RunError::agent("listing the changes")) {
-                // Stopped by the output, whose reader has gone.
-                Err(error) if error.is_interruption() && !work.abort.is_raised() => {}
-                other => other?,
-            }
+            listed.map_err(RunError::agent("listing the changes"))?;
         }
         return Ok(true);
     }

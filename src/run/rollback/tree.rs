@@ -105,7 +105,7 @@ impl Tree {
             let Some(below) = self.below(&folder.path, mounted) else {
                 continue;
             };
-            let (rules, origin) = read_rules(folder).map_err(|message| RunError::Usage {
+            let (rules, origin) = read_rules(folder).map_err(|(message, _)| RunError::Usage {
                 message,
                 hint: "what a sync excludes, a rollback leaves as it is: correct \
                        user_data.folders"
@@ -158,12 +158,13 @@ impl Tree {
                 item.push(b'/');
                 item.extend_from_slice(path);
             }
-            Ok(visit(&Change {
+            visit(&Change {
                 action: Action::from_byte(*action).ok_or_else(nonsense)?,
                 item,
                 detail: Aspects(*aspects).describe(),
                 bytes: *bytes,
-            })?)
+            });
+            Ok(())
         })
         .map(drop)
     }
