@@ -6,6 +6,7 @@ pub mod oracle;
 pub mod processes;
 pub mod programs;
 pub mod random;
+pub mod repo;
 pub mod scenario;
 pub mod stopped;
 pub mod told;
