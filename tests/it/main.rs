@@ -18,6 +18,7 @@ mod harness;
 mod history;
 mod interrupted;
 mod layers;
+mod layouts;
 mod logs;
 mod manners;
 mod manual;
