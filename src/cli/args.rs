@@ -65,6 +65,16 @@ the rollback is in snapshots too: `pc-switcher rollback SESSION` with the sessio
 of the rollback undoes it. Excluded paths, nested subvolumes and mounts are left
 as they are.";
 
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  pc-switcher doctor                this machine alone
+  pc-switcher doctor vega           both, and what is between them
+  pc-switcher --batch doctor vega   the same as a timer will find it
+  pc-switcher doctor vega --json | jq '.checks[] | select(.state != \"ok\")'
+
+Nothing is changed. It ends with 0 if a sync can begin, with 8 if there are
+warnings, and else with the status that the sync would end with.";
+
 const SNAPSHOTS_EXAMPLES: &str = "\
 Examples:
   pc-switcher snapshots list               those of this machine
@@ -153,6 +163,8 @@ pub enum ProgressMode {
 pub enum Command {
     /// Put this machine's state on another machine.
     Sync(SyncArgs),
+    /// Check everything that a sync needs, and say how to mend it.
+    Doctor(DoctorArgs),
     /// Write a configuration with every key explained.
     Init(InitArgs),
     /// List past syncs, or what one of them changed.
@@ -210,6 +222,12 @@ pub struct SyncArgs {
     /// Answer ordinary confirmations with yes; opens no gate
     #[arg(short, long, help_heading = "Questions")]
     pub yes: bool,
+    /// Install packages that the target lacks, without asking
+    #[arg(long, help_heading = "Questions")]
+    pub apply_package_installs: bool,
+    /// Remove packages that this machine has not, without asking
+    #[arg(long, help_heading = "Questions")]
+    pub apply_package_removals: bool,
     /// Ask before every command that changes a machine
     #[arg(long, help_heading = "Questions", conflicts_with = "batch")]
     pub confirm_each_command: bool,
@@ -237,6 +255,18 @@ pub struct InitArgs {
     /// Overwrite config.yaml, home.filter and root.filter if they exist
     #[arg(long)]
     pub force: bool,
+}
+
+/// `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = DOCTOR_EXAMPLES)]
+pub struct DoctorArgs {
+    /// Another machine to check too, as for a sync to it
+    #[arg(value_name = "HOST", value_parser = parse_host)]
+    pub host: Option<String>,
+    /// One JSON object with every check
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `history`.
@@ -495,6 +525,8 @@ mod tests {
                 skip: vec!["c".to_owned()],
                 full_scan: true,
                 verify: true,
+                apply_package_installs: false,
+                apply_package_removals: false,
                 yes: true,
                 confirm_each_command: true,
                 allow_first_sync: true,
