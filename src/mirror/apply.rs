@@ -33,6 +33,7 @@ use super::place::{self, DirCache, Shared};
 use super::plan::FolderPlan;
 use super::scan::{Notes, ScanError};
 use super::staging::{self, LATE_FLAGS, Staging, StagingError};
+use super::told::Told;
 use super::tree::Tree;
 use super::wire::{Batch, Message};
 use crate::escape::escape_bytes;
@@ -131,6 +132,7 @@ fn carry_out(
     cli: Batch<'_>,
     abort: &AbortFlag,
 ) -> Result<Applied, ApplyError> {
+    let mut told = Told::new(cli);
     let root_before = tree
         .look_root()
         .map_err(|source| write_error(b"", source))?;
@@ -150,7 +152,7 @@ fn carry_out(
     };
     let result = Staging::open(tree)
         .map_err(ApplyError::from)
-        .and_then(|staging| apply_with(tree, plan, &staging, origin, cli, abort));
+        .and_then(|staging| apply_with(tree, plan, &staging, origin, &mut told, abort));
     // Making and removing the staging directory moved the folder's own time.
     let restored = place::restore(tree, &before);
     let (mut applied, made) = result?;
@@ -159,7 +161,7 @@ fn carry_out(
             .notes
             .error("cannot restore the folder's time", &error.to_string());
     }
-    finish_dirs(tree, plan, &made, &mut applied, abort)?;
+    finish_dirs(tree, plan, &made, &mut applied, &mut told, abort)?;
     rustix::fs::syncfs(tree.root()).map_err(|e| write_error(b"", e))?;
     Ok(applied)
 }
@@ -171,12 +173,12 @@ fn apply_with(
     plan: &FolderPlan,
     staging: &Staging,
     origin: Origin<'_>,
-    cli: Batch<'_>,
+    told: &mut Told<'_>,
     abort: &AbortFlag,
 ) -> Result<(Applied, MadeDirs), ApplyError> {
     let shared = Shared::new(tree, staging)?;
     let mut applied = Applied::default();
-    let result = apply_staged(&shared, plan, &mut applied, origin, cli, abort);
+    let result = apply_staged(&shared, plan, &mut applied, origin, told, abort);
     let (touched, displaced) = shared.finish()?;
     let notes = &mut applied.notes;
     for (path, staged) in displaced {
@@ -214,17 +216,18 @@ fn apply_staged(
     plan: &FolderPlan,
     applied: &mut Applied,
     origin: Origin<'_>,
-    cli: Batch<'_>,
+    told: &mut Told<'_>,
     abort: &AbortFlag,
 ) -> Result<MadeDirs, ApplyError> {
-    let outcome = Outcome::new(cli, abort);
+    let outcome = Outcome::new(abort);
     let (orders, ordered) = bounded(ORDERS);
     let (lots, sealed) = bounded(1);
-    let lead = Lead::new(shared, &outcome, orders, lots)?;
-    let hand = Hand::new(shared, &outcome, ordered, origin);
+    let lead = Lead::new(shared, &outcome, told.another(), orders, lots)?;
+    let hand = Hand::new(shared, &outcome, told.another(), ordered, origin);
     let committer = Committer {
         shared,
         outcome: &outcome,
+        told: told.another(),
         abort,
         planned: plan.begun,
         dirs: DirCache::default(),
@@ -248,7 +251,7 @@ fn apply_staged(
     applied.moves = results.moves;
     applied.notes.merge(results.notes);
     abort.check()?;
-    delete_all(shared, plan, applied, abort)?;
+    delete_all(shared, plan, applied, told, abort)?;
     Ok(MadeDirs {
         inos: made.finish()?,
         adopted: results.adopted,

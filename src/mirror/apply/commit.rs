@@ -1,19 +1,22 @@
 //! The thread that makes lots durable and places them, one after the other.
 
 use crossbeam_channel::Receiver;
+use rustix::io::Errno;
 
 use super::fresh;
 use super::lot::{Item, Sealed};
 use super::outcome::Outcome;
 use super::{ApplyError, write_error};
-use crate::interrupt::AbortFlag;
+use crate::interrupt::{AbortFlag, Interrupted};
 use crate::mirror::entry::Time;
 use crate::mirror::place::{self, DirCache, PlaceError, Shared};
+use crate::mirror::told::Told;
 
 /// Places lots.
 pub(super) struct Committer<'a> {
     pub(super) shared: &'a Shared<'a>,
-    pub(super) outcome: &'a Outcome<'a>,
+    pub(super) outcome: &'a Outcome,
+    pub(super) told: Told<'a>,
     /// Stops it in the middle of a lot. What is finished is placed even if the rest cannot be made.
     pub(super) abort: &'a AbortFlag,
     /// When the plan was made.
@@ -36,11 +39,13 @@ impl Committer<'_> {
                     self.place(item)?;
                 }
             }
+            self.told.flush()?;
         }
         Ok(())
     }
 
     fn place(&mut self, item: Item) -> Result<(), ApplyError> {
+        let (shared, dirs) = (self.shared, &mut self.dirs);
         let (path, placed) = match item {
             Item::Place {
                 staged,
@@ -48,30 +53,31 @@ impl Committer<'_> {
                 kind,
                 old,
                 late_flags,
+                note,
             } => {
-                let (shared, dirs, old) = (self.shared, &mut self.dirs, old.as_ref());
+                let old = old.as_ref();
                 let placed = if late_flags == 0 {
                     place::place(shared, dirs, &staged, kind, &path, old)
                 } else {
                     place::place_flagged(shared, dirs, &staged, &path, old, late_flags)
                 };
-                (path, placed.map(|()| 1))
+                (path.clone(), placed.map(|()| vec![(note, path)]))
             }
             Item::Tree { top, path, old } => {
-                let placed = fresh::place_tree(
-                    self.shared,
-                    &mut self.dirs,
-                    &top,
-                    &path,
-                    old.as_ref(),
-                    self.planned,
-                    self.outcome,
-                );
-                let others = top.entries() - 1;
-                if placed.is_err() && others > 0 {
+                let (planned, outcome) = (self.planned, self.outcome);
+                let placed =
+                    fresh::place_tree(shared, dirs, &top, &path, old.as_ref(), planned, outcome);
+                let mut made = top.take();
+                if placed.is_err() && made.len() > 1 {
+                    let others = made.len() - 1;
                     let text = format!("{others} entries of a directory that could not be placed");
                     self.outcome.results().complain("not changed", &path, &text);
                 }
+                let placed = placed.map(|behind| {
+                    let stays = |path: &[u8]| behind.iter().any(|top| is_at_or_below(path, top));
+                    made.retain(|(_, path)| !stays(path));
+                    made
+                });
                 (path, placed)
             }
             Item::Link {
@@ -79,6 +85,7 @@ impl Committer<'_> {
                 path,
                 old,
                 want,
+                note,
             } => {
                 let mut results = self.outcome.results();
                 if results.failed.contains(&leader) {
@@ -86,22 +93,31 @@ impl Committer<'_> {
                     return Ok(());
                 }
                 drop(results);
-                let (dirs, old) = (&mut self.dirs, old.as_ref());
-                let placed = place::place_link(self.shared, dirs, &leader, &path, old, &want);
-                (path, placed.map(|()| 1))
+                let placed = place::place_link(shared, dirs, &leader, &path, old.as_ref(), &want);
+                (path.clone(), placed.map(|()| vec![(note, path)]))
             }
         };
         match placed {
-            Ok(entries) => {
+            Ok(made) => {
                 let mut results = self.outcome.results();
-                results.placed += entries;
+                results.placed += made.len() as u64;
                 results.moves += 1;
+                drop(results);
+                for (note, path) in made {
+                    self.told.made(note, &path)?;
+                }
                 Ok(())
             }
-            Err(PlaceError::Io(rustix::io::Errno::INTR)) if self.outcome.stop.is_raised() => {
-                Err(crate::interrupt::Interrupted.into())
+            Err(PlaceError::Io(Errno::INTR)) if self.outcome.stop.is_raised() => {
+                Err(Interrupted.into())
             }
             Err(error) => self.outcome.failed(&path, &error),
         }
     }
+}
+
+/// Whether `path` is `top` or below it.
+fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
+    path.strip_prefix(top)
+        .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }

@@ -13,6 +13,7 @@ use crate::mirror::place::{self, Deleted, DirCache, PlaceError, Shared};
 use crate::mirror::plan::{FolderPlan, Old, Step};
 use crate::mirror::spool::Spool;
 use crate::mirror::staging::{self, LATE_FLAGS};
+use crate::mirror::told::Told;
 use crate::mirror::tree::Tree;
 
 /// Deletions: last of all, what is in a directory before the directory.
@@ -20,6 +21,7 @@ pub(super) fn delete_all(
     shared: &Shared<'_>,
     plan: &FolderPlan,
     applied: &mut Applied,
+    told: &mut Told<'_>,
     abort: &AbortFlag,
 ) -> Result<(), ApplyError> {
     let mut deletions = plan.deletions()?;
@@ -28,7 +30,10 @@ pub(super) fn delete_all(
         abort.check()?;
         let old = op.old.as_ref().ok_or(Malformed("a deletion of nothing"))?;
         match place::delete(shared, &mut dirs, &op.path, old) {
-            Ok(Deleted::Gone) => applied.items += 1,
+            Ok(Deleted::Gone) => {
+                applied.items += 1;
+                told.made((&op).into(), &op.path)?;
+            }
             Ok(Deleted::NotEmpty) => {
                 applied
                     .notes
@@ -39,8 +44,9 @@ pub(super) fn delete_all(
                 applied.notes.error("not deleted", &text);
             }
         }
+        told.progress(applied.items, applied.bytes, &op.path)?;
     }
-    Ok(())
+    Ok(told.flush()?)
 }
 
 /// What is known of the directories that were to be made.
@@ -58,6 +64,7 @@ pub(super) fn finish_dirs(
     plan: &FolderPlan,
     made: &MadeDirs,
     applied: &mut Applied,
+    told: &mut Told<'_>,
     abort: &AbortFlag,
 ) -> Result<(), ApplyError> {
     let mut inos = made.inos.reader()?;
@@ -80,15 +87,19 @@ pub(super) fn finish_dirs(
         }
         let result = finish_dir(tree, &op.path, ino, &op.meta);
         match result {
-            Ok(()) if op.step == Step::DirAttributes => applied.items += 1,
+            Ok(()) if op.step == Step::DirAttributes => {
+                applied.items += 1;
+                told.made((&op).into(), &op.path)?;
+            }
             Ok(()) => {}
             Err(error) => {
                 let text = format!("{}: {error}", escape_bytes(&op.path));
                 applied.notes.error("attributes not set", &text);
             }
         }
+        told.progress(applied.items, applied.bytes, &op.path)?;
     }
-    Ok(())
+    Ok(told.flush()?)
 }
 
 /// Gives the directory at `path` its attributes, if it is the inode `ino`: not another one that

@@ -92,7 +92,7 @@ impl Fresh {
         } else {
             0
         };
-        parent.top.count();
+        parent.top.add(op);
         let at: Arc<[u8]> = join(&parent.dir, name).into();
         let path: Arc<[u8]> = op.path[..].into();
         let inside = Inside {
@@ -113,7 +113,7 @@ impl Fresh {
 }
 
 /// Gives new directories their attributes and times; nothing will be made in them any more.
-pub(super) fn finish(shared: &Shared<'_>, dirs: &[FreshDir], outcome: &Outcome<'_>) {
+pub(super) fn finish(shared: &Shared<'_>, dirs: &[FreshDir], outcome: &Outcome) {
     let mut parents = DirCache::default();
     for dir in dirs.iter().rev() {
         let (parent, name) = split(&dir.at);
@@ -129,8 +129,8 @@ pub(super) fn finish(shared: &Shared<'_>, dirs: &[FreshDir], outcome: &Outcome<'
     }
 }
 
-/// Moves the new directory `top` to `path`; what stands there gives way if it is `old`. Returns how
-/// many entries are in place now.
+/// Moves the new directory `top` to `path`; what stands there gives way if it is `old`. Returns the
+/// paths of what stays behind.
 pub(super) fn place_tree(
     shared: &Shared<'_>,
     dirs: &mut DirCache,
@@ -138,8 +138,8 @@ pub(super) fn place_tree(
     path: &[u8],
     old: Option<&Old>,
     planned: Time,
-    outcome: &Outcome<'_>,
-) -> Result<u64, PlaceError> {
+    outcome: &Outcome,
+) -> Result<Vec<Vec<u8>>, PlaceError> {
     let fresh = shared.staging.fresh();
     if old.is_some() {
         // What gives way comes in its place: not among what may be removed with all that is in it.
@@ -150,28 +150,27 @@ pub(super) fn place_tree(
         if placed.is_err() {
             rustix::fs::renameat(staging, staged, fresh, staged)?;
         }
-        return placed.map(|()| top.entries());
+        return placed.map(|()| Vec::new());
     }
     match place::place_new(shared, dirs, fresh, top.staged.as_bytes(), path) {
-        Ok(()) => Ok(top.entries()),
+        Ok(()) => Ok(Vec::new()),
         Err(PlaceError::Appeared) => {
             let from = shared.tree.open_child(fresh, top.staged.as_bytes())?;
-            let behind = merge(shared, &from, path, planned, outcome)?;
-            Ok(top.entries().saturating_sub(behind))
+            merge(shared, &from, path, planned, outcome)
         }
         Err(error) => Err(error),
     }
 }
 
 /// Moves what is in the new directory `from` into the one that somebody made at `path` meanwhile, if
-/// it may be taken for ours. Returns how many things stay behind.
+/// it may be taken for ours. Returns the paths of what stays behind.
 fn merge(
     shared: &Shared<'_>,
     from: &OwnedFd,
     path: &[u8],
     planned: Time,
-    outcome: &Outcome<'_>,
-) -> Result<u64, PlaceError> {
+    outcome: &Outcome,
+) -> Result<Vec<Vec<u8>>, PlaceError> {
     let stat = rustix::fs::fstat(from)?;
     let owner = (stat.st_uid, stat.st_gid);
     let (to, ino) = place::made_meanwhile(shared.tree, path, owner, planned)?;
@@ -179,7 +178,7 @@ fn merge(
         return Err(PlaceError::Appeared);
     }
     shared.touch(path, &to)?;
-    let mut behind = 0;
+    let mut behind = Vec::new();
     let names = Names::read(from.as_fd())?;
     for position in 0..names.len() {
         if outcome.stop.is_raised() {
@@ -192,15 +191,15 @@ fn merge(
                 Ok(dir) => merge(shared, &dir, &path, planned, outcome),
                 Err(_) => Err(PlaceError::Appeared),
             },
-            moved => moved.map(|()| 0),
+            moved => moved.map(|()| Vec::new()),
         };
         match moved {
-            Ok(more) => behind += more,
+            Ok(more) => behind.extend(more),
             Err(error) => {
-                behind += 1;
                 let mut results = outcome.results();
                 results.complain("not changed", &path, &error);
-                results.failed.insert(path);
+                results.failed.insert(path.clone());
+                behind.push(path);
             }
         }
     }

@@ -19,6 +19,7 @@ use crate::mirror::entry::split;
 use crate::mirror::place::{DirCache, PlaceError, Shared};
 use crate::mirror::plan::{Old, Op};
 use crate::mirror::staging::{self, LATE_FLAGS};
+use crate::mirror::told::Told;
 use crate::mirror::tree::Tree;
 use crate::mirror::wire::{Batch, ContentHash, FETCH_PATHS, FETCH_WINDOW, FrameCursor, Message};
 
@@ -86,7 +87,8 @@ impl<'a> Line<'a> {
 /// Makes files.
 pub(super) struct Hand<'a> {
     shared: &'a Shared<'a>,
-    outcome: &'a Outcome<'a>,
+    outcome: &'a Outcome,
+    told: Told<'a>,
     orders: Receiver<Order>,
     origin: Origin<'a>,
     /// What was asked for and is not made yet.
@@ -101,13 +103,15 @@ impl<'a> Hand<'a> {
     /// Carries out `orders`.
     pub(super) fn new(
         shared: &'a Shared<'a>,
-        outcome: &'a Outcome<'a>,
+        outcome: &'a Outcome,
+        told: Told<'a>,
         orders: Receiver<Order>,
         origin: Origin<'a>,
     ) -> Self {
         Self {
             shared,
             outcome,
+            told,
             orders,
             origin,
             asked: VecDeque::new(),
@@ -195,7 +199,9 @@ impl<'a> Hand<'a> {
                 self.outcome.bytes.fetch_add(op.bytes(), Ordering::Relaxed);
                 take_over(tree, dirs, op, file.as_ref().ok())
             }
-            Origin::There(line) => line.receive(self.outcome, op, file.as_ref().ok())?,
+            Origin::There(line) => {
+                line.receive(self.outcome, &mut self.told, op, file.as_ref().ok())?
+            }
         };
         self.asked_bytes -= op.path.len();
         self.outcome.received.fetch_add(1, Ordering::Relaxed);
@@ -206,7 +212,7 @@ impl<'a> Hand<'a> {
         };
         if let Spot::Inside(inside) = &order.spot {
             if made.is_ok() {
-                inside.top.count();
+                inside.top.add(op);
             } else if file.is_ok() {
                 // Nothing unfinished is placed with its directory.
                 let dir = inside.open(self.shared, &mut self.fresh);
@@ -219,7 +225,7 @@ impl<'a> Hand<'a> {
         // Links to it look there first.
         order.lot.finished(spoiled);
         noted?;
-        Ok(self.outcome.report(&op.path)?)
+        Ok(self.outcome.report(&mut self.told, &op.path)?)
     }
 }
 
@@ -262,7 +268,8 @@ impl Line<'_> {
     /// is the file's own.
     fn receive(
         &mut self,
-        outcome: &Outcome<'_>,
+        outcome: &Outcome,
+        told: &mut Told<'_>,
         op: &Op,
         file: Option<&OwnedFd>,
     ) -> Result<Result<u64, PlaceError>, ApplyError> {
@@ -293,7 +300,7 @@ impl Line<'_> {
                     let length = bytes.len() as u64;
                     outcome.bytes.fetch_add(length, Ordering::Relaxed);
                     self.credit(length)?;
-                    outcome.report(&op.path)?;
+                    outcome.report(told, &op.path)?;
                 }
                 Message::End {
                     id,

@@ -17,11 +17,13 @@ use crate::mirror::place::{DirCache, PlaceError, Shared};
 use crate::mirror::plan::{FolderPlan, Old, Op, Step};
 use crate::mirror::spool::SpoolWriter;
 use crate::mirror::staging;
+use crate::mirror::told::Told;
 
 /// Goes through the plan.
 pub(super) struct Lead<'a> {
     shared: &'a Shared<'a>,
-    outcome: &'a Outcome<'a>,
+    outcome: &'a Outcome,
+    told: Told<'a>,
     orders: Sender<Order>,
     lots: Sender<Sealed>,
     filling: Filling,
@@ -48,13 +50,15 @@ impl<'a> Lead<'a> {
     /// Has `orders` carried out and `lots` placed.
     pub(super) fn new(
         shared: &'a Shared<'a>,
-        outcome: &'a Outcome<'a>,
+        outcome: &'a Outcome,
+        told: Told<'a>,
         orders: Sender<Order>,
         lots: Sender<Sealed>,
     ) -> Result<Self, ApplyError> {
         Ok(Self {
             shared,
             outcome,
+            told,
             orders,
             lots,
             filling: Filling::default(),
@@ -92,7 +96,7 @@ impl<'a> Lead<'a> {
     }
 
     fn step(&mut self, op: Op) -> Result<(), ApplyError> {
-        self.outcome.report(&op.path)?;
+        self.outcome.report(&mut self.told, &op.path)?;
         // After everything else.
         if matches!(op.step, Step::DirAttributes | Step::Delete) {
             return Ok(());
@@ -132,6 +136,7 @@ impl<'a> Lead<'a> {
     fn link(&mut self, op: Op) -> Result<(), ApplyError> {
         let leader = op.meta.leader.clone();
         let leader = leader.ok_or(Malformed("a link without its leader"))?;
+        let note = (&op).into();
         let want = Meta {
             xattrs: Vec::new(),
             ..op.meta
@@ -141,6 +146,7 @@ impl<'a> Lead<'a> {
             path: op.path,
             old: op.old,
             want: Box::new(want),
+            note,
         });
         Ok(())
     }
@@ -170,7 +176,7 @@ impl<'a> Lead<'a> {
         if let Some(inside) = inside.filter(|_| op.old.is_none()) {
             let dir = inside.open(self.shared, &mut self.fresh)?;
             staging::new_node(dir.as_fd(), split(&op.path).1, &op.meta)?;
-            inside.top.count();
+            inside.top.add(op);
             return Ok(());
         }
         let staged = self.shared.staging.new_name();

@@ -2,7 +2,6 @@
 //! the plan.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use super::fresh::{Fresh, FreshDir};
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::mirror::entry::{Kind, Meta};
 use crate::mirror::plan::{Old, Op};
+use crate::mirror::told::Note;
 
 /// A lot is placed when so many things were made for it (in tests soon, so that there are many),
 const THINGS: usize = if cfg!(test) { 7 } else { 16_384 };
@@ -29,6 +29,7 @@ pub(super) enum Item {
         kind: Kind,
         old: Option<Old>,
         late_flags: u32,
+        note: Note,
     },
     /// Make a further name of the inode at `leader`.
     Link {
@@ -37,6 +38,7 @@ pub(super) enum Item {
         old: Option<Old>,
         /// What the leader is.
         want: Box<Meta>,
+        note: Note,
     },
     /// Move a new directory with all that was made in it.
     Tree {
@@ -51,7 +53,7 @@ pub(super) enum Item {
 pub(super) struct Top {
     /// Its name where new directories are made.
     pub(super) staged: String,
-    entries: AtomicU64,
+    made: Mutex<Vec<(Note, Vec<u8>)>>,
 }
 
 impl Top {
@@ -59,18 +61,22 @@ impl Top {
     pub(super) fn new(staged: String) -> Self {
         Self {
             staged,
-            entries: AtomicU64::new(0),
+            made: Mutex::default(),
         }
     }
 
-    /// One more was made, itself included.
-    pub(super) fn count(&self) {
-        self.entries.fetch_add(1, Ordering::Relaxed);
+    fn lock(&self) -> MutexGuard<'_, Vec<(Note, Vec<u8>)>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many were made, itself included.
-    pub(super) fn entries(&self) -> u64 {
-        self.entries.load(Ordering::Relaxed)
+    /// The directory itself, or something in it, was made.
+    pub(super) fn add(&self, op: &Op) {
+        self.lock().push((op.into(), op.path.clone()));
+    }
+
+    /// All that was made.
+    pub(super) fn take(&self) -> Vec<(Note, Vec<u8>)> {
+        std::mem::take(&mut *self.lock())
     }
 }
 
@@ -153,6 +159,7 @@ impl Filling {
             kind: op.meta.kind,
             old: op.old.clone(),
             late_flags: op.meta.flags & crate::mirror::staging::LATE_FLAGS,
+            note: op.into(),
         })
     }
 

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -13,13 +12,10 @@ use crate::escape::escape_bytes;
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::mirror::place::PlaceError;
 use crate::mirror::scan::Notes;
-use crate::mirror::wire::{Batch, Message};
+use crate::mirror::told::Told;
 
 /// Directories that appeared meanwhile and are taken as ours; beyond these they are errors.
 const ADOPTED_MAX: usize = 10_000;
-
-/// The CLI hears of the progress this often.
-const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 /// What became of things.
 #[derive(Default)]
@@ -38,7 +34,7 @@ pub(super) struct Results {
 }
 
 /// Shared by the threads of an apply.
-pub(super) struct Outcome<'a> {
+pub(super) struct Outcome {
     results: Mutex<Results>,
     /// Raised when nothing more shall be made.
     pub(super) stop: AbortFlag,
@@ -46,30 +42,20 @@ pub(super) struct Outcome<'a> {
     pub(super) bytes: AtomicU64,
     /// Files received: no change yet, but progress.
     pub(super) received: AtomicU64,
-    face: Mutex<Face<'a>>,
-}
-
-struct Face<'a> {
-    cli: Batch<'a>,
-    reported: Instant,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<'a> Outcome<'a> {
-    /// Of work that has not begun; `cli` hears how it goes.
-    pub(super) fn new(cli: Batch<'a>, abort: &AbortFlag) -> Self {
+impl Outcome {
+    /// Of work that has not begun.
+    pub(super) fn new(abort: &AbortFlag) -> Self {
         Self {
             results: Mutex::default(),
             stop: abort.below(),
             bytes: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            face: Mutex::new(Face {
-                cli,
-                reported: Instant::now(),
-            }),
         }
     }
 
@@ -105,26 +91,11 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// Tells the CLI now and then how far it is.
-    pub(super) fn report(&self, path: &[u8]) -> Result<(), Interrupted> {
-        // Another thread is telling.
-        let Ok(mut face) = self.face.try_lock() else {
-            return Ok(());
-        };
-        if face.reported.elapsed() < REPORT_EVERY {
-            return Ok(());
-        }
-        face.reported = Instant::now();
-        let items = self
-            .results()
-            .placed
-            .max(self.received.load(Ordering::Relaxed));
-        face.cli.push(&Message::Progress {
-            items,
-            bytes: self.bytes.load(Ordering::Relaxed),
-            path,
-        })?;
-        face.cli.flush()
+    /// Has `told` say how far it is, if it is time to.
+    pub(super) fn report(&self, told: &mut Told<'_>, path: &[u8]) -> Result<(), Interrupted> {
+        let received = self.received.load(Ordering::Relaxed);
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        told.progress_of(|| (self.results().placed.max(received), bytes), path)
     }
 
     /// What it came to, or why it ended early.
