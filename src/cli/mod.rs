@@ -9,6 +9,7 @@ mod errand;
 pub mod history;
 pub mod init;
 pub mod manual;
+pub mod rollback;
 mod session;
 pub mod snapshots;
 pub mod sync;
@@ -57,6 +58,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
         Command::Completions(args) => completions::run(args.shell),
         Command::Man(args) => manual::run(&args.directory),
         Command::History(args) => history::run(global, args),
+        Command::Rollback(args) => rollback::run(global, args),
         Command::Agent => agent::run(modules::services()),
     }
 }
