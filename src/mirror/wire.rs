@@ -623,6 +623,9 @@ pub struct MirrorReply {
     pub looked: u64,
     /// Bytes read (serve) or written (apply).
     pub bytes: u64,
+    /// Apply: moves it took to put new things into place.
+    #[serde(default)]
+    pub moves: u64,
     /// Totals of the plan (scan of the target).
     pub plan: Option<PlanTotals>,
     /// Which filter rules matched something, by their index.
