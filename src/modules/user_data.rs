@@ -127,6 +127,7 @@ impl UserData {
                 nanos: at.subsec_nanosecond().unsigned_abs(),
             }),
             restricted: None,
+            anchor: None,
         };
         let source = tree(
             &planned.source_root,

@@ -48,6 +48,7 @@ pub fn anchor(session: &str) -> Anchor {
         parent_uuid: Some("home".to_owned()),
         generation: 7,
         created_generation: 7,
+        changed_generation: 7,
         readonly: true,
         exclusive_bytes: None,
     };
