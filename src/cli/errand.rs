@@ -8,9 +8,10 @@ use super::report;
 use super::session::Console;
 use crate::agent::client::AgentClient;
 use crate::agent::protocol::{AgentFacts, Reply, Request};
-use crate::event::{EventSink, LogLevel};
+use crate::escape::escape_str;
+use crate::event::{EventSink, Host, LogLevel};
 use crate::exit::ExitStatus;
-use crate::record::MachineState;
+use crate::record::{LockHolder, MachineState};
 use crate::run::error::RunError;
 use crate::run::explain::explain;
 use crate::run::machines::{Access, Machines as _};
@@ -33,6 +34,7 @@ pub struct Met {
     pub agent: AgentClient,
     /// What it says of its machine.
     pub facts: AgentFacts,
+    session: String,
 }
 
 impl Errand {
@@ -79,6 +81,7 @@ impl Errand {
             Reply::Hello(facts) => Ok(Met {
                 agent,
                 facts: *facts,
+                session: self.access.session.clone(),
             }),
             _ => Err(doing()(agent.nonsense("no greeting"))),
         }
@@ -105,6 +108,42 @@ impl Errand {
 }
 
 impl Met {
+    /// Takes the machine's lock, in the role `role`; held until the agent ends.
+    pub fn lock(&self, role: Host) -> Result<(), RunError> {
+        let hostname = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        let holder = LockHolder {
+            session: self.session.clone(),
+            role,
+            from: hostname,
+            pid: self.facts.pid,
+            since: jiff::Timestamp::now(),
+        };
+        let doing = || RunError::agent("taking the lock");
+        match self.agent.call(Request::Lock(holder)).map_err(doing())? {
+            Reply::Lock(None) => Ok(()),
+            Reply::Lock(Some(holder)) => Err(RunError::Locked {
+                hostname: self.name(),
+                holder: LockHolder {
+                    session: escape_str(&holder.session),
+                    from: escape_str(&holder.from),
+                    ..holder
+                },
+            }),
+            _ => Err(doing()(self.agent.nonsense("no answer about the lock"))),
+        }
+    }
+
+    /// What its machine calls itself, fit to be shown.
+    pub fn name(&self) -> String {
+        match escape_str(&self.facts.hostname) {
+            empty if empty.is_empty() => self.agent.hostname(),
+            name => name,
+        }
+    }
+
     /// What its machine remembers.
     pub fn state(&self) -> Result<MachineState, RunError> {
         let doing = || RunError::agent("reading the history");

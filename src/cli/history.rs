@@ -29,11 +29,9 @@ use crate::mirror::wire::Message;
 use crate::modules;
 use crate::record::sessions::{find, undone};
 use crate::record::{HistoryEntry, Incomplete, MachineState};
-use crate::run::Visit;
 use crate::run::error::RunError;
 use crate::snapshot::SnapshotFacts;
 use crate::snapshot::name::{SnapshotKind, SnapshotName};
-use crate::ui::ChangeLine;
 
 /// Lists sessions, or what one of them changed.
 #[must_use]
@@ -452,16 +450,13 @@ impl Listing<'_> {
             .mount_point
             .map_or_else(|| self.subvolume.to_owned(), str::to_owned);
         let mut result = Ok(());
-        let printed = errand.ui().print_changes(|printer| {
+        let printed = errand.ui().print_changes("history", |printer| {
             result = self.each_change(&mut |change| {
-                let item = below(&shown, &change.item);
-                let line = ChangeLine {
-                    sign: char::from(change.action as u8),
-                    item: &item,
-                    detail: &change.detail,
-                    bytes: change.bytes,
+                let shown = Change {
+                    item: below(&shown, &change.item),
+                    ..change.clone()
                 };
-                printer.print(line).map_err(|_| Interrupted)
+                printer.print(&shown).map_err(|_| Interrupted)
             });
         });
         self.settle(result, printed)
@@ -504,7 +499,10 @@ impl Listing<'_> {
     }
 
     /// Calls `visit` with every change; its item is the path below the subvolume.
-    fn each_change(&self, visit: &mut Visit<'_>) -> Result<(), AgentError> {
+    fn each_change(
+        &self,
+        visit: &mut dyn FnMut(&Change) -> Result<(), Interrupted>,
+    ) -> Result<(), AgentError> {
         client::list(&self.target.agent, self.subvolume, &mut |message| {
             let Message::Change {
                 action,
@@ -548,24 +546,8 @@ impl Listing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Phase;
     use crate::record::Changed;
-    use crate::record::testing::entry;
-
-    fn snapshot(name: &str) -> SnapshotFacts {
-        SnapshotFacts {
-            subvolume: String::new(),
-            name: name.to_owned(),
-            path: format!("/.snapshots/{name}"),
-            uuid: String::new(),
-            parent_uuid: None,
-            generation: 1,
-            created_generation: 1,
-            changed_generation: 1,
-            readonly: true,
-            exclusive_bytes: None,
-        }
-    }
+    use crate::record::testing::{entry, marker, snapshot};
 
     fn state() -> MachineState {
         let mut first = entry("00000001", "atlas", "vega", SessionState::Completed);
@@ -585,16 +567,8 @@ mod tests {
         MachineState {
             history: vec![first, second, third],
             incomplete: Some(Incomplete {
-                session: "00000004".to_owned(),
-                role: Host::Source,
-                source: "atlas".to_owned(),
-                target: "vega".to_owned(),
-                started_at: jiff::Timestamp::UNIX_EPOCH,
-                phase: Phase::Execute,
-                module: Some("user_data".to_owned()),
                 presync: vec!["gone".to_owned()],
-                address: None,
-                rollback_of: None,
+                ..marker("00000004", Host::Source)
             }),
         }
     }

@@ -1,14 +1,20 @@
-//! `snapshots list`: what syncs have left to go back to, here or on another machine.
+//! `snapshots list` and `prune`: what syncs have left to go back to, here or on another machine.
 
-use super::args::GlobalArgs;
+use super::args::{GlobalArgs, PruneArgs};
 use super::errand::Errand;
 use super::load_config;
-use super::table::{print, render, text};
+use super::table::{number, print, render, text};
+use crate::config::SnapshotConfig;
 use crate::escape::escape_str;
+use crate::event::Host;
 use crate::exit::ExitStatus;
+use crate::figures;
 use crate::modules;
+use crate::run::error::RunError;
+use crate::run::prune::{delete, what_goes};
 use crate::snapshot::SnapshotFacts;
 use crate::snapshot::name::SnapshotName;
+use crate::snapshot::retention::{Policy, days};
 
 /// Lists the snapshots of this machine, or of `host`.
 #[must_use]
@@ -22,6 +28,78 @@ pub fn list(global: &GlobalArgs, host: Option<&str>) -> ExitStatus {
         .on(host)
         .and_then(|met| met.snapshots(&config.btrfs_snapshots.snapshot_dir, false));
     errand.finish(listed.map(|snapshots| print(&table(snapshots))))
+}
+
+/// Deletes old snapshots of this machine, or of another one.
+#[must_use]
+pub fn prune(global: &GlobalArgs, args: &PruneArgs) -> ExitStatus {
+    let config = match load_config(global, &modules::registry()) {
+        Ok(config) => config,
+        Err(status) => return status,
+    };
+    let mut errand = Errand::start(global, config.log_cli_level);
+    let result = prune_with(&mut errand, args, &config.btrfs_snapshots);
+    errand.finish(result)
+}
+
+fn prune_with(
+    errand: &mut Errand,
+    args: &PruneArgs,
+    config: &SnapshotConfig,
+) -> Result<ExitStatus, RunError> {
+    let met = errand.on(args.host.as_deref())?;
+    if !args.dry_run {
+        met.lock(Host::Source)?;
+    }
+    let policy = Policy {
+        keep_recent: args.keep.unwrap_or(config.keep_recent),
+        max_age: args.older_than.or(config.max_age_days.map(days)),
+    };
+    let dir = &config.snapshot_dir;
+    let doing = || RunError::agent("deleting old snapshots");
+    let gone = what_goes(&met.agent, dir, policy, true).map_err(doing())?;
+    let status = print(&departing(&gone));
+    if !args.dry_run && !gone.is_empty() {
+        delete(&met.agent, dir, &gone).map_err(doing())?;
+    }
+    let (count, name) = (figures::counted(gone.len() as u64, "snapshot"), met.name());
+    let done = match (gone.is_empty(), args.dry_run) {
+        (true, _) => format!("Nothing to delete on {name}.\n"),
+        (false, true) => format!("Would delete {count} on {name}.\n"),
+        (false, false) => format!("Deleted {count} on {name}.\n"),
+    };
+    Ok(status.max(print(&done)))
+}
+
+/// The space that only this snapshot holds, as far as it is known.
+fn space(facts: &SnapshotFacts) -> String {
+    match facts.exclusive_bytes {
+        Some(bytes) => figures::bytes(bytes),
+        None => "unknown".to_owned(),
+    }
+}
+
+/// A line per snapshot that goes, the oldest session first.
+fn departing(gone: &[SnapshotFacts]) -> String {
+    if gone.is_empty() {
+        return String::new();
+    }
+    let rows = gone.iter().filter_map(|facts| {
+        let name = SnapshotName::parse(&facts.name)?;
+        Some([
+            name.session,
+            name.at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            escape_str(&facts.name),
+            space(facts),
+        ])
+    });
+    let columns = [
+        text("SESSION"),
+        text("TIME (UTC)"),
+        text("SNAPSHOT"),
+        number("ONLY IN IT"),
+    ];
+    render(&columns, rows.collect())
 }
 
 /// A line per snapshot of ours, the newest first.

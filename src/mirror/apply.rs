@@ -682,11 +682,13 @@ impl Writer<'_> {
             Ok(fd) => fd,
             Err(errno) => return Ok(Err(errno.into())),
         };
-        if let Err(text) = received {
-            return Ok(Err(PlaceError::Content(text)));
-        }
+        let written = match received {
+            Ok(written) => written,
+            Err(text) => return Ok(Err(PlaceError::Content(text))),
+        };
         let finish = || {
-            if op.meta.size > 0 {
+            // A hole at its end; to set the size it has already costs as much as writing it.
+            if written < op.meta.size {
                 rustix::fs::ftruncate(&fd, op.meta.size)?;
             }
             staging::set_attributes(fd.as_fd(), &op.meta)?;
@@ -695,12 +697,13 @@ impl Writer<'_> {
         Ok(finish().map(|()| staged).map_err(PlaceError::from))
     }
 
-    /// Writes what arrives for `op` until its end. The inner error is a reason for people.
+    /// Writes what arrives for `op` until its end; returns where its last data ended. The inner error
+    /// is a reason for people.
     fn receive(
         &mut self,
         fd: Option<BorrowedFd<'_>>,
         op: &Op,
-    ) -> Result<Result<(), String>, ApplyError> {
+    ) -> Result<Result<u64, String>, ApplyError> {
         let mut hash = ContentHash::new();
         let mut written = 0;
         let expected = self.received;
@@ -739,7 +742,7 @@ impl Writer<'_> {
                 } if id == expected => {
                     let whole = size == op.meta.size && theirs == hash.finish(size);
                     break if whole {
-                        Ok(())
+                        Ok(written)
                     } else {
                         Err("arrived damaged: its size or hash is wrong".to_owned())
                     };

@@ -5,6 +5,7 @@
 
 mod basis;
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use crate::agent::client::AgentClient;
 use crate::config::{Config, Folder};
 use crate::escape::escape_bytes;
 use crate::event::{Host, LogLevel, ProgressUpdate};
+use crate::figures::{self, counted};
 use crate::interrupt::Interrupted;
 use crate::mirror::entry::{Aspects, Time};
 use crate::mirror::filter::{Filter, MAX_FILTER_BYTES, SHIPPED};
@@ -47,17 +49,52 @@ struct Planned {
     totals: PlanTotals,
 }
 
-/// Reads a folder's filter file.
-fn read_rules(folder: &Folder) -> Result<(String, String), String> {
+/// Why every entry is looked at.
+fn full_scan_reason(context: &ModuleContext<'_>) -> String {
+    let target = &context.target.hostname;
+    match &context.session.equal_at {
+        None => format!("first sync with {target}"),
+        Some(at) => format!(
+            "what was touched since {} is compared by content",
+            at.source.strftime("%Y-%m-%d %H:%M UTC")
+        ),
+    }
+}
+
+/// Adds a folder's plan to that of the module.
+fn add(summary: &mut PlanSummary, planned: &Planned) {
+    let totals = &planned.totals;
+    summary.created += totals.created;
+    summary.changed += totals.changed;
+    summary.attributes += totals.attributes;
+    summary.deleted += totals.deleted;
+    summary.existing += totals.existing;
+    (summary.bytes).insert(planned.path.clone(), totals.bytes);
+}
+
+/// Reads a folder's filter file; an error is a message and what to do about it.
+fn read_rules(folder: &Folder) -> Result<(String, String), (String, Option<String>)> {
     let Some(path) = &folder.filter else {
         return Ok((String::new(), "no filter".to_owned()));
     };
-    let unreadable = |e: &dyn std::fmt::Display| format!("cannot read {}: {e}", path.display());
-    let length = std::fs::metadata(path).map_err(|e| unreadable(&e))?.len();
+    let shown = escape_bytes(path.as_os_str().as_encoded_bytes());
+    let unreadable = |e: std::io::Error| {
+        let hint = match e.kind() {
+            ErrorKind::PermissionDenied => format!("it must be yours to read:\n    ls -l {shown}"),
+            ErrorKind::NotFound => format!(
+                "an empty one excludes nothing; `pc-switcher init` writes those of /home and \
+                 /root:\n    touch {shown}"
+            ),
+            _ => "it must be a file of UTF-8 text".to_owned(),
+        };
+        (format!("cannot read {shown}: {e}"), Some(hint))
+    };
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
     if length > MAX_FILTER_BYTES as u64 {
-        return Err(unreadable(&format!("larger than {MAX_FILTER_BYTES} bytes")));
+        let message = format!("{shown} is larger than {MAX_FILTER_BYTES} bytes");
+        return Err((message, None));
     }
-    let rules = std::fs::read_to_string(path).map_err(|e| unreadable(&e))?;
+    let rules = std::fs::read_to_string(path).map_err(unreadable)?;
     let origin = path
         .file_name()
         .unwrap_or_default()
@@ -244,19 +281,20 @@ impl Module for UserData {
     fn validate_config(&self, config: &Config) -> Vec<ConfigError> {
         let mut errors = Vec::new();
         for (index, folder) in config.user_data.folders.iter().enumerate() {
-            let mut add = |message: String| {
+            let mut add = |message: String, hint: Option<String>| {
                 errors.push(ConfigError {
                     module: Some(NAME.to_owned()),
                     path: format!("user_data.folders[{index}].filter"),
                     message,
+                    hint,
                 });
             };
             match read_rules(folder) {
-                Err(message) => add(message),
+                Err((message, hint)) => add(message, hint),
                 Ok((rules, origin)) => {
                     if let Err(problems) = Filter::parse(rules.as_bytes(), &origin) {
                         for problem in problems {
-                            add(problem.to_string());
+                            add(problem.to_string(), None);
                         }
                     }
                 }
@@ -300,7 +338,8 @@ impl Module for UserData {
         self.planned.clear();
         let mut summary = PlanSummary::default();
         for folder in &context.config.user_data.folders {
-            let (rules, origin) = read_rules(folder).map_err(ModuleError::failed)?;
+            let (rules, origin) = read_rules(folder)
+                .map_err(|(message, hint)| ModuleError::Failed { message, hint })?;
             let filter = Filter::parse(rules.as_bytes(), &origin)
                 .map_err(|_| ModuleError::failed(format!("{origin} has changed meanwhile")))?;
             let mut planned = Planned {
@@ -311,6 +350,9 @@ impl Module for UserData {
                 origin,
                 totals: PlanTotals::default(),
             };
+            let why = full_scan_reason(context);
+            let text = format!("full scan of {}: {why}", folder.path);
+            context.decide("full_scan", Host::Target, text);
             let began = Instant::now();
             let (source, target) = Self::scan(context, &planned, false)?;
             let totals = target.plan.clone().unwrap_or_default();
@@ -318,23 +360,24 @@ impl Module for UserData {
             facts.insert("source_entries".into(), Value::from(source.items));
             facts.insert("target_entries".into(), Value::from(target.items));
             facts.insert("seconds".into(), Value::from(began.elapsed().as_secs_f64()));
-            let message = format!(
-                "{}: full scan of {} entries; {} to create, {} to change, {} to delete",
-                folder.path,
-                source.items,
-                totals.created,
-                totals.changed + totals.attributes,
-                totals.deleted,
-            );
-            context.log_with(LogLevel::Info, Host::Target, message, facts);
-            Self::warn_unmatched(context, &planned, [&source, &target]);
-            summary.created += totals.created;
-            summary.changed += totals.changed;
-            summary.attributes += totals.attributes;
-            summary.deleted += totals.deleted;
-            summary.existing += totals.existing;
-            summary.bytes.insert(folder.path.clone(), totals.bytes);
             planned.totals = totals;
+            let mut own = PlanSummary::default();
+            add(&mut own, &planned);
+            let found = own.counts().join(", ");
+            let message = format!(
+                "{}: {} compared{}{found}",
+                folder.path,
+                counted(source.items, "entry"),
+                if found.is_empty() { "" } else { ": " },
+            );
+            // The plan of the only folder is that of the module, which is told anyway.
+            let level = match context.config.user_data.folders.len() {
+                1 => LogLevel::Full,
+                _ => LogLevel::Info,
+            };
+            context.log_with(level, Host::Target, message, facts);
+            Self::warn_unmatched(context, &planned, [&source, &target]);
+            add(&mut summary, &planned);
             self.planned.push(planned);
         }
         let folders = self.planned.iter().map(|p| p.path.clone()).collect();
@@ -402,23 +445,22 @@ impl Module for UserData {
         if context.session.verify {
             self.verify(context)?;
         }
-        let count =
-            |f: fn(&PlanTotals) -> u64| self.planned.iter().map(|p| f(&p.totals)).sum::<u64>();
-        let counts = [
-            (count(|t| t.created), "created"),
-            (count(|t| t.changed + t.attributes), "changed"),
-            (count(|t| t.deleted), "deleted"),
-        ];
-        let mut summary = if counts.iter().all(|(count, _)| *count == 0) {
+        let mut done = PlanSummary::default();
+        for planned in &self.planned {
+            add(&mut done, planned);
+        }
+        let mut parts = done.counts();
+        if bytes > 0 {
+            parts.push(format!("{} written", figures::bytes(bytes)));
+        }
+        let mut summary = if parts.is_empty() {
             "nothing to change".to_owned()
         } else {
-            let [created, changed, deleted] = counts.map(|(count, word)| format!("{count} {word}"));
-            let bytes = bytesize::ByteSize::b(bytes).display().iec();
-            format!("{created}, {changed}, {deleted}, {bytes}")
+            parts.join(", ")
         };
         if errors > 0 {
             use std::fmt::Write as _;
-            let _ = write!(summary, "; {errors} not done");
+            let _ = write!(summary, "; {} not done", figures::number(errors));
         }
         Ok(summary)
     }

@@ -95,9 +95,6 @@ pub struct HistoryEntry {
     pub target_snapshots: Vec<SnapshotFacts>,
     /// What each mirrored folder's filter said: the folder's path to a digest.
     pub folders: BTreeMap<String, String>,
-    /// What it left behind for the next sync of the two to start from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub anchor: Option<anchor::Recorded>,
     /// What was typed to reach the target: the way back to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
@@ -107,6 +104,9 @@ pub struct HistoryEntry {
     /// For a rollback: the session whose presync state was put back on the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_of: Option<String>,
+    /// What it left behind for the next sync of the two to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<anchor::Recorded>,
 }
 
 /// How much a session changed on its target.

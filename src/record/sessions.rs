@@ -4,9 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use super::HistoryEntry;
+use super::anchor;
 use super::history::is_same;
-use crate::event::SessionState;
+use super::{HistoryEntry, MachineName, MachineState};
+use crate::event::{Host, SessionState};
+use crate::snapshot::SnapshotFacts;
+use crate::snapshot::name::{SnapshotKind, SnapshotName};
 
 /// Why no single session is meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,10 +73,45 @@ pub fn undone(history: &[HistoryEntry]) -> BTreeSet<String> {
     undone
 }
 
+/// Names among `snapshots`, this machine's, that stay whatever a policy says: the newest anchor with each
+/// other machine, which is what the next sync with it begins from, and the way back from a run that has
+/// not ended.
+#[must_use]
+pub fn indispensable(state: &MachineState, snapshots: &[SnapshotFacts]) -> BTreeSet<String> {
+    let mut names = anchor::held(state);
+    let mut sessions = BTreeSet::new();
+    let mut met: Vec<&MachineName> = Vec::new();
+    for entry in state.history.iter().rev() {
+        let (other, own) = match entry.role {
+            Host::Source => (&entry.target, &entry.source_snapshots),
+            Host::Target => (&entry.source, &entry.target_snapshots),
+        };
+        let is_sync = entry.state == SessionState::Completed && entry.rollback_of.is_none();
+        if is_sync && !met.iter().any(|known| is_same(known, other, true)) {
+            met.push(other);
+            names.extend(own.iter().map(|snapshot| snapshot.name.clone()));
+        }
+    }
+    if let Some(marker) = &state.incomplete {
+        names.extend(marker.presync.iter().cloned());
+        sessions.insert(marker.session.as_str());
+        // A rollback that died is finished by going back there once more.
+        sessions.extend(marker.rollback_of.as_deref());
+    }
+    let of_session = |name: &String| {
+        let name = SnapshotName::parse(name)?;
+        let is_before = name.kind == SnapshotKind::Presync;
+        (is_before && sessions.contains(name.session.as_str())).then_some(())
+    };
+    let there = snapshots.iter().map(|snapshot| &snapshot.name);
+    names.extend(there.filter(|name| of_session(name).is_some()).cloned());
+    names
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::testing::entry;
+    use crate::record::testing::{entry, marker, snapshot};
 
     #[test]
     fn a_session_is_found_by_the_beginning_of_its_name() {
@@ -92,6 +130,72 @@ mod tests {
         for nothing in ["", "c", "b0b000000", "\u{1b}[31m"] {
             assert!(matches!(find(nothing), Err(NotFound::None(_))), "{nothing}");
         }
+    }
+
+    #[test]
+    fn the_newest_anchor_with_each_machine_and_the_way_back_from_a_dead_run_are_indispensable() {
+        let named = |session: &str, kind| format!("@home-{kind}-20260101T000000Z-{session}");
+        let facts = |name: String| snapshot(&name);
+        let pair = |session: &str| ["presync", "postsync"].map(|kind| facts(named(session, kind)));
+        let sessions = [
+            "00000001", "00000002", "00000003", "00000004", "00000005", "00000006",
+        ];
+        let all: Vec<_> = sessions.into_iter().flat_map(pair).collect();
+        let mut history: Vec<HistoryEntry> = [
+            ("00000001", "atlas", "vega", SessionState::Completed),
+            ("00000002", "atlas", "vega", SessionState::Completed),
+            ("00000003", "atlas", "lyra", SessionState::Completed),
+            ("00000004", "atlas", "vega", SessionState::Failed),
+        ]
+        .map(|(session, from, to, state)| HistoryEntry {
+            source_snapshots: pair(session).into(),
+            ..entry(session, from, to, state)
+        })
+        .into();
+        // Here the other machine is the source, and what is ours are the target's.
+        history.insert(
+            1,
+            HistoryEntry {
+                role: Host::Target,
+                target_snapshots: pair("00000006").into(),
+                ..entry("00000006", "lyra", "atlas", SessionState::Completed)
+            },
+        );
+        history.push(HistoryEntry {
+            source_snapshots: pair("00000005").into(),
+            rollback_of: Some("00000001".to_owned()),
+            ..entry("00000005", "atlas", "atlas", SessionState::Completed)
+        });
+        let mut state = MachineState {
+            history,
+            incomplete: None,
+        };
+        let kept = |state: &MachineState| -> Vec<String> {
+            let found = indispensable(state, &all);
+            let short = |name: &String| {
+                let name = SnapshotName::parse(name).unwrap();
+                format!("{} {}", name.session, name.kind.word())
+            };
+            found.iter().map(short).collect()
+        };
+        let anchors = [
+            "00000002 postsync",
+            "00000003 postsync",
+            "00000002 presync",
+            "00000003 presync",
+        ];
+        assert_eq!(kept(&state), anchors);
+        let mut marker = marker("00000005", Host::Target);
+        marker.rollback_of = Some("00000004".to_owned());
+        marker.presync = vec![named("00000006", "presync")];
+        state.incomplete = Some(marker);
+        let mut more = anchors.to_vec();
+        more.extend(["00000004 presync", "00000005 presync", "00000006 presync"]);
+        more.sort_by_key(|line| {
+            line.split_once(' ')
+                .map(|(session, kind)| (kind.to_owned(), session.to_owned()))
+        });
+        assert_eq!(kept(&state), more);
     }
 
     #[test]

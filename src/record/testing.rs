@@ -1,8 +1,8 @@
 //! Small histories for tests.
 
 use super::anchor::{Anchor, AnchoredFolder};
-use super::{HistoryEntry, MachineName};
-use crate::event::{Host, SessionState};
+use super::{HistoryEntry, Incomplete, MachineName};
+use crate::event::{Host, Phase, SessionState};
 use crate::snapshot::SnapshotFacts;
 
 /// A machine whose id follows from its name.
@@ -30,10 +30,10 @@ pub fn entry(session: &str, source: &str, target: &str, state: SessionState) -> 
         source_snapshots: Vec::new(),
         target_snapshots: Vec::new(),
         folders: std::collections::BTreeMap::new(),
-        anchor: None,
         address: None,
         changed: None,
         rollback_of: None,
+        anchor: None,
     }
 }
 
@@ -62,5 +62,39 @@ pub fn anchor(session: &str) -> Anchor {
         source: vec![half("presync")],
         target: vec![half("postsync")],
         folders: [("/home".to_owned(), folder)].into(),
+    }
+}
+
+/// The marker of a run that died while it executed modules.
+#[must_use]
+pub fn marker(session: &str, role: Host) -> Incomplete {
+    Incomplete {
+        session: session.to_owned(),
+        role,
+        source: "atlas".to_owned(),
+        target: "vega".to_owned(),
+        started_at: jiff::Timestamp::UNIX_EPOCH,
+        phase: Phase::Execute,
+        module: Some("user_data".to_owned()),
+        presync: Vec::new(),
+        address: None,
+        rollback_of: None,
+    }
+}
+
+/// A snapshot of this name, as it should be.
+#[must_use]
+pub fn snapshot(name: &str) -> SnapshotFacts {
+    SnapshotFacts {
+        subvolume: String::new(),
+        name: name.to_owned(),
+        path: format!("/.snapshots/{name}"),
+        uuid: String::new(),
+        parent_uuid: None,
+        generation: 1,
+        created_generation: 1,
+        changed_generation: 1,
+        readonly: true,
+        exclusive_bytes: None,
     }
 }

@@ -1,9 +1,10 @@
-//! Phase 2: what the histories of both machines say against this sync, and who may overrule it.
+//! Phase 2: what the histories of both machines, and who works on the target, say against this sync,
+//! and who may overrule it.
 //!
 //! A gate is opened by a person or by its own flag, never by `--yes`. A dry run warns and goes on.
 
 use super::error::RunError;
-use super::{CORE, Pair, Run, Shared};
+use super::{CORE, Pair, Run, Shared, logins};
 use crate::agent::client::{AgentClient, PendingCall};
 use crate::agent::protocol::{Reply, Request};
 use crate::escape::escape_str;
@@ -33,6 +34,15 @@ pub(super) struct Gate {
 }
 
 pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
+    for gate in look(run, pair)? {
+        open(&run.shared, &gate)?;
+    }
+    Ok(())
+}
+
+/// Every gate on the way of this sync, opened by its flag or not.
+pub(super) fn look(run: &mut Run, pair: &Pair) -> Result<Vec<Gate>, RunError> {
+    let health = logins::begin(&pair.target)?;
     let mut calls = Vec::with_capacity(2);
     for peer in pair.both() {
         let call = peer.machine.agent.begin(Request::ReadState);
@@ -51,13 +61,14 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     };
     let equal_at = equal_at(&memories, pair);
     let anchor = memories.anchor(user_data::NAME);
-    for finding in concerning(&memories) {
-        open(&run.shared, &in_words(&finding, &run.shared))?;
-    }
+    let mut gates: Vec<Gate> = (concerning(&memories).iter())
+        .map(|finding| in_words(finding, &run.shared))
+        .collect();
+    gates.extend(logins::gate(&run.shared, pair, &health)?);
     let facts = std::sync::Arc::make_mut(&mut run.facts);
     facts.equal_at = equal_at;
     facts.anchor = anchor;
-    Ok(())
+    Ok(gates)
 }
 
 /// When both machines were last equal, by the source's clock and by the target's.
@@ -164,14 +175,7 @@ fn in_words(finding: &GateFinding, shared: &Shared) -> Gate {
 /// What a first sync replaces, named before it happens.
 fn first_sync_scope(shared: &Shared, source: &str, target: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    let on = |name: &str| {
-        shared
-            .config
-            .sync_modules
-            .iter()
-            .any(|(n, on)| n == name && *on)
-    };
-    if on("user_data") {
+    if shared.config.is_on(user_data::NAME) {
         let folders: Vec<String> = shared
             .config
             .user_data

@@ -14,15 +14,18 @@
 //! never replaces its status; after a run that had ended well it makes the status 1.
 
 mod cleanup;
+mod clocks;
 pub mod error;
 mod execute;
 pub mod explain;
 mod gates;
 mod initialise;
+mod logins;
 pub mod machines;
 pub mod options;
 mod plan;
 mod preflight;
+pub mod prune;
 pub mod reach;
 mod reconcile;
 mod record;
@@ -48,6 +51,7 @@ pub use plan::{Changes, PlanOutput, Visit, totals};
 
 use crate::agent::client::{AgentClient, ConfirmEach};
 use crate::agent::protocol::AgentFacts;
+use crate::change::Digest;
 use crate::config::Config;
 use crate::event::{ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState};
 use crate::exit::ExitStatus;
@@ -129,7 +133,7 @@ struct Shared {
 struct Peer {
     machine: Machine,
     facts: AgentFacts,
-    /// How far its clock is ahead of ours.
+    /// How far its clock is ahead of ours, as well as a round trip tells.
     clock_ahead: jiff::SignedDuration,
 }
 
@@ -190,13 +194,15 @@ struct Run {
     incomplete: Option<Incomplete>,
     /// What each machine remembered when the run began.
     remembered: HashMap<Host, MachineState>,
-    /// What the next sync of the two can start from.
-    mirrored: Option<Mirrored>,
     /// What each module planned.
     planned: BTreeMap<&'static str, PlanSummary>,
+    /// What the next sync of the two can start from.
+    mirrored: Option<Mirrored>,
     /// Whether history has this session.
     recorded: bool,
     plan_output: Box<dyn PlanOutput>,
+    /// What the modules of a dry run would do.
+    plans: Vec<Digest>,
     /// What reconciling the target's configuration will write.
     config_writes: Vec<reconcile::Write>,
     log_file: Option<PathBuf>,
@@ -244,10 +250,11 @@ impl Run {
             target_snapshots: OwnSnapshots::default(),
             incomplete: None,
             remembered: HashMap::new(),
-            mirrored: None,
             planned: BTreeMap::new(),
+            mirrored: None,
             recorded: false,
             plan_output: setup.plan_output,
+            plans: Vec::new(),
             config_writes: Vec::new(),
             log_file: setup.log_file,
             open_log: setup.open_log,

@@ -3,20 +3,21 @@
 //! A marker says that a run has begun to change this machine. It is on both machines before the
 //! first change; it is removed last, after both histories were written.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::error::RunError;
+use super::prune::{delete, what_goes};
 use super::{Pair, Peer, Run};
 use crate::agent::client::{AgentError, PendingCall};
-use crate::agent::protocol::{Reply, Request};
+use crate::agent::protocol::Request;
 use crate::event::{Host, LogLevel, ModuleStatus, SessionState};
-use crate::record::anchor::{self, Recorded};
+use crate::record::anchor::Recorded;
 use crate::record::{Changed, HistoryEntry, Incomplete};
 use crate::snapshot::SnapshotFacts;
-use crate::snapshot::retention::{Policy, expired};
+use crate::snapshot::retention::{Policy, days};
 
 /// How long taking back a marker may take.
 const UNMARK_LIMIT: Duration = Duration::from_secs(5);
@@ -94,36 +95,9 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
         on_both(pair, |_| Request::WriteIncomplete(None))
             .map_err(RunError::agent("noting that the sync has ended"))?;
         run.incomplete = None;
-        prune(run, pair);
     }
+    prune(run, pair);
     Ok(())
-}
-
-/// Snapshots that stay whatever the policy says: this session's, those of the newest completed
-/// session with each other machine, and the newest anchor with each.
-fn protected(run: &Run, peer: &Peer, partner: &Peer) -> BTreeSet<String> {
-    let host = peer.machine.host;
-    let own = run.snapshots(host);
-    let mut names: BTreeSet<String> = (own.presync.iter().chain(&own.postsync))
-        .map(|snapshot| snapshot.name.clone())
-        .collect();
-    let mut known = HashSet::from([partner.facts.machine_id.clone()]);
-    let remembered = run.remembered.get(&host);
-    // With this partner too: a sync without the mirror leaves no newer one.
-    names.extend(remembered.map(anchor::held).unwrap_or_default());
-    for entry in remembered
-        .iter()
-        .flat_map(|state| state.history.iter().rev())
-    {
-        let (other, snapshots) = match entry.role {
-            Host::Source => (&entry.target, &entry.source_snapshots),
-            Host::Target => (&entry.source, &entry.target_snapshots),
-        };
-        if entry.state == SessionState::Completed && known.insert(other.machine_id.clone()) {
-            names.extend(snapshots.iter().map(|snapshot| snapshot.name.clone()));
-        }
-    }
-    names
 }
 
 /// Deletes old snapshots by policy. Trouble here is a warning: the sync itself is done.
@@ -131,49 +105,24 @@ fn prune(run: &Run, pair: &Pair) {
     let config = &run.shared.config.btrfs_snapshots;
     let policy = Policy {
         keep_recent: config.keep_recent,
-        max_age_days: config.max_age_days,
+        max_age: config.max_age_days.map(days),
     };
     for peer in pair.both() {
-        let partner = pair.peer(peer.machine.host.other());
-        let protected = protected(run, peer, partner);
-        let warn = |error: &dyn std::fmt::Display| {
-            run.log(
-                LogLevel::Warning,
-                Some(peer.machine.host),
-                format!("old snapshots were not deleted: {error}"),
-            );
-        };
         let agent = &peer.machine.agent;
-        let listed = agent.call(Request::ListSnapshots {
-            snapshot_dir: config.snapshot_dir.clone(),
-            with_space: false,
-        });
-        let expired = match listed {
-            Ok(Reply::Snapshots(all)) => expired(&all, policy, &protected, Timestamp::now()),
-            Ok(_) => {
-                warn(&agent.nonsense("no snapshots"));
-                continue;
-            }
-            Err(error) => {
-                warn(&error);
-                continue;
-            }
-        };
-        if expired.is_empty() {
-            continue;
-        }
-        let count = expired.len();
-        let deleted = agent.call(Request::DeleteSnapshots {
-            snapshot_dir: config.snapshot_dir.clone(),
-            names: expired,
-        });
-        match deleted {
-            Ok(_) => run.log(
+        let pruned = what_goes(agent, &config.snapshot_dir, policy, false);
+        let pruned = pruned.and_then(|gone| delete(agent, &config.snapshot_dir, &gone));
+        match pruned {
+            Ok(0) => {}
+            Ok(count) => run.log(
                 LogLevel::Info,
                 Some(peer.machine.host),
                 format!("deleted {count} old snapshots"),
             ),
-            Err(error) => warn(&error),
+            Err(error) => run.log(
+                LogLevel::Warning,
+                Some(peer.machine.host),
+                format!("old snapshots were not deleted: {error}"),
+            ),
         }
     }
 }
@@ -196,6 +145,9 @@ pub(super) fn entry(run: &Run, pair: &Pair, peer: &Peer, state: SessionState) ->
         modules: run.session.results().to_vec(),
         source_snapshots: all(Host::Source),
         target_snapshots: all(Host::Target),
+        address: Some(run.shared.options.host.clone()),
+        changed: changed(run),
+        rollback_of: None,
         folders: (run.mirrored.as_ref()).map_or_else(BTreeMap::new, |m| m.filters.clone()),
         anchor: run.mirrored.as_ref().map(|m| match &m.anchor {
             Ok(anchor) => Recorded::Anchor(Box::new(anchor.clone())),
@@ -203,9 +155,6 @@ pub(super) fn entry(run: &Run, pair: &Pair, peer: &Peer, state: SessionState) ->
                 no_anchor: why.clone(),
             },
         }),
-        address: Some(run.shared.options.host.clone()),
-        changed: changed(run),
-        rollback_of: None,
     }
 }
 

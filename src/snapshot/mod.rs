@@ -19,6 +19,8 @@ pub struct SubvolumeFacts {
     pub missing: Vec<String>,
     /// What stands at the snapshot directory.
     pub snapshot_dir: SnapshotDir,
+    /// Id of the subvolume that the snapshot directory is, or lies in.
+    pub snapshot_dir_in: Option<u64>,
     /// Top-level subvolume names that exist, for a helpful error.
     pub existing: Vec<String>,
 }

@@ -5,6 +5,7 @@ pub mod command;
 pub mod guardian;
 pub mod inherit;
 pub mod inodes;
+pub mod kernel;
 pub mod mounts;
 pub mod poll;
 pub mod process;

@@ -18,8 +18,9 @@ pub const FLOORS: &[&[&str]] = &[
     &["snapshot"],
     &["host"],
     &["ui"],
-    &["prompt", "config", "signals", "change", "jsonline"],
+    &["prompt", "config", "signals", "jsonline"],
     &["event", "sys"],
+    &["change"],
     &["exit", "interrupt", "escape", "figures"],
 ];
 
@@ -30,6 +31,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ssh2_config", &["src/host/ssh/"]),
     ("console", &["src/ui/"]),
     ("clap", &["src/cli/"]),
+    ("clap_complete", &["src/cli/completions.rs"]),
     ("saphyr_parser", &["src/config/yaml.rs"]),
     ("similar", &["src/run/reconcile.rs"]),
     ("strsim", &["src/config/"]),

@@ -1,5 +1,5 @@
 #!/bin/bash
-# need.sh [--check] build|lab|test|ci...: makes sure that the programs a task needs are there.
+# need.sh [--check] build|lab|test|static|static-debian|package|ci...: makes sure that the programs a task needs are there.
 # Installs only what is missing, says what and why; with --check it only says so and fails.
 set -euo pipefail
 
@@ -36,8 +36,28 @@ setfattr    attr         files with everything a file can have
 setcap      libcap2-bin  files with everything a file can have
 LIST
       ;;
+    static) cat <<'LIST'
+musl-gcc    musl-tools     compiling and linking with a C library that needs no other files
+LIST
+      ;;
+    static-debian) cat <<'LIST'
+/usr/bin/rustc rustc-web   a recent compiler whose library's source is packaged
+/usr/lib/rustlib/src/rust/library/std/Cargo.toml rust-web-src the source of its library
+/usr/lib/llvm-14/lib/libunwind.a libunwind-14-dev unwinding without the GNU C library
+LIST
+      ;;
+    package) cat <<'LIST'
+dpkg-deb    dpkg           making the package
+lintian     lintian        judging the package
+file        file           saying what kind of program it is
+LIST
+      ;;
     ci) cat <<'LIST'
 /usr/sbin/sshd openssh-server connections to a real server, which are skipped elsewhere
+man         man-db         the manual, which is only looked at elsewhere by those who have it
+mandoc      mandoc         a second opinion on the manual
+zsh         zsh            its completions
+fish        fish           its completions
 LIST
       ;;
     *) echo "need.sh: no such task: $1" >&2; exit 2 ;;

@@ -80,7 +80,13 @@ fn marker(source: &str, target: &str, role: Host) -> Incomplete {
 
 /// A run in which only the gate of `flag` may be closed.
 fn gated(world: &World, flag: &str) -> Trial {
-    let mut work = TestModule::new("work");
+    // Whose homes are not synced may be logged in.
+    let name = if flag == "--allow-logged-in" {
+        "user_data"
+    } else {
+        "work"
+    };
+    let mut work = TestModule::new(name);
     if flag == "--allow-mass-delete" {
         work.plan = Box::new(|_| PlanSummary {
             deleted: 900,
