@@ -12,23 +12,35 @@ use super::wire::{DiffFolder, DiffRequest};
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::snapshot::SnapshotFacts;
 
-/// The suspects of each folder asked about, or why there are none to be had.
-pub type Found = Result<Vec<Vec<Suspect>>, String>;
+/// What came of comparing.
+pub struct Found {
+    /// Whether the older snapshot is what it was.
+    pub intact: bool,
+    /// The suspects of each folder asked about, or why there are none to be had.
+    pub suspects: Result<Vec<Vec<Suspect>>, String>,
+}
 
 /// Looks whether the older snapshot is what it was and, unless only that is asked, compares.
 pub fn find(request: &DiffRequest, abort: &AbortFlag) -> Result<Found, Interrupted> {
-    match find_in(request, abort) {
-        Ok(found) => Ok(Ok(found)),
-        Err(DiffError::Interrupted(interrupted)) => Err(interrupted),
-        Err(error) => Ok(Err(reason(request, &error))),
-    }
+    let mut intact = false;
+    let suspects = match find_in(request, &mut intact, abort) {
+        Ok(suspects) => Ok(suspects),
+        Err(DiffError::Interrupted(interrupted)) => return Err(interrupted),
+        Err(error) => Err(reason(request, &error)),
+    };
+    Ok(Found { intact, suspects })
 }
 
-fn find_in(request: &DiffRequest, abort: &AbortFlag) -> Result<Vec<Vec<Suspect>>, DiffError> {
+fn find_in(
+    request: &DiffRequest,
+    intact: &mut bool,
+    abort: &AbortFlag,
+) -> Result<Vec<Vec<Suspect>>, DiffError> {
     let older = open(&request.older.path)?;
     Fingerprint::of(older.root())?.check_unmoved(&fingerprint(&request.older))?;
+    *intact = true;
     let Some(newer) = &request.newer else {
-        return Ok(Vec::new());
+        return Ok(request.folders.iter().map(|_| Vec::new()).collect());
     };
     let newer = open(newer)?;
     let changes = changes(older.root(), newer.root(), SUSPECTS_MAX, abort)?;

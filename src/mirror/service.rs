@@ -230,7 +230,9 @@ impl MirrorService {
     /// Compares snapshots and keeps what may differ, or says why a full scan is needed.
     fn diff(&self, context: &ServiceContext, request: &DiffRequest) -> Result<MirrorReply, Fault> {
         let mut reply = MirrorReply::default();
-        match found::find(request, &context.abort)? {
+        let found = found::find(request, &context.abort)?;
+        reply.intact = found.intact;
+        match found.suspects {
             Ok(suspects) => {
                 for (folder, mut suspects) in request.folders.iter().zip(suspects) {
                     if let Some(root) = &folder.plan

@@ -32,6 +32,7 @@ struct Synced {
     drift: Option<Drift>,
     looked: (u64, u64),
     passes: usize,
+    errors: u64,
     /// What was changed behind our back.
     behind: Vec<(char, String)>,
 }
@@ -167,6 +168,7 @@ impl Anchored {
             drift: scanned.1.drift,
             looked: (scanned.0.looked, scanned.1.looked),
             passes,
+            errors: applied.errors,
             behind,
         }
     }
@@ -263,6 +265,10 @@ fn random_changes_on_both_machines_are_synced_by_the_kernels_diff() {
         for step in 0..5 {
             let what = format!("seed {seed} step {step} rules {:?}", anchored.rules);
             let synced = anchored.sync("", "");
+            if synced.errors > 0 {
+                // Hard links to what is left alone: no anchor comes of such a run.
+                break;
+            }
             assert_eq!(synced.behind, [], "{what}");
             anchored.judge(&what);
             if step > 0 {
@@ -545,7 +551,10 @@ fn suspects_are_those_of_the_folder_in_the_subvolume() {
             folders: vec![folder(false), folder(true)],
             own_writes,
         };
-        let found = found::find(&request, &AbortFlag::new()).unwrap().unwrap();
+        let found = found::find(&request, &AbortFlag::new())
+            .unwrap()
+            .suspects
+            .unwrap();
         let paths = |suspects: &Vec<Suspect>| -> Vec<(String, Mark)> {
             let text = |s: &Suspect| String::from_utf8(s.path.clone()).unwrap();
             suspects.iter().map(|s| (text(s), s.mark)).collect()

@@ -696,6 +696,9 @@ pub struct MirrorReply {
     /// Comparing snapshots, or a restricted scan: why it has to be a full scan.
     #[serde(default)]
     pub full_scan: Option<String>,
+    /// Comparing snapshots: whether the older one is what it was.
+    #[serde(default)]
+    pub intact: bool,
     /// A restricted scan: more paths that turned out to be suspect; they are kept for the next one,
     /// which has to follow.
     #[serde(default)]
