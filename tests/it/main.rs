@@ -10,6 +10,7 @@
 
 mod anchors;
 mod completions;
+mod doctor;
 mod documents;
 mod dry_run;
 mod errors;
@@ -20,6 +21,7 @@ mod interrupted;
 mod layers;
 mod manners;
 mod manual;
+mod packages;
 mod refusals;
 mod retention;
 mod round_trip;
