@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::age::parse_age;
+use crate::age::parse_age;
 use crate::exit::ExitStatus;
 
 /// Columns of the widest help line.
@@ -240,6 +240,9 @@ pub struct SyncArgs {
     /// Sync though the last sync to the target died on the way
     #[arg(long, help_heading = "Gates")]
     pub allow_incomplete: bool,
+    /// Sync though files were changed on both machines since the last sync
+    #[arg(long, help_heading = "Gates")]
+    pub allow_conflicts: bool,
     /// Sync though unusually many files will be deleted on the target
     #[arg(long, help_heading = "Gates")]
     pub allow_mass_delete: bool,
@@ -506,7 +509,7 @@ mod tests {
     fn every_flag_of_sync_is_read() {
         let cli = parse(
             "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify \
-             --allow-first-sync --allow-out-of-order --allow-incomplete --allow-mass-delete \
+             --allow-first-sync --allow-out-of-order --allow-incomplete --allow-conflicts --allow-mass-delete \
              --allow-logged-in --confirm-each-command --config /c --color never --progress json -vv",
         );
         let expected = Cli {
@@ -532,6 +535,7 @@ mod tests {
                 allow_first_sync: true,
                 allow_out_of_order: true,
                 allow_incomplete: true,
+                allow_conflicts: true,
                 allow_mass_delete: true,
                 allow_logged_in: true,
             }),

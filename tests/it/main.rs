@@ -8,6 +8,7 @@
     reason = "tests start programs as a person does: untied, from outside"
 )]
 
+mod anchors;
 mod completions;
 mod doctor;
 mod documents;
