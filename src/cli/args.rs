@@ -53,6 +53,15 @@ Examples:
   pc-switcher history 1f3          what the sync whose name begins so changed
   pc-switcher history --host vega  past syncs of vega";
 
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  pc-switcher doctor                this machine alone
+  pc-switcher doctor vega           both, and what is between them
+  pc-switcher --batch doctor vega   the same as a timer will find it
+  pc-switcher doctor vega --json | jq '.checks[] | select(.state != \"ok\")'
+
+Nothing is changed. It ends with 0 if a sync can begin, with 8 if there are
+warnings, and else with the status that the sync would end with.";
 const ROLLBACK_EXAMPLES: &str = "\
 Examples:
   pc-switcher rollback --dry-run   what undoing the last sync would change
@@ -64,16 +73,6 @@ It works after a sync that ended well, failed, or died. What was there before
 the rollback is in snapshots too: `pc-switcher rollback SESSION` with the session
 of the rollback undoes it. Excluded paths, nested subvolumes and mounts are left
 as they are.";
-
-const DOCTOR_EXAMPLES: &str = "\
-Examples:
-  pc-switcher doctor                this machine alone
-  pc-switcher doctor vega           both, and what is between them
-  pc-switcher --batch doctor vega   the same as a timer will find it
-  pc-switcher doctor vega --json | jq '.checks[] | select(.state != \"ok\")'
-
-Nothing is changed. It ends with 0 if a sync can begin, with 8 if there are
-warnings, and else with the status that the sync would end with.";
 
 const SNAPSHOTS_EXAMPLES: &str = "\
 Examples:
