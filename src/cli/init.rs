@@ -320,7 +320,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::config::{self, Config, KnownModule};
+    use crate::config::{self, Config};
 
     const DEBIAN: &str = "\
 25 1 0:22 /@ / rw,noatime shared:1 - btrfs /dev/sda2 rw,ssd,subvolid=256,subvol=/@
@@ -345,11 +345,7 @@ mod tests {
     }
 
     fn load(path: &Path) -> Config {
-        let modules = ["user_data", "dummy_success", "dummy_fail"];
-        let modules = modules.map(|name| KnownModule {
-            name,
-            required: false,
-        });
+        let modules = crate::cli::known(&crate::modules::registry());
         config::load(path, &modules).expect("what init writes is valid")
     }
 

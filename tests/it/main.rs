@@ -19,6 +19,7 @@ mod harness;
 mod history;
 mod interrupted;
 mod layers;
+mod logs;
 mod manners;
 mod manual;
 mod packages;
