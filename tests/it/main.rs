@@ -17,6 +17,7 @@ mod harness;
 mod history;
 mod interrupted;
 mod layers;
+mod losses;
 mod manners;
 mod manual;
 mod refusals;
