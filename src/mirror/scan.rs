@@ -72,7 +72,7 @@ pub struct Notes {
 }
 
 /// Notes of one kind logged one by one; the rest is only counted.
-const NOTES_OF_A_KIND: u64 = 50;
+pub const NOTES_OF_A_KIND: u64 = 50;
 
 impl Notes {
     /// Something that is as the person asked, but worth a line in the log.

@@ -39,13 +39,7 @@ pub(super) fn run(run: &mut Run) -> Result<Arc<Pair>, RunError> {
     let target = start_target(run)?;
     refuse_same_machine(run, &source, &target)?;
     lock(run, &target, &source.machine.hostname)?;
-    if let Some(installed) = target.facts.installed.as_ref().filter(|i| is_newer(i)) {
-        return Err(RunError::NewerTarget {
-            hostname: target.machine.hostname,
-            theirs: escape_str(installed.version.as_deref().unwrap_or_default()),
-            ours: env!("CARGO_PKG_VERSION"),
-        });
-    }
+    refuse_newer_target(&target)?;
 
     run.shared.events.emit(&Event::Session {
         id: run.session.id().to_owned(),
@@ -62,7 +56,7 @@ pub(super) fn run(run: &mut Run) -> Result<Arc<Pair>, RunError> {
     Ok(pair)
 }
 
-fn choose_modules(run: &mut Run) -> Result<(), RunError> {
+pub(super) fn choose_modules(run: &mut Run) -> Result<(), RunError> {
     let registry = std::mem::take(&mut run.registry);
     let shared = Arc::get_mut(&mut run.shared).expect("no thread shares the run before phase 1");
     run.selection = choose(registry, &mut shared.config, &shared.options)?;
@@ -84,7 +78,7 @@ fn choose_modules(run: &mut Run) -> Result<(), RunError> {
     Ok(())
 }
 
-fn start_source(run: &mut Run) -> Result<Peer, RunError> {
+pub(super) fn start_source(run: &mut Run) -> Result<Peer, RunError> {
     let agent = run.shared.machines.local(&run.access())?;
     run.agents.push(agent.clone());
     let uid = Some(rustix::process::getuid().as_raw());
@@ -99,7 +93,7 @@ fn start_source(run: &mut Run) -> Result<Peer, RunError> {
     Ok(peer)
 }
 
-fn start_target(run: &mut Run) -> Result<Peer, RunError> {
+pub(super) fn start_target(run: &mut Run) -> Result<Peer, RunError> {
     let connection = |status| {
         Event::Connection(ConnectionEvent {
             status,
@@ -182,7 +176,19 @@ fn greet(run: &Run, agent: AgentClient, host: Host, uid: Option<u32>) -> Result<
     })
 }
 
-fn refuse_same_machine(run: &Run, source: &Peer, target: &Peer) -> Result<(), RunError> {
+/// A newer pc-switcher there may have written what we do not understand.
+pub(super) fn refuse_newer_target(target: &Peer) -> Result<(), RunError> {
+    match target.facts.installed.as_ref().filter(|i| is_newer(i)) {
+        None => Ok(()),
+        Some(installed) => Err(RunError::NewerTarget {
+            hostname: target.machine.hostname.clone(),
+            theirs: escape_str(installed.version.as_deref().unwrap_or_default()),
+            ours: env!("CARGO_PKG_VERSION"),
+        }),
+    }
+}
+
+pub(super) fn refuse_same_machine(run: &Run, source: &Peer, target: &Peer) -> Result<(), RunError> {
     let same = if source.facts.machine_id.is_empty() && target.facts.machine_id.is_empty() {
         source.facts.hostname == target.facts.hostname
     } else {
@@ -217,11 +223,6 @@ fn lock(run: &Run, peer: &Peer, from: &str) -> Result<(), RunError> {
             Reply::Lock(Some(held_by)) => held_by,
             _ => return Err(nonsense(agent, "no answer about the lock")),
         };
-        let held_by = LockHolder {
-            session: escape_str(&held_by.session),
-            from: escape_str(&held_by.from),
-            ..held_by
-        };
         let hostname = &peer.machine.hostname;
         // This machine's own lock is ours by now, so no other sync from here is alive: what holds
         // the target is an agent that has lost its connection, and ends by itself.
@@ -229,13 +230,10 @@ fn lock(run: &Run, peer: &Peer, from: &str) -> Result<(), RunError> {
             && held_by.role == Host::Target
             && held_by.from == from;
         if !is_left_over || Instant::now() >= end {
-            return Err(RunError::Locked {
-                hostname: hostname.clone(),
-                holder: held_by,
-            });
+            return Err(locked(peer, &held_by));
         }
         if going.is_none() {
-            let session = &held_by.session;
+            let session = escape_str(&held_by.session);
             let text = format!(
                 "{hostname} still has the agent of session {session}, which has lost its connection; \
                  waiting for it to end"
@@ -245,5 +243,17 @@ fn lock(run: &Run, peer: &Peer, from: &str) -> Result<(), RunError> {
             going = Some(run.shared.events.working(hostname, doing));
         }
         run.shared.stop.flag().sleep(Duration::from_millis(500))?;
+    }
+}
+
+/// The error for a machine whose lock `holder` has.
+pub(super) fn locked(peer: &Peer, holder: &LockHolder) -> RunError {
+    RunError::Locked {
+        hostname: peer.machine.hostname.clone(),
+        holder: LockHolder {
+            session: escape_str(&holder.session),
+            from: escape_str(&holder.from),
+            ..holder.clone()
+        },
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 mod completions;
+mod doctor;
 mod documents;
 mod dry_run;
 mod errors;
@@ -20,8 +21,10 @@ mod layers;
 mod losses;
 mod manners;
 mod manual;
+mod packages;
 mod refusals;
 mod retention;
+mod rollback;
 mod round_trip;
 mod support;
 mod survivors;
