@@ -20,6 +20,7 @@ mod history;
 mod interrupted;
 mod layers;
 mod logs;
+mod losses;
 mod manners;
 mod manual;
 mod packages;
