@@ -53,6 +53,18 @@ Examples:
   pc-switcher history 1f3          what the sync whose name begins so changed
   pc-switcher history --host vega  past syncs of vega";
 
+const ROLLBACK_EXAMPLES: &str = "\
+Examples:
+  pc-switcher rollback --dry-run   what undoing the last sync would change
+  pc-switcher rollback             undo it, on the machine that it changed
+  pc-switcher rollback 1f3         go back before an earlier one
+  pc-switcher rollback --local     undo the last sync to this machine, from here
+
+It works after a sync that ended well, failed, or died. What was there before
+the rollback is in snapshots too: `pc-switcher rollback SESSION` with the session
+of the rollback undoes it. Excluded paths, nested subvolumes and mounts are left
+as they are.";
+
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
   pc-switcher doctor                this machine alone
@@ -157,6 +169,8 @@ pub enum Command {
     Init(InitArgs),
     /// List past syncs, or what one of them changed.
     History(HistoryArgs),
+    /// Put a machine back to its state before a sync.
+    Rollback(RollbackArgs),
     /// Look at the snapshots that syncs have taken.
     Snapshots(SnapshotsArgs),
     /// Print what a shell needs to complete command lines.
@@ -271,6 +285,33 @@ pub struct HistoryArgs {
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
+}
+
+/// `rollback`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = ROLLBACK_EXAMPLES)]
+pub struct RollbackArgs {
+    /// The session to go back before; the beginning of its name is enough [default: the last one]
+    #[arg(value_name = "SESSION", value_parser = parse_session)]
+    pub session: Option<String>,
+    /// Roll back that machine [default: the one that the session changed]
+    #[arg(long, value_name = "HOST", value_parser = parse_host, conflicts_with = "local")]
+    pub host: Option<String>,
+    /// Roll back this machine
+    #[arg(long)]
+    pub local: bool,
+    /// Only this subvolume; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub subvolume: Vec<String>,
+    /// Put the running root back file by file instead of exchanging it for the next boot
+    #[arg(long)]
+    pub in_place: bool,
+    /// List exactly what would be put back; change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// `snapshots`.

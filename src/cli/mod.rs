@@ -8,6 +8,7 @@ mod errand;
 pub mod history;
 pub mod init;
 pub mod manual;
+pub mod rollback;
 mod session;
 pub mod snapshots;
 pub mod sync;
@@ -56,6 +57,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
         Command::Completions(args) => completions::run(args.shell),
         Command::Man(args) => manual::run(&args.directory),
         Command::History(args) => history::run(global, args),
+        Command::Rollback(args) => rollback::run(global, args),
         Command::Agent => agent::run(modules::services()),
     }
 }

@@ -74,7 +74,7 @@ pub struct Notes {
 }
 
 /// Notes of one kind logged one by one; the rest is only counted.
-const NOTES_OF_A_KIND: u64 = 50;
+pub const NOTES_OF_A_KIND: u64 = 50;
 
 /// ... of a kind that is a list.
 const NOTES_OF_A_LIST: u64 = 5000;

@@ -26,6 +26,7 @@ use super::wire::{
 use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_str;
+use crate::event::LogLevel;
 use crate::interrupt::Interrupted;
 use crate::record::anchor::LeftPath;
 
@@ -406,8 +407,12 @@ impl MirrorService {
             items: applied.items,
             bytes: applied.bytes,
             ended: Some(super::plan::now()),
+            moves: applied.moves,
             ..MirrorReply::default()
         };
+        let placed = format!("{} changes, {} moves", applied.items, applied.moves);
+        let events = &context.events;
+        events.log(LogLevel::Full, USER_DATA, None, placed, Map::new());
         report(context, USER_DATA, applied.notes, &mut reply);
         Ok(reply)
     }

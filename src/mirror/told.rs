@@ -70,7 +70,17 @@ impl<'a> Told<'a> {
 
     /// How far it is, if it is time to say so.
     pub fn progress(&mut self, items: u64, bytes: u64, path: &[u8]) -> Result<(), Interrupted> {
+        self.progress_of(|| (items, bytes), path)
+    }
+
+    /// The same where items and bytes must be looked up.
+    pub fn progress_of(
+        &mut self,
+        so_far: impl FnOnce() -> (u64, u64),
+        path: &[u8],
+    ) -> Result<(), Interrupted> {
         if self.told_at.elapsed() >= TELL_EVERY {
+            let (items, bytes) = so_far();
             self.cli.push(&Message::Progress { items, bytes, path })?;
             self.flush()?;
         }

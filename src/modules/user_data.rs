@@ -85,8 +85,8 @@ fn add(summary: &mut PlanSummary, planned: &Planned) {
     (summary.bytes).insert(planned.path.clone(), totals.bytes);
 }
 
-/// Reads a folder's filter file; an error is a message and what to do about it.
-fn read_rules(folder: &Folder) -> Result<(String, String), (String, Option<String>)> {
+/// Reads a folder's filter file: its text, and its name for messages; an error is a message and what to do about it.
+pub fn read_rules(folder: &Folder) -> Result<(String, String), (String, Option<String>)> {
     let Some(path) = &folder.filter else {
         return Ok((String::new(), "no filter".to_owned()));
     };

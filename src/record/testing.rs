@@ -33,6 +33,7 @@ pub fn entry(session: &str, source: &str, target: &str, state: SessionState) -> 
         address: None,
         changed: None,
         rollback_of: None,
+        settled: None,
         anchor: None,
     }
 }
@@ -79,6 +80,7 @@ pub fn marker(session: &str, role: Host) -> Incomplete {
         presync: Vec::new(),
         address: None,
         rollback_of: None,
+        settles: None,
     }
 }
 

@@ -24,6 +24,7 @@ mod manual;
 mod packages;
 mod refusals;
 mod retention;
+mod rollback;
 mod round_trip;
 mod support;
 mod survivors;

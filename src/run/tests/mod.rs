@@ -76,6 +76,7 @@ fn marker(source: &str, target: &str, role: Host) -> Incomplete {
         presync: vec!["@home-presync-20260101T000000Z-0000dead".into()],
         address: None,
         rollback_of: None,
+        settles: None,
     }
 }
 
