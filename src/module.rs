@@ -132,6 +132,10 @@ pub struct PlanSummary {
     pub deleted: u64,
     /// Items that exist on the target in the module's scope (for the mass-delete gate).
     pub existing: u64,
+    /// Paths that were changed on both machines since they were equal (for the conflict gate).
+    pub conflicts: u64,
+    /// Some of them, each in one line.
+    pub conflict_lines: Vec<String>,
     /// Bytes that will be written, per target path whose filesystem receives them.
     pub bytes: BTreeMap<String, u64>,
 }
@@ -239,6 +243,12 @@ pub struct SessionFacts {
     pub dry_run: bool,
     /// `--verify`: compare all content afterwards.
     pub verify: bool,
+    /// `--yes`: ordinary questions are answered with their defaults.
+    pub yes: bool,
+    /// `--apply-package-installs`: a run that cannot ask installs what the source has.
+    pub package_installs: bool,
+    /// `--apply-package-removals`: a run that cannot ask removes what the source has not.
+    pub package_removals: bool,
     /// `--full-scan`: start from nothing that is remembered.
     pub full_scan: bool,
     /// When the two machines were last known to be equal. `None` if no completed sync of the two

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::age::parse_age;
+use crate::age::parse_age;
 use crate::exit::ExitStatus;
 
 /// Columns of the widest help line.
@@ -52,6 +52,28 @@ Examples:
   pc-switcher history              past syncs of this machine, the newest first
   pc-switcher history 1f3          what the sync whose name begins so changed
   pc-switcher history --host vega  past syncs of vega";
+
+const ROLLBACK_EXAMPLES: &str = "\
+Examples:
+  pc-switcher rollback --dry-run   what undoing the last sync would change
+  pc-switcher rollback             undo it, on the machine that it changed
+  pc-switcher rollback 1f3         go back before an earlier one
+  pc-switcher rollback --local     undo the last sync to this machine, from here
+
+It works after a sync that ended well, failed, or died. What was there before
+the rollback is in snapshots too: `pc-switcher rollback SESSION` with the session
+of the rollback undoes it. Excluded paths, nested subvolumes and mounts are left
+as they are.";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  pc-switcher doctor                this machine alone
+  pc-switcher doctor vega           both, and what is between them
+  pc-switcher --batch doctor vega   the same as a timer will find it
+  pc-switcher doctor vega --json | jq '.checks[] | select(.state != \"ok\")'
+
+Nothing is changed. It ends with 0 if a sync can begin, with 8 if there are
+warnings, and else with the status that the sync would end with.";
 
 const SNAPSHOTS_EXAMPLES: &str = "\
 Examples:
@@ -141,10 +163,14 @@ pub enum ProgressMode {
 pub enum Command {
     /// Put this machine's state on another machine.
     Sync(SyncArgs),
+    /// Check everything that a sync needs, and say how to mend it.
+    Doctor(DoctorArgs),
     /// Write a configuration with every key explained.
     Init(InitArgs),
     /// List past syncs, or what one of them changed.
     History(HistoryArgs),
+    /// Put a machine back to its state before a sync.
+    Rollback(RollbackArgs),
     /// Look at the snapshots that syncs have taken.
     Snapshots(SnapshotsArgs),
     /// Print what a shell needs to complete command lines.
@@ -196,6 +222,12 @@ pub struct SyncArgs {
     /// Answer ordinary confirmations with yes; opens no gate
     #[arg(short, long, help_heading = "Questions")]
     pub yes: bool,
+    /// Install packages that the target lacks, without asking
+    #[arg(long, help_heading = "Questions")]
+    pub apply_package_installs: bool,
+    /// Remove packages that this machine has not, without asking
+    #[arg(long, help_heading = "Questions")]
+    pub apply_package_removals: bool,
     /// Ask before every command that changes a machine
     #[arg(long, help_heading = "Questions", conflicts_with = "batch")]
     pub confirm_each_command: bool,
@@ -208,6 +240,9 @@ pub struct SyncArgs {
     /// Sync though the last sync to the target died on the way
     #[arg(long, help_heading = "Gates")]
     pub allow_incomplete: bool,
+    /// Sync though files were changed on both machines since the last sync
+    #[arg(long, help_heading = "Gates")]
+    pub allow_conflicts: bool,
     /// Sync though unusually many files will be deleted on the target
     #[arg(long, help_heading = "Gates")]
     pub allow_mass_delete: bool,
@@ -225,6 +260,18 @@ pub struct InitArgs {
     pub force: bool,
 }
 
+/// `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = DOCTOR_EXAMPLES)]
+pub struct DoctorArgs {
+    /// Another machine to check too, as for a sync to it
+    #[arg(value_name = "HOST", value_parser = parse_host)]
+    pub host: Option<String>,
+    /// One JSON object with every check
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `history`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(after_help = HISTORY_EXAMPLES)]
@@ -238,6 +285,33 @@ pub struct HistoryArgs {
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
+}
+
+/// `rollback`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = ROLLBACK_EXAMPLES)]
+pub struct RollbackArgs {
+    /// The session to go back before; the beginning of its name is enough [default: the last one]
+    #[arg(value_name = "SESSION", value_parser = parse_session)]
+    pub session: Option<String>,
+    /// Roll back that machine [default: the one that the session changed]
+    #[arg(long, value_name = "HOST", value_parser = parse_host, conflicts_with = "local")]
+    pub host: Option<String>,
+    /// Roll back this machine
+    #[arg(long)]
+    pub local: bool,
+    /// Only this subvolume; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub subvolume: Vec<String>,
+    /// Put the running root back file by file instead of exchanging it for the next boot
+    #[arg(long)]
+    pub in_place: bool,
+    /// List exactly what would be put back; change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// `snapshots`.
@@ -435,7 +509,7 @@ mod tests {
     fn every_flag_of_sync_is_read() {
         let cli = parse(
             "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify \
-             --allow-first-sync --allow-out-of-order --allow-incomplete --allow-mass-delete \
+             --allow-first-sync --allow-out-of-order --allow-incomplete --allow-conflicts --allow-mass-delete \
              --allow-logged-in --confirm-each-command --config /c --color never --progress json -vv",
         );
         let expected = Cli {
@@ -454,11 +528,14 @@ mod tests {
                 skip: vec!["c".to_owned()],
                 full_scan: true,
                 verify: true,
+                apply_package_installs: false,
+                apply_package_removals: false,
                 yes: true,
                 confirm_each_command: true,
                 allow_first_sync: true,
                 allow_out_of_order: true,
                 allow_incomplete: true,
+                allow_conflicts: true,
                 allow_mass_delete: true,
                 allow_logged_in: true,
             }),

@@ -1,13 +1,14 @@
 //! The command line: one file per command, arguments in, report out.
 
-mod age;
 pub mod agent;
 pub mod args;
 pub mod completions;
+pub mod doctor;
 mod errand;
 pub mod history;
 pub mod init;
 pub mod manual;
+pub mod rollback;
 mod session;
 pub mod snapshots;
 pub mod sync;
@@ -47,6 +48,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
     ui::set_color(session::color(global.color));
     match &cli.command {
         Command::Sync(args) => sync::run(global, args),
+        Command::Doctor(args) => doctor::run(global, args),
         Command::Init(args) => write_config(global, args.force),
         Command::Snapshots(args) => match &args.command {
             SnapshotsCommand::List { host } => snapshots::list(global, host.as_deref()),
@@ -55,6 +57,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
         Command::Completions(args) => completions::run(args.shell),
         Command::Man(args) => manual::run(&args.directory),
         Command::History(args) => history::run(global, args),
+        Command::Rollback(args) => rollback::run(global, args),
         Command::Agent => agent::run(modules::services()),
     }
 }

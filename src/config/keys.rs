@@ -11,6 +11,7 @@ pub(super) const TOP: Keys = &[
     ("sync_jobs", "sync_modules"),
     ("disk", "disk"),
     ("btrfs_snapshots", "btrfs_snapshots"),
+    ("packages", "packages"),
     ("user_data", "user_data"),
     ("dummy_success", "dummy_success"),
     ("dummy_fail", "dummy_fail"),
@@ -34,9 +35,16 @@ pub(super) const SNAPSHOTS: Keys = &[
     ("max_age_days", "max_age_days"),
 ];
 
+/// Keys of `packages`.
+pub(super) const PACKAGES: Keys = &[
+    ("left_alone", "left_alone"),
+    ("command_timeout", "command_timeout"),
+];
+
 /// Keys of `user_data`.
 pub(super) const USER_DATA: Keys = &[
     ("folders", "folders"),
+    ("full_scan_every", "full_scan_every"),
     ("mass_delete_percent", "mass_delete_percent"),
     ("mass_delete_count", "mass_delete_count"),
 ];

@@ -9,9 +9,11 @@ pub mod codec;
 pub mod compare;
 pub mod content;
 pub mod diff;
+pub mod drift;
 pub mod entry;
 pub mod exchange;
 pub mod filter;
+pub mod found;
 pub mod left;
 pub mod links;
 pub mod local;
@@ -27,6 +29,7 @@ pub mod service;
 pub mod spool;
 pub mod staging;
 pub mod suspects;
+pub mod told;
 pub mod tree;
 pub mod wire;
 
@@ -80,6 +83,8 @@ fn peer_payload(frame: &[u8]) -> Result<&[u8], Malformed> {
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_anchor;
 #[cfg(test)]
 mod tests_interrupt;
 #[cfg(test)]

@@ -32,7 +32,7 @@ impl Mark {
     pub const CONTENT: Self = Self(1);
     /// It need not be what was there when both sides were equal.
     pub const OTHER: Self = Self(2);
-    /// Everything below as well.
+    /// Everything below as well, in the same way as far as content goes.
     pub const BELOW: Self = Self(4);
     /// Nothing is known of it.
     pub const ANYTHING: Self = Self(7);
@@ -289,7 +289,9 @@ impl Suspects {
             };
         }
         let below = if first.mark.has(Mark::BELOW) {
-            Some(Within::All { doubted: true })
+            Some(Within::All {
+                doubted: first.mark.has(Mark::CONTENT),
+            })
         } else if end - start > 1 {
             Some(Within::Only(start + 1..end))
         } else {

@@ -15,6 +15,7 @@
 
 mod cleanup;
 mod clocks;
+pub mod doctor;
 pub mod error;
 mod execute;
 pub mod explain;
@@ -22,6 +23,7 @@ mod gates;
 mod initialise;
 mod logins;
 pub mod machines;
+pub mod met;
 pub mod options;
 mod plan;
 mod preflight;
@@ -29,6 +31,7 @@ pub mod prune;
 pub mod reach;
 mod reconcile;
 mod record;
+pub mod rollback;
 pub mod session;
 mod snapshots;
 mod validate;
@@ -218,6 +221,9 @@ impl Run {
             id: setup.session.id().to_owned(),
             dry_run: setup.options.dry_run,
             verify: setup.options.verify,
+            yes: setup.options.yes,
+            package_installs: setup.options.package_installs,
+            package_removals: setup.options.package_removals,
             full_scan: setup.options.full_scan,
             equal_at: None,
             anchor: Err(NoAnchor::Unread),

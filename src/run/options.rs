@@ -30,8 +30,14 @@ pub struct SyncOptions {
     pub allow_out_of_order: bool,
     /// Opens the incomplete gate.
     pub allow_incomplete: bool,
+    /// Opens the conflict gate.
+    pub allow_conflicts: bool,
     /// Opens the mass-delete gate.
     pub allow_mass_delete: bool,
+    /// Installs packages without asking.
+    pub package_installs: bool,
+    /// Removes packages without asking.
+    pub package_removals: bool,
     /// Opens the gate of somebody at work on the target's desktop.
     pub allow_logged_in: bool,
     /// Ask before every request that changes something.

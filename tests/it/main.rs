@@ -8,7 +8,9 @@
     reason = "tests start programs as a person does: untied, from outside"
 )]
 
+mod anchors;
 mod completions;
+mod doctor;
 mod documents;
 mod dry_run;
 mod errors;
@@ -19,8 +21,10 @@ mod interrupted;
 mod layers;
 mod manners;
 mod manual;
+mod packages;
 mod refusals;
 mod retention;
+mod rollback;
 mod round_trip;
 mod support;
 mod survivors;

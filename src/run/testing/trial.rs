@@ -158,11 +158,13 @@ fn config(path: PathBuf, modules: impl Iterator<Item = &'static str>) -> Config 
             keep_recent: 3,
             max_age_days: None,
         },
+        packages: crate::config::PackagesConfig::default(),
         user_data: UserDataConfig {
             folders: vec![Folder {
                 path: "/home".into(),
                 filter: None,
             }],
+            full_scan_every: None,
             mass_delete_percent: 50,
             mass_delete_count: 100,
         },
