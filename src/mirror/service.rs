@@ -406,8 +406,8 @@ impl MirrorService {
         let mut reply = MirrorReply {
             items: applied.items,
             bytes: applied.bytes,
-            ended: Some(super::plan::now()),
             moves: applied.moves,
+            ended: Some(super::plan::now()),
             ..MirrorReply::default()
         };
         let placed = format!("{} changes, {} moves", applied.items, applied.moves);

@@ -694,12 +694,12 @@ pub struct MirrorReply {
     pub looked: u64,
     /// Bytes read (serve) or written (apply).
     pub bytes: u64,
-    /// When applying ended, by that machine's clock.
-    #[serde(default)]
-    pub ended: Option<Time>,
     /// Apply: moves it took to put new things into place.
     #[serde(default)]
     pub moves: u64,
+    /// When applying ended, by that machine's clock.
+    #[serde(default)]
+    pub ended: Option<Time>,
     /// Totals of the plan (scan of the target).
     pub plan: Option<PlanTotals>,
     /// Comparing snapshots, or a restricted scan: why it has to be a full scan.
