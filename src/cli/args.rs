@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::age::parse_age;
+use crate::event::LogLevel;
 use crate::exit::ExitStatus;
 
 /// Columns of the widest help line.
@@ -52,6 +53,17 @@ Examples:
   pc-switcher history              past syncs of this machine, the newest first
   pc-switcher history 1f3          what the sync whose name begins so changed
   pc-switcher history --host vega  past syncs of vega";
+
+const LOGS_EXAMPLES: &str = "\
+Examples:
+  pc-switcher logs                         list them
+  pc-switcher logs --last                  the newest, through $PAGER
+  pc-switcher logs --session 1f3 --level WARNING
+  pc-switcher logs --follow                watch a sync that is running
+  pc-switcher logs --last --json | jq -r 'select(.path) | .path'
+
+Without --last or --session, a filter shows the newest. -v adds the details of
+each line.";
 
 const ROLLBACK_EXAMPLES: &str = "\
 Examples:
@@ -165,6 +177,8 @@ pub enum Command {
     Sync(SyncArgs),
     /// Check everything that a sync needs, and say how to mend it.
     Doctor(DoctorArgs),
+    /// Read back what syncs have written down.
+    Logs(LogsArgs),
     /// Write a configuration with every key explained.
     Init(InitArgs),
     /// List past syncs, or what one of them changed.
@@ -258,6 +272,31 @@ pub struct InitArgs {
     /// Overwrite config.yaml, home.filter and root.filter if they exist
     #[arg(long)]
     pub force: bool,
+}
+
+/// `logs`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = LOGS_EXAMPLES)]
+pub struct LogsArgs {
+    /// Show the newest
+    #[arg(long, conflicts_with = "session")]
+    pub last: bool,
+    /// Show that of this session; the beginning of its name is enough
+    #[arg(long, value_name = "SESSION", value_parser = parse_session)]
+    pub session: Option<String>,
+    /// Only this level and above: DEBUG, FULL, INFO, WARNING, ERROR, CRITICAL
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    pub level: Option<LogLevel>,
+    /// Only what these modules said; `core` is the sync itself
+    #[arg(long, value_name = "MODULE,..", value_delimiter = ',')]
+    #[arg(value_parser = parse_module)]
+    pub module: Vec<String>,
+    /// Show more as it is written, to the end of the session
+    #[arg(short, long)]
+    pub follow: bool,
+    /// One JSON object a line, as they stand in the file
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `doctor`.
@@ -417,6 +456,14 @@ fn parse_session(text: &str) -> Result<String, &'static str> {
     } else {
         Ok(text.to_ascii_lowercase())
     }
+}
+
+/// A level, in any case.
+fn parse_level(text: &str) -> Result<LogLevel, String> {
+    text.parse().map_err(|()| {
+        let names = LogLevel::ALL.map(LogLevel::name);
+        format!("the levels are {}", names.join(", "))
+    })
 }
 
 /// The name of a module; whether there is one of that name is known later.

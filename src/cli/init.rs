@@ -66,7 +66,8 @@ impl InitError {
     #[must_use]
     pub fn status(&self) -> ExitStatus {
         match self {
-            Self::AlreadyThere(_) => ExitStatus::Refused,
+            // Not a gate: those are questions of a sync.
+            Self::AlreadyThere(_) => ExitStatus::Usage,
             Self::Directory { .. } | Self::Write { .. } => ExitStatus::Failed,
         }
     }
@@ -320,7 +321,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::config::{self, Config, KnownModule};
+    use crate::config::{self, Config};
 
     const DEBIAN: &str = "\
 25 1 0:22 /@ / rw,noatime shared:1 - btrfs /dev/sda2 rw,ssd,subvolid=256,subvol=/@
@@ -345,11 +346,7 @@ mod tests {
     }
 
     fn load(path: &Path) -> Config {
-        let modules = ["user_data", "dummy_success", "dummy_fail"];
-        let modules = modules.map(|name| KnownModule {
-            name,
-            required: false,
-        });
+        let modules = crate::cli::known(&crate::modules::registry());
         config::load(path, &modules).expect("what init writes is valid")
     }
 
@@ -463,7 +460,7 @@ mod tests {
         fs::write(&path, "mine: true\n").expect("config");
         let error = init(&path, root.path(), false).expect_err("all there");
         assert!(error.hint().expect("a hint").contains("--force"));
-        assert_eq!(error.status(), ExitStatus::Refused);
+        assert_eq!(error.status(), ExitStatus::Usage);
         assert_eq!(fs::read_to_string(&path).expect("readable"), "mine: true\n");
         assert_eq!(fs::read_to_string(&filter).expect("readable"), "- mine\n");
 

@@ -18,6 +18,7 @@ pub mod left;
 pub mod links;
 pub mod local;
 pub mod look;
+pub mod moves;
 pub mod place;
 pub mod plan;
 pub mod ranges;

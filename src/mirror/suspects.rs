@@ -118,14 +118,14 @@ impl Suspect {
 }
 
 /// The order of a walk: what is in a directory directly after it, names in byte order.
-fn walk_order(a: &[u8], b: &[u8]) -> Ordering {
+pub(super) fn walk_order(a: &[u8], b: &[u8]) -> Ordering {
     // No name holds a zero.
     let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
     a.iter().map(key).cmp(b.iter().map(key))
 }
 
 /// Whether `path` is below the directory `dir` (everything but the folder is below the folder).
-fn is_below(path: &[u8], dir: &[u8]) -> bool {
+pub(super) fn is_below(path: &[u8], dir: &[u8]) -> bool {
     match path.strip_prefix(dir) {
         Some(rest) if dir.is_empty() => !rest.is_empty(),
         Some(rest) => rest.first() == Some(&b'/'),

@@ -155,7 +155,8 @@ impl UserData {
     }
 
     /// Rules that matched nothing on either machine: probably a typo. Rules of the filters we ship
-    /// are for many machines and are passed over.
+    /// are for many machines and are passed over. A filter that a good sync was made with before
+    /// has been warned of then: from then on it is a detail, so that status 8 keeps its meaning.
     fn warn_unmatched(context: &ModuleContext<'_>, planned: &Planned, replies: [&MirrorReply; 2]) {
         let Ok(filter) = Filter::parse(planned.rules.as_bytes(), &planned.origin) else {
             return;
@@ -169,6 +170,14 @@ impl UserData {
                     .collect::<Vec<_>>()
             })
             .collect();
+        let is_known = context.session.equal_at.as_ref().is_some_and(|equal| {
+            basis::is_unchanged(&equal.filters, &planned.path, &planned.digest)
+        });
+        let level = if is_known {
+            LogLevel::Full
+        } else {
+            LogLevel::Warning
+        };
         for index in 0..filter.rule_count() {
             let matched = replies
                 .iter()
@@ -176,7 +185,7 @@ impl UserData {
             let text = filter.rule_text(index);
             if !matched && !shipped.contains(&text) {
                 let message = format!("{}: `{text}` matches nothing", filter.rule_origin(index));
-                context.log(LogLevel::Warning, Host::Source, message);
+                context.log(level, Host::Source, message);
             }
         }
     }

@@ -19,6 +19,8 @@ mod harness;
 mod history;
 mod interrupted;
 mod layers;
+mod logs;
+mod losses;
 mod manners;
 mod manual;
 mod packages;
