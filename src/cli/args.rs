@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::age::parse_age;
+use crate::age::parse_age;
 use crate::event::LogLevel;
 use crate::exit::ExitStatus;
 
@@ -65,15 +65,6 @@ Examples:
 Without --last or --session, a filter shows the newest. -v adds the details of
 each line.";
 
-const DOCTOR_EXAMPLES: &str = "\
-Examples:
-  pc-switcher doctor                this machine alone
-  pc-switcher doctor vega           both, and what is between them
-  pc-switcher --batch doctor vega   the same as a timer will find it
-  pc-switcher doctor vega --json | jq '.checks[] | select(.state != \"ok\")'
-
-Nothing is changed. It ends with 0 if a sync can begin, with 8 if there are
-warnings, and else with the status that the sync would end with.";
 const ROLLBACK_EXAMPLES: &str = "\
 Examples:
   pc-switcher rollback --dry-run   what undoing the last sync would change
@@ -85,6 +76,16 @@ It works after a sync that ended well, failed, or died. What was there before
 the rollback is in snapshots too: `pc-switcher rollback SESSION` with the session
 of the rollback undoes it. Excluded paths, nested subvolumes and mounts are left
 as they are.";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  pc-switcher doctor                this machine alone
+  pc-switcher doctor vega           both, and what is between them
+  pc-switcher --batch doctor vega   the same as a timer will find it
+  pc-switcher doctor vega --json | jq '.checks[] | select(.state != \"ok\")'
+
+Nothing is changed. It ends with 0 if a sync can begin, with 8 if there are
+warnings, and else with the status that the sync would end with.";
 
 const SNAPSHOTS_EXAMPLES: &str = "\
 Examples:
@@ -253,6 +254,9 @@ pub struct SyncArgs {
     /// Sync though the last sync to the target died on the way
     #[arg(long, help_heading = "Gates")]
     pub allow_incomplete: bool,
+    /// Sync though files were changed on both machines since the last sync
+    #[arg(long, help_heading = "Gates")]
+    pub allow_conflicts: bool,
     /// Sync though unusually many files will be deleted on the target
     #[arg(long, help_heading = "Gates")]
     pub allow_mass_delete: bool,
@@ -552,7 +556,7 @@ mod tests {
     fn every_flag_of_sync_is_read() {
         let cli = parse(
             "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify \
-             --allow-first-sync --allow-out-of-order --allow-incomplete --allow-mass-delete \
+             --allow-first-sync --allow-out-of-order --allow-incomplete --allow-conflicts --allow-mass-delete \
              --allow-logged-in --confirm-each-command --config /c --color never --progress json -vv",
         );
         let expected = Cli {
@@ -578,6 +582,7 @@ mod tests {
                 allow_first_sync: true,
                 allow_out_of_order: true,
                 allow_incomplete: true,
+                allow_conflicts: true,
                 allow_mass_delete: true,
                 allow_logged_in: true,
             }),

@@ -69,7 +69,8 @@ impl InitError {
     #[must_use]
     pub fn status(&self) -> ExitStatus {
         match self {
-            Self::AlreadyThere(_) => ExitStatus::Refused,
+            // Not a gate: those are questions of a sync.
+            Self::AlreadyThere(_) => ExitStatus::Usage,
             Self::Directory { .. } | Self::Write { .. } => ExitStatus::Failed,
         }
     }
@@ -367,7 +368,7 @@ mod tests {
         fs::write(&path, "mine: true\n").expect("config");
         let error = init(&path, root.path(), false).expect_err("all there");
         assert!(error.hint().expect("a hint").contains("--force"));
-        assert_eq!(error.status(), ExitStatus::Refused);
+        assert_eq!(error.status(), ExitStatus::Usage);
         assert_eq!(fs::read_to_string(&path).expect("readable"), "mine: true\n");
         assert_eq!(fs::read_to_string(&filter).expect("readable"), "- mine\n");
 

@@ -1,6 +1,5 @@
 //! The command line: one file per command, arguments in, report out.
 
-mod age;
 pub mod agent;
 pub mod args;
 pub mod completions;

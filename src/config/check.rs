@@ -290,6 +290,7 @@ impl<'a> Checker<'a> {
             }
             None
         };
+        let full_scan_every = self.age(section.take("full_scan_every"), defaults.full_scan_every);
         let percent = self.number(
             section.take("mass_delete_percent"),
             1..=100,
@@ -297,6 +298,7 @@ impl<'a> Checker<'a> {
         );
         UserDataConfig {
             folders: folders.unwrap_or(defaults.folders),
+            full_scan_every,
             mass_delete_percent: u8::try_from(percent).expect("at most 100"),
             mass_delete_count: self.number(
                 section.take("mass_delete_count"),

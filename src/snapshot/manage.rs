@@ -175,6 +175,7 @@ fn facts_of(
         parent_uuid: info.parent_uuid,
         generation: info.generation,
         created_generation: info.created_generation,
+        changed_generation: info.changed_generation,
         readonly: info.is_readonly,
         exclusive_bytes: if with_space {
             btrfs::exclusive_bytes(&fd, info.id)

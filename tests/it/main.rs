@@ -8,6 +8,7 @@
     reason = "tests start programs as a person does: untied, from outside"
 )]
 
+mod anchors;
 mod completions;
 mod doctor;
 mod documents;
@@ -20,6 +21,7 @@ mod interrupted;
 mod layers;
 mod layouts;
 mod logs;
+mod losses;
 mod manners;
 mod manual;
 mod packages;
