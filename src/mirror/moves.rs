@@ -60,13 +60,13 @@ impl Moves {
         }
         loop {
             let moves = Self::of(candidates);
-            let mut occupied = |path: &[u8]| match known.get(path) {
-                Some(found) => *found,
-                None => {
-                    let found = look(path);
-                    known.insert(path.to_vec(), found);
-                    found
+            let mut occupied = |path: &[u8]| {
+                if let Some(found) = known.get(path) {
+                    return *found;
                 }
+                let found = look(path);
+                known.insert(path.to_vec(), found);
+                found
             };
             let bad: HashSet<usize> = (0..moves.list.len())
                 .filter(|at| !moves.has_room(*at, &mut occupied))
