@@ -156,10 +156,24 @@ fn btrfs(args: &[&str]) {
     );
 }
 
+fn history(lab: &Lab, host: &str) -> (PathBuf, Value) {
+    let path = lab.disk(host).join("@/var/lib/pc-switcher/history.json");
+    let file = serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
+    (path, file)
+}
+
+fn last_session(lab: &Lab, host: &str) -> String {
+    let (_, file) = history(lab, host);
+    let last = file["history"].as_array().expect("a list").last();
+    last.expect("there is one")["session"]
+        .as_str()
+        .expect("text")
+        .to_owned()
+}
+
 /// Rewrites a machine's history.
 fn rewrite(lab: &Lab, host: &str, change: impl Fn(&mut Vec<Value>)) {
-    let path = lab.disk(host).join("@/var/lib/pc-switcher/history.json");
-    let mut file: Value = serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
+    let (path, mut file) = history(lab, host);
     change(file["history"].as_array_mut().expect("a list"));
     fs::write(&path, file.to_string()).expect("writable");
 }
@@ -197,7 +211,14 @@ fn every_reason_for_a_full_scan_is_told_and_the_sync_is_right() {
     why("the filter of /home changed", &[]);
     assert_eq!(fs::read(theirs.join("x.tmp")).expect("there"), b"ours");
 
-    let last = |host, kind| snapshots(&lab, host, kind).pop().expect("there is one");
+    let last = |host, kind| {
+        let session = last_session(&lab, host);
+        let mut found = snapshots(&lab, host, kind).into_iter();
+        // Two sessions within a second are in no order by their names.
+        found
+            .rfind(|path| path.to_string_lossy().contains(&session))
+            .expect("there is one")
+    };
     let gone = last(VEGA, "postsync");
     btrfs(&[
         "-q",
