@@ -10,7 +10,7 @@ use crate::agent::deploy::{
 };
 use crate::event::Host;
 use crate::host::ssh::{self, SshConnection, SshOptions};
-use crate::prompt::{PromptError, Prompter, Question, Secret};
+use crate::prompt::{PromptError, Prompter, Question, Secret, Survey};
 
 /// What a machine does before there is anybody to ask.
 const STARTING: &str = "receiving and starting the agent";
@@ -168,6 +168,10 @@ impl Prompter for Remembering {
         self.inner.choose(question)
     }
 
+    fn survey(&self, survey: &Survey) -> Result<Option<Vec<Vec<usize>>>, PromptError> {
+        self.inner.survey(survey)
+    }
+
     fn secret(&self, prompt: &str) -> Result<Secret, PromptError> {
         let answer = self.inner.secret(prompt)?;
         self.keep(prompt, &answer);
@@ -203,6 +207,10 @@ impl Prompter for Repeating {
 
     fn choose(&self, question: &Question) -> Result<usize, PromptError> {
         self.inner.choose(question)
+    }
+
+    fn survey(&self, survey: &Survey) -> Result<Option<Vec<Vec<usize>>>, PromptError> {
+        self.inner.survey(survey)
     }
 
     fn secret(&self, prompt: &str) -> Result<Secret, PromptError> {
