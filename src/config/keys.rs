@@ -38,6 +38,7 @@ pub(super) const SNAPSHOTS: Keys = &[
 /// Keys of `packages`.
 pub(super) const PACKAGES: Keys = &[
     ("left_alone", "left_alone"),
+    ("recipes", "recipes"),
     ("command_timeout", "command_timeout"),
 ];
 

@@ -15,6 +15,7 @@ mod documents;
 mod dry_run;
 mod errors;
 mod first_sync;
+mod flatpaks;
 mod harness;
 mod history;
 mod interrupted;

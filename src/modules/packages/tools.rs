@@ -209,6 +209,18 @@ impl<'a> Tools<'a> {
 #[must_use]
 pub fn shown(argv: &[&str]) -> String {
     let mut text = String::new();
+    // Whose rights a command runs with is said by whoever reports it.
+    let argv = match argv {
+        ["setpriv", rest @ ..] => {
+            let start = rest.iter().position(|word| *word == "--").unwrap_or(0);
+            let words = &rest[start..];
+            let named = words
+                .iter()
+                .position(|w| !w.contains('=') && !["--", "env"].contains(w));
+            &words[named.unwrap_or(0)..]
+        }
+        _ => argv,
+    };
     for word in argv {
         if text.len() > 160 {
             text.push_str(" …");

@@ -1,6 +1,7 @@
 //! What the integration tests stand on: the lab, its fixtures and the oracles.
 
 pub mod awkward;
+pub mod hub;
 pub mod lab;
 pub mod oracle;
 pub mod processes;

@@ -8,7 +8,7 @@ mod apply;
 mod etc;
 mod plan;
 mod policy;
-mod simulate;
+pub mod simulate;
 mod sources;
 pub mod state;
 mod timers;
@@ -46,10 +46,7 @@ impl Manager for Apt {
     }
 
     fn weigh(&self, tools: &Tools<'_>, question: Value) -> Result<Value, Silence> {
-        let question = simulate::Question::deserialize(question)
-            .map_err(|e| Silence(format!("an unknown question: {e}")))?;
-        let forecast = simulate::forecast(tools, &question)?;
-        Ok(serde_json::to_value(forecast).expect("a forecast is plain data"))
+        weigh(tools, question)
     }
 
     fn consider(&self, view: &View<'_>, draft: &mut Draft, answer: Value) -> Result<(), String> {
@@ -75,4 +72,12 @@ impl Manager for Apt {
             plan::Work::deserialize(work).map_err(|e| Silence(format!("unknown work: {e}")))?;
         apply::apply(tools, &work, say)
     }
+}
+
+/// What would come of installs and removals by this machine's apt.
+pub fn weigh(tools: &Tools<'_>, question: Value) -> Result<Value, Silence> {
+    let question = simulate::Question::deserialize(question)
+        .map_err(|e| Silence(format!("an unknown question: {e}")))?;
+    let forecast = simulate::forecast(tools, &question)?;
+    Ok(serde_json::to_value(forecast).expect("a forecast is plain data"))
 }

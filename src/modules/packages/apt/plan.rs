@@ -174,7 +174,7 @@ pub fn draft(view: &View<'_>) -> Result<Draft, String> {
         if there.is_some_and(|p| p.manual) {
             continue;
         }
-        if let Some(pattern) = view.left_alone.matching(name) {
+        if let Some(pattern) = view.rules.left_alone.matching(name) {
             if there.is_none() {
                 let why = format!("left alone: it belongs to the machine ({pattern})");
                 draft.items.push(Item::told(name, Verb::Install, name, why));
@@ -209,7 +209,7 @@ pub fn draft(view: &View<'_>) -> Result<Draft, String> {
         if here.is_some_and(|p| p.manual) {
             continue;
         }
-        if let Some(pattern) = view.left_alone.matching(name) {
+        if let Some(pattern) = view.rules.left_alone.matching(name) {
             if here.is_none() {
                 let why = format!("left alone: it belongs to the machine ({pattern})");
                 draft.items.push(Item::told(name, Verb::Remove, name, why));
@@ -450,7 +450,7 @@ pub fn settle(
     }
     work.along = (forecast.recommended.iter())
         .filter(|name| both.source.packages.contains_key(*name) && !both.is_marked(name))
-        .filter(|name| view.left_alone.matching(name).is_none())
+        .filter(|name| view.rules.left_alone.matching(name).is_none())
         .cloned()
         .collect();
     if work.install.is_empty() {
@@ -627,7 +627,7 @@ fn settle_unused_sources(both: &Both<'_>, work: &mut Work) {
 fn settle_holds(both: &Both<'_>, work: &mut Work) {
     let comes: BTreeSet<&str> = work.install.iter().map(|i| i.name.as_str()).collect();
     for (name, package) in &both.source.packages {
-        if both.is_marked(name) || both.view.left_alone.matching(name).is_some() {
+        if both.is_marked(name) || both.view.rules.left_alone.matching(name).is_some() {
             continue;
         }
         let there = both.target.packages.get(name);

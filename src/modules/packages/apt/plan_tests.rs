@@ -4,6 +4,7 @@ use super::*;
 use crate::modules::packages::apt::simulate::{Effects, Offer};
 use crate::modules::packages::apt::state::Key;
 use crate::modules::packages::patterns::Patterns;
+use crate::modules::packages::rules::Rules;
 
 const DEBIAN: &str = "deb.example/debian";
 const VENDOR: &str = "vendor.example/apt";
@@ -86,13 +87,19 @@ fn outcome(
         serde_json::to_value(&target.0).unwrap(),
     );
     let marked = marked.iter().map(|m| (*m).to_owned()).collect();
-    let left_alone = Patterns::new(["linux-image*", "nvidia-*"]);
+    let rules = Rules {
+        left_alone: Patterns::new(["linux-image*", "nvidia-*"]),
+        ..Rules::default()
+    };
+    let nothing = BTreeMap::new();
     let view = View {
         source: &ours,
         target: &theirs,
         names: ("atlas", "vega"),
         marked: &marked,
-        left_alone: &left_alone,
+        rules: &rules,
+        source_all: &nothing,
+        target_all: &nothing,
     };
     let mut draft = draft(&view).unwrap();
     if draft.question.is_some() {
@@ -455,7 +462,9 @@ fn obstacles_are_named_with_their_remedy() {
         target: &theirs,
         names: ("atlas", "vega"),
         marked: &BTreeSet::new(),
-        left_alone: &Patterns::default(),
+        rules: &Rules::default(),
+        source_all: &BTreeMap::new(),
+        target_all: &BTreeMap::new(),
     };
     let found = obstacles(&view).unwrap();
     let words = ["gone", "half", "unattended-upgr"];
