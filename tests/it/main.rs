@@ -28,4 +28,5 @@ mod rollback;
 mod round_trip;
 mod support;
 mod survivors;
+mod terminal;
 mod timing;
