@@ -81,6 +81,7 @@ fn options(global: &GlobalArgs, args: &SyncArgs) -> SyncOptions {
         allow_first_sync: args.allow_first_sync,
         allow_out_of_order: args.allow_out_of_order,
         allow_incomplete: args.allow_incomplete,
+        allow_conflicts: args.allow_conflicts,
         allow_mass_delete: args.allow_mass_delete,
         package_installs: args.apply_package_installs,
         package_removals: args.apply_package_removals,

@@ -9,13 +9,16 @@ pub mod codec;
 pub mod compare;
 pub mod content;
 pub mod diff;
+pub mod drift;
 pub mod entry;
 pub mod exchange;
 pub mod filter;
+pub mod found;
 pub mod left;
 pub mod links;
 pub mod local;
 pub mod look;
+pub mod moves;
 pub mod place;
 pub mod plan;
 pub mod ranges;
@@ -81,6 +84,8 @@ fn peer_payload(frame: &[u8]) -> Result<&[u8], Malformed> {
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_anchor;
 #[cfg(test)]
 mod tests_interrupt;
 #[cfg(test)]

@@ -49,6 +49,7 @@ pub fn anchor(session: &str) -> Anchor {
         parent_uuid: Some("home".to_owned()),
         generation: 7,
         created_generation: 7,
+        changed_generation: 7,
         readonly: true,
         exclusive_bytes: None,
     };
@@ -94,6 +95,7 @@ pub fn snapshot(name: &str) -> SnapshotFacts {
         parent_uuid: None,
         generation: 1,
         created_generation: 1,
+        changed_generation: 1,
         readonly: true,
         exclusive_bytes: None,
     }

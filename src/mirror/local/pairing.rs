@@ -61,6 +61,7 @@ pub fn compare(
         content: false,
         equal_at: equal_at(wanted.older, from, to),
         restricted: None,
+        anchor: None,
     };
     let abort = &context.abort;
     let path = |bytes| Path::new(OsStr::from_bytes(bytes));
