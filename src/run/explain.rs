@@ -313,6 +313,7 @@ fn judge_module(error: &ModuleError) -> (ExitStatus, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::deploy::Allowance;
     use crate::interrupt::Interrupted;
     use crate::module::DiskSpaceCritical;
 
@@ -351,7 +352,7 @@ mod tests {
                 host: "vega".into(),
                 user: "anna".into(),
                 trouble,
-                sudoers: "anna ALL=(root) NOPASSWD: /bin/sh".into(),
+                allowance: Allowance::Line("anna ALL=(root) NOPASSWD: x agent".into()),
             })
         };
         let required = explain(&sudo(SudoTrouble::PasswordRequired));
