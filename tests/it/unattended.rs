@@ -185,30 +185,33 @@ fn the_units_are_good_and_a_timer_has_them_sync() {
     for (name, text) in &units {
         fs::write(lab.dev(ATLAS).join(place).join(name), text).expect("root may");
         // A copy under a whole name is what systemd can be asked about.
-        let whole = format!("/root/{}", name.replace('@', "@vega"));
-        fs::write(lab.disk(ATLAS).join(format!("@{whole}")), text).expect("root may");
+        let whole = name.replace('@', "@vega");
+        fs::write(lab.dev(ATLAS).join(whole), text).expect("root may");
     }
-    let copies = units
-        .iter()
-        .map(|(name, _)| format!("/root/{}", name.replace('@', "@vega")));
-    let copies: Vec<String> = copies.collect();
-    let mut verify = vec!["systemd-analyze", "verify", "--man=no", "--user"];
-    verify.extend(copies.iter().map(String::as_str));
-    let judged = lab.exec(ATLAS, &verify).expect(0);
-    assert_eq!(format!("{}{}", judged.stdout, judged.stderr), "");
-
     lab.exec(ATLAS, &["loginctl", "enable-linger", "dev"]).ok();
     lab.exec(ATLAS, &["systemctl", "start", "user@1000.service"])
         .ok();
-    let user = |words: &[&str]| {
-        let systemctl = [
-            "env",
-            "XDG_RUNTIME_DIR=/run/user/1000",
-            "systemctl",
-            "--user",
-        ];
-        lab.as_dev(ATLAS, &[&systemctl, words].concat())
+    let with_manager = |program: &str, words: &[&str]| {
+        let command = ["env", "XDG_RUNTIME_DIR=/run/user/1000", program, "--user"];
+        lab.as_dev(ATLAS, &[&command, words].concat())
     };
+    let user = |words: &[&str]| with_manager("systemctl", words);
+    let copies = units
+        .iter()
+        .map(|(name, _)| format!("./{}", name.replace('@', "@vega")));
+    let copies: Vec<String> = copies.collect();
+    let mut verify = vec!["--man=no", "verify"];
+    verify.extend(copies.iter().map(String::as_str));
+    let judged = with_manager("systemd-analyze", &verify).expect(0);
+    assert_eq!(judged.text(), "");
+    // It would have had something to say.
+    fs::write(
+        lab.dev(ATLAS).join("bad.service"),
+        "[Service]\nExecStrat=x\n",
+    )
+    .expect("root may");
+    let judged = with_manager("systemd-analyze", &["verify", "./bad.service"]);
+    assert!(judged.text().contains("ExecStrat"), "{}", judged.text());
     user(&["daemon-reload"]).ok();
     edit(&lab, ATLAS, "second\n");
     let run = user(&["start", "pc-switcher@vega.service"]);
