@@ -7,8 +7,8 @@
 //!
 //! One thread receives and writes, a second makes batches durable and places them.
 
-use std::collections::HashSet;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::collections::{HashSet, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustix::io::Errno;
 
 use super::codec::Malformed;
+use super::delta;
+use super::delta::rebuild::{Ended, Job, Line, Question, Trouble, first_look, rebuild};
+use super::delta::survey::Survey;
 use super::entry::{Aspects, Kind, Meta, Time, split};
 use super::place::{self, Deleted, DirCache, PlaceError, Shared};
 use super::plan::{FolderPlan, Old, Op, Ops, Step};
@@ -77,8 +80,10 @@ impl From<ScanError> for ApplyError {
 pub struct Applied {
     /// Changes made.
     pub items: u64,
-    /// Bytes of content written.
+    /// Bytes of content that arrived.
     pub bytes: u64,
+    /// Bytes of planned content that were here already.
+    pub kept: u64,
     /// What a person should know.
     pub notes: Notes,
 }
@@ -234,7 +239,9 @@ fn apply_with(
     Ok((applied, result?))
 }
 
-fn write_error(path: &[u8], source: Errno) -> ApplyError {
+/// Nothing more can be written, as was seen at `path`.
+#[must_use]
+pub fn write_error(path: &[u8], source: Errno) -> ApplyError {
     let path = match path {
         b"" => "to the folder".to_owned(),
         path => escape_bytes(path),
@@ -279,6 +286,8 @@ fn apply_staged(
             requested: 0,
             received: 0,
             asked_bytes: 0,
+            asked: VecDeque::new(),
+            ask_no_more: false,
             planned: plan.begun,
             uncredited: 0,
             cursor: FrameCursor::default(),
@@ -399,6 +408,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What was asked of a file.
+struct Asked {
+    /// The question's length.
+    bytes: usize,
+    /// How it is cut; `None`: all of it.
+    survey: Option<Survey>,
+}
+
 /// The thread that asks, receives and writes.
 struct Writer<'a> {
     shared: &'a Shared<'a>,
@@ -417,8 +434,12 @@ struct Writer<'a> {
     ahead_ended: bool,
     requested: u64,
     received: u64,
-    /// Length of the paths requested and not received.
+    /// Length of the questions that are not answered.
     asked_bytes: usize,
+    /// What was asked of the files to come.
+    asked: VecDeque<Asked>,
+    /// What is asked next depends on the answer to what was asked last.
+    ask_no_more: bool,
     /// When the plan was made.
     planned: Time,
     uncredited: u64,
@@ -458,26 +479,44 @@ impl Writer<'_> {
         let low = FETCH_WINDOW / 2;
         if self.here.is_some()
             || self.ahead_ended
+            || self.ask_no_more
             || self.requested - self.received > low
             || self.asked_bytes > FETCH_PATHS / 2
         {
             return Ok(());
         }
-        while self.requested - self.received < FETCH_WINDOW && self.asked_bytes < FETCH_PATHS {
+        while self.requested - self.received < FETCH_WINDOW
+            && self.asked_bytes < FETCH_PATHS
+            && !self.ask_no_more
+        {
             let Some(op) = self.ahead.next_op()? else {
                 self.ahead_ended = true;
                 break;
             };
             if op.step == Step::Fetch {
-                self.peer.push(&Message::Fetch {
-                    id: self.requested,
-                    path: &op.path,
-                })?;
-                self.requested += 1;
-                self.asked_bytes += op.path.len();
+                self.ask_for(&op)?;
             }
         }
         Ok(self.peer.flush()?)
+    }
+
+    fn ask_for(&mut self, op: &Op) -> Result<(), ApplyError> {
+        let (id, path) = (self.requested, &op.path[..]);
+        let survey = delta::is_worth_it(op).then(|| {
+            let old = op.old.as_ref().map_or(0, |old| old.size);
+            first_look(op.meta.size.max(old))
+        });
+        if let Some(survey) = survey.clone() {
+            self.peer.push(&Message::Survey { id, path, survey })?;
+            self.ask_no_more = true;
+        } else {
+            self.peer.push(&Message::Fetch { id, path })?;
+        }
+        self.requested += 1;
+        let bytes = path.len();
+        self.asked_bytes += bytes;
+        self.asked.push_back(Asked { bytes, survey });
+        Ok(())
     }
 
     fn hand_over(&mut self) -> Result<(), ApplyError> {
@@ -511,7 +550,7 @@ impl Writer<'_> {
             let items = self.applied.items + self.received;
             self.cli.push(&Message::Progress {
                 items,
-                bytes: self.applied.bytes,
+                bytes: self.applied.bytes + self.applied.kept,
                 path,
             })?;
             self.cli.flush()?;
@@ -623,14 +662,24 @@ impl Writer<'_> {
         Ok(self.made.push(&ino.to_le_bytes())?)
     }
 
-    /// A copy by reflink of what is there, with the new attributes.
-    fn reattribute(&mut self, op: &Op) -> Result<String, PlaceError> {
+    /// Opens the file that stands where `op` puts another one.
+    fn open_old(&mut self, op: &Op) -> Result<OwnedFd, PlaceError> {
         let (parent, name) = split(&op.path);
         let dir = self.dirs.open(self.shared.tree, parent)?;
-        let from = self.shared.tree.open_file(dir.as_fd(), name)?;
+        let file = self.shared.tree.open_file(dir.as_fd(), name)?;
         // What has its name now may be a file that the new owner must not read.
-        let now = Old::of(&from)?;
-        if now.size != op.meta.size || !op.old.as_ref().is_some_and(|old| old.is_still(&now)) {
+        let now = Old::of(&file)?;
+        if op.old.as_ref().is_some_and(|old| old.is_still(&now)) {
+            Ok(file)
+        } else {
+            Err(PlaceError::Changed)
+        }
+    }
+
+    /// A copy by reflink of what is there, with the new attributes.
+    fn reattribute(&mut self, op: &Op) -> Result<String, PlaceError> {
+        let from = self.open_old(op)?;
+        if Old::of(&from)?.size != op.meta.size {
             return Err(PlaceError::Changed);
         }
         let staged = self.shared.staging.new_name();
@@ -664,97 +713,199 @@ impl Writer<'_> {
         if let Some(from) = self.here {
             return Ok(self.take_over(from, op));
         }
+        let asked = self.asked.pop_front().expect("asked before it is fetched");
         let staged = self.shared.staging.new_name();
-        // What arrives must be taken off the line even if it cannot be written.
-        let fd = match self.shared.staging.new_file(&staged, &op.meta) {
-            Ok(fd) => Ok(fd),
-            Err(errno) => {
-                Self::check_fatal(&op.path, errno)?;
-                Err(errno)
-            }
+        let received = match &asked.survey {
+            Some(survey) => self.rebuild(op, &staged, survey),
+            None => self.receive(op, &staged),
         };
-        let received = self.receive(fd.as_ref().ok().map(AsFd::as_fd), op);
-        self.received += 1;
-        self.asked_bytes -= op.path.len();
+        self.asked_bytes -= asked.bytes;
+        self.ask_no_more &= asked.survey.is_none();
         self.ask()?;
-        let received = received?;
-        let fd = match fd {
+        let fd = match received? {
             Ok(fd) => fd,
-            Err(errno) => return Ok(Err(errno.into())),
+            Err(error) => return Ok(Err(error)),
         };
-        if let Err(text) = received {
-            return Ok(Err(PlaceError::Content(text)));
-        }
         let finish = || {
-            if op.meta.size > 0 {
-                rustix::fs::ftruncate(&fd, op.meta.size)?;
-            }
             staging::set_attributes(fd.as_fd(), &op.meta)?;
             staging::set_mtime(fd.as_fd(), op.meta.mtime)
         };
         Ok(finish().map(|()| staged).map_err(PlaceError::from))
     }
 
-    /// Writes what arrives for `op` until its end. The inner error is a reason for people.
+    /// Makes the file out of its old version and what is missing in it.
+    fn rebuild(
+        &mut self,
+        op: &Op,
+        staged: &str,
+        survey: &Survey,
+    ) -> Result<Result<OwnedFd, PlaceError>, ApplyError> {
+        let old = self.open_old(op);
+        let job = Job {
+            path: &op.path,
+            staging: self.shared.staging,
+            staged,
+            meta: &op.meta,
+            abort: self.abort,
+        };
+        let before = self.applied.bytes;
+        let mut line = FileLine {
+            path: &op.path,
+            writer: self,
+        };
+        let rebuilt = rebuild(&mut line, job, survey, old);
+        self.abort.check()?;
+        match rebuilt {
+            Ok(file) => {
+                let arrived = self.applied.bytes - before;
+                self.applied.kept += op.bytes().saturating_sub(arrived);
+                Ok(Ok(file))
+            }
+            Err(Trouble::All(error)) => Err(error),
+            Err(Trouble::File(error)) => Ok(Err(error)),
+            Err(Trouble::AsAWhole) => {
+                match self.shared.staging.unlink(staged) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(errno) => return Ok(Err(errno.into())),
+                }
+                let (id, path) = (self.requested, &op.path[..]);
+                self.peer.push(&Message::Fetch { id, path })?;
+                self.peer.flush()?;
+                self.requested += 1;
+                self.receive(op, staged)
+            }
+        }
+    }
+
+    /// Receives the whole of a file into a new one. The inner error is this file's own.
     fn receive(
         &mut self,
-        fd: Option<BorrowedFd<'_>>,
         op: &Op,
-    ) -> Result<Result<(), String>, ApplyError> {
+        staged: &str,
+    ) -> Result<Result<OwnedFd, PlaceError>, ApplyError> {
+        // What arrives must be taken off the line even if it cannot be written.
+        let file = match self.shared.staging.new_file(staged, &op.meta) {
+            Ok(file) => Ok(file),
+            Err(errno) => {
+                Self::check_fatal(&op.path, errno)?;
+                Err(errno)
+            }
+        };
         let mut hash = ContentHash::new();
         let mut written = 0;
+        let ended = self.answer(&op.path, &mut |message| {
+            let Message::Data { offset, bytes, .. } = message else {
+                return Err(Malformed("out of place while files are sent").into());
+            };
+            // Forwards only, so that there is an end to it.
+            let end = offset + bytes.len() as u64;
+            if *offset < written || end <= *offset || end > op.meta.size {
+                return Err(Malformed("more content than the file has").into());
+            }
+            written = end;
+            if let Ok(file) = &file {
+                staging::write_all(file.as_fd(), *offset, bytes)
+                    .map_err(|e| write_error(&op.path, e))?;
+            }
+            hash.update(*offset, bytes);
+            Ok(())
+        })?;
+        let file = match file {
+            Ok(file) => file,
+            Err(errno) => return Ok(Err(errno.into())),
+        };
+        match ended {
+            Ok((size, theirs)) if size == op.meta.size && theirs == hash.finish(size) => {
+                if size > 0
+                    && let Err(errno) = rustix::fs::ftruncate(&file, size)
+                {
+                    return Ok(Err(errno.into()));
+                }
+                Ok(Ok(file))
+            }
+            Ok(_) => Ok(Err(PlaceError::Content(
+                "arrived damaged: its size or hash is wrong".to_owned(),
+            ))),
+            Err(text) => Ok(Err(PlaceError::Content(text))),
+        }
+    }
+
+    /// Takes in what the source says of one file, up to its end.
+    fn answer(
+        &mut self,
+        path: &[u8],
+        take: &mut dyn FnMut(&Message<'_>) -> Result<(), ApplyError>,
+    ) -> Result<Ended, ApplyError> {
         let expected = self.received;
         let mut cursor = std::mem::take(&mut self.cursor);
-        let result = loop {
+        let ended = loop {
             let Some(message) = cursor.next_message() else {
                 cursor = FrameCursor::new(super::receive(self.incoming, self.abort)?)?;
                 continue;
             };
-            match message? {
-                Message::Data { id, offset, bytes } if id == expected => {
-                    // Forwards only, so that there is an end to it.
-                    let end = offset + bytes.len() as u64;
-                    if offset < written || end <= offset || end > op.meta.size {
-                        return Err(Malformed("more content than the file has").into());
+            let message = message?;
+            match &message {
+                Message::Data { id, .. }
+                | Message::Pieces { id, .. }
+                | Message::Part { id, .. }
+                    if *id == expected =>
+                {
+                    take(&message)?;
+                    if let Message::Data { bytes, .. } = &message {
+                        self.applied.bytes += bytes.len() as u64;
                     }
-                    written = end;
-                    if let Some(fd) = fd {
-                        staging::write_all(fd, offset, bytes)
-                            .map_err(|e| write_error(&op.path, e))?;
-                    }
-                    hash.update(offset, bytes);
-                    self.applied.bytes += bytes.len() as u64;
-                    self.uncredited += bytes.len() as u64;
+                    self.uncredited += message.credit();
                     if self.uncredited >= CREDIT_STEP {
-                        self.peer
-                            .push(&Message::Credit(std::mem::take(&mut self.uncredited)))?;
+                        let credit = std::mem::take(&mut self.uncredited);
+                        self.peer.push(&Message::Credit(credit))?;
                         self.peer.flush()?;
-                        self.report(&op.path)?;
+                        self.report(path)?;
                     }
                 }
-                Message::End {
-                    id,
-                    size,
-                    hash: theirs,
-                } if id == expected => {
-                    let whole = size == op.meta.size && theirs == hash.finish(size);
-                    break if whole {
-                        Ok(())
-                    } else {
-                        Err("arrived damaged: its size or hash is wrong".to_owned())
-                    };
-                }
-                Message::Failed { id, error } if id == expected => {
-                    break Err(format!(
-                        "the source could not read it: {}",
-                        escape_str(&error)
-                    ));
+                Message::End { id, size, hash } if *id == expected => break Ok((*size, *hash)),
+                Message::Failed { id, error } if *id == expected => {
+                    let error = escape_str(error);
+                    break Err(format!("the source could not read it: {error}"));
                 }
                 _ => return Err(Malformed("out of place while files are sent").into()),
             }
         };
         self.cursor = cursor;
-        Ok(result)
+        self.received += 1;
+        Ok(ended)
+    }
+}
+
+/// The line to the source, for one file.
+struct FileLine<'w, 'a> {
+    path: &'w [u8],
+    writer: &'w mut Writer<'a>,
+}
+
+impl Line for FileLine<'_, '_> {
+    fn ask(&mut self, question: Question<'_>) -> Result<(), ApplyError> {
+        let (id, path) = (self.writer.requested, self.path);
+        self.writer.peer.push(&match question {
+            Question::Survey(survey) => Message::Survey {
+                id,
+                path,
+                survey: survey.clone(),
+            },
+            Question::Parts(parts) => Message::Parts {
+                id,
+                path,
+                parts: parts.to_vec(),
+            },
+        })?;
+        self.writer.requested += 1;
+        Ok(self.writer.peer.flush()?)
+    }
+
+    fn answer(
+        &mut self,
+        take: &mut dyn FnMut(&Message<'_>) -> Result<(), ApplyError>,
+    ) -> Result<Ended, ApplyError> {
+        self.writer.answer(self.path, take)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod apply;
 pub mod codec;
 pub mod compare;
 pub mod content;
+pub mod delta;
 pub mod entry;
 pub mod filter;
 pub mod links;
@@ -72,6 +73,8 @@ fn peer_payload(frame: &[u8]) -> Result<&[u8], Malformed> {
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_delta;
 #[cfg(test)]
 mod tests_interrupt;
 #[cfg(test)]

@@ -11,6 +11,8 @@ use rustix::io::Errno;
 
 use super::codec::Malformed;
 use super::content::for_each_run;
+use super::delta::list::{PART_WEIGHT, Part};
+use super::delta::survey::{Survey, send_parts, survey};
 use super::entry::split;
 use super::filter::Filter;
 use super::scan::ScanError;
@@ -27,8 +29,8 @@ pub struct Server<'a> {
     incoming: &'a Receiver<Vec<u8>>,
     batch: Batch<'a>,
     abort: &'a AbortFlag,
-    wanted: VecDeque<(u64, Vec<u8>)>,
-    /// Length of their paths.
+    wanted: VecDeque<Wanted>,
+    /// Length of the questions.
     wanted_bytes: usize,
     /// Sent and not credited yet.
     in_flight: u64,
@@ -41,12 +43,39 @@ pub struct Server<'a> {
     pub bytes: u64,
 }
 
+/// A question of the target.
+struct Wanted {
+    id: u64,
+    path: Vec<u8>,
+    what: What,
+    /// How long the question was.
+    length: usize,
+}
+
+/// What of a file is wanted.
+enum What {
+    Whole,
+    Survey(Survey),
+    Parts(Vec<Part>),
+}
+
 /// Why a file was not sent to its end.
 enum Stop {
     /// The file's own trouble: the target is told, the next one follows.
     File(Errno),
     /// The end of everything.
     All(ScanError),
+}
+
+impl What {
+    /// What the question weighs besides its path.
+    fn length(&self) -> usize {
+        match self {
+            Self::Whole => 0,
+            Self::Survey(survey) => survey.weight(),
+            Self::Parts(parts) => parts.len() * PART_WEIGHT,
+        }
+    }
 }
 
 impl From<Errno> for Stop {
@@ -97,7 +126,7 @@ impl<'a> Server<'a> {
         let mut buffer = vec![0; DATA_MAX];
         loop {
             self.hear(false)?;
-            let Some((id, path)) = self.wanted.pop_front() else {
+            let Some(wanted) = self.wanted.pop_front() else {
                 if self.finished {
                     self.batch.flush()?;
                     return Ok(());
@@ -105,9 +134,11 @@ impl<'a> Server<'a> {
                 self.hear(true)?;
                 continue;
             };
-            self.wanted_bytes -= path.len();
-            match self.send(id, &path, &mut buffer) {
-                Ok(()) => self.files += 1,
+            self.wanted_bytes -= wanted.length;
+            let id = wanted.id;
+            match self.send(&wanted, &mut buffer) {
+                // A survey is followed by the parts that are wanted then.
+                Ok(()) => self.files += u64::from(!matches!(wanted.what, What::Survey(_))),
                 Err(Stop::File(errno)) => {
                     self.batch.push(&Message::Failed {
                         id,
@@ -128,25 +159,51 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn send(&mut self, id: u64, path: &[u8], buffer: &mut [u8]) -> Result<(), Stop> {
+    fn send(&mut self, wanted: &Wanted, buffer: &mut [u8]) -> Result<(), Stop> {
+        let (id, path) = (wanted.id, &wanted.path);
         let fd = self.open(path)?;
         let size = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
+        match &wanted.what {
+            What::Survey(how) => return survey(fd.as_fd(), size, id, how, |m| self.say(m)),
+            What::Parts(parts) => return send_parts(fd.as_fd(), size, id, parts, |m| self.say(m)),
+            What::Whole => {}
+        }
         let mut hash = ContentHash::new();
         for_each_run(fd.as_fd(), size, buffer, |offset, bytes| {
             hash.update(offset, bytes);
-            self.in_flight += bytes.len() as u64;
-            self.bytes += bytes.len() as u64;
-            self.batch.push(&Message::Data { id, offset, bytes })?;
-            while self.in_flight > DATA_WINDOW {
-                self.hear(true)?;
-            }
-            Ok::<(), Stop>(())
+            self.say(&Message::Data { id, offset, bytes })
         })?;
-        self.batch.push(&Message::End {
+        let hash = hash.finish(size);
+        self.say(&Message::End { id, size, hash })
+    }
+
+    /// Says something about a file, when there is room for it.
+    fn say(&mut self, message: &Message<'_>) -> Result<(), Stop> {
+        let length = message.credit();
+        if let Message::Data { .. } = message {
+            self.bytes += length;
+        }
+        self.in_flight += length;
+        self.batch.push(message)?;
+        while self.in_flight > DATA_WINDOW {
+            self.hear(true)?;
+        }
+        // Looking for parts that differ, or cutting, can take long without anything to say.
+        Ok(self.abort.check()?)
+    }
+
+    fn want(&mut self, id: u64, path: &[u8], what: What) -> Result<(), Malformed> {
+        if self.wanted.len() as u64 > FETCH_WINDOW || self.wanted_bytes > FETCH_PATHS {
+            return Err(Malformed("wants more files than allowed"));
+        }
+        let length = path.len() + what.length();
+        self.wanted_bytes += length;
+        self.wanted.push_back(Wanted {
             id,
-            size,
-            hash: hash.finish(size),
-        })?;
+            path: path.to_vec(),
+            what,
+            length,
+        });
         Ok(())
     }
 
@@ -157,14 +214,12 @@ impl<'a> Server<'a> {
             wait = false;
             for message in Messages::new(super::peer_payload(&frame)?) {
                 match message? {
-                    Message::Fetch { id, path } => {
-                        if self.wanted.len() as u64 > FETCH_WINDOW
-                            || self.wanted_bytes > FETCH_PATHS
-                        {
-                            return Err(Malformed("wants more files than allowed").into());
-                        }
-                        self.wanted_bytes += path.len();
-                        self.wanted.push_back((id, path.to_vec()));
+                    Message::Fetch { id, path } => self.want(id, path, What::Whole)?,
+                    Message::Survey { id, path, survey } => {
+                        self.want(id, path, What::Survey(survey))?;
+                    }
+                    Message::Parts { id, path, parts } => {
+                        self.want(id, path, What::Parts(parts))?;
                     }
                     Message::Credit(bytes) => {
                         self.in_flight = self.in_flight.saturating_sub(bytes);

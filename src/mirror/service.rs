@@ -277,6 +277,7 @@ impl MirrorService {
         let mut reply = MirrorReply {
             items: applied.items,
             bytes: applied.bytes,
+            kept: applied.kept,
             ..MirrorReply::default()
         };
         report(context, USER_DATA, applied.notes, &mut reply);

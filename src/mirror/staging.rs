@@ -117,6 +117,11 @@ impl Staging {
         self.next.fetch_add(1, Ordering::Relaxed).to_string()
     }
 
+    /// Removes a file.
+    pub fn unlink(&self, name: &str) -> Result<(), Errno> {
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
+    }
+
     /// An empty regular file, with the flags that must be there before any content.
     pub fn new_file(&self, name: &str, meta: &Meta) -> Result<OwnedFd, Errno> {
         let flags =

@@ -1,0 +1,326 @@
+//! Large files through both halves of the mirror: little is sent, and everything else about them is
+//! as exact as ever. What the other agent may say about them is at the end.
+
+use std::fs;
+use std::sync::Arc;
+
+use super::delta::cut::Cut;
+use super::delta::list::{Part, PieceWriter};
+use super::delta::survey::Survey;
+use super::testing::Pair;
+use super::tests::{Lab, lab, lsattr, rsync_differences, sh};
+use super::tests_peer::{Alone, Line, applying, file, scan};
+use super::wire::{Message, Messages, MirrorRequest};
+use crate::agent::protocol::FaultKind;
+
+/// Mirrors and returns how many bytes the source said while the plan was carried out.
+fn said(lab: &Lab, pair: &mut Pair) -> usize {
+    pair.scan(&lab.from, &lab.to, "", false).unwrap();
+    pair.record = Some(Arc::default());
+    let applied = pair.apply(&lab.from, &lab.to).unwrap();
+    assert_eq!(applied.errors, 0, "{:?}", pair.complaints);
+    let frames = pair.record.take().unwrap();
+    let frames = frames.lock().unwrap();
+    frames.iter().map(Vec::len).sum()
+}
+
+fn assert_equal(lab: &Lab) {
+    assert_eq!(rsync_differences(&lab.from, &lab.to), "");
+    assert_eq!(lsattr(&lab.from), lsattr(&lab.to));
+    assert!(!lab.to.join(".pc-switcher-staging").exists());
+}
+
+/// Writes a block of another content at block `at` of a file.
+const EDIT: &str =
+    "edit() { head -c 4096 /dev/urandom | dd of=$1 bs=4096 seek=$2 conv=notrunc status=none; }; ";
+
+#[test]
+fn large_files_are_changed_at_little_cost_whatever_else_there_is_about_them() {
+    let Some(lab) = lab() else { return };
+    sh(
+        &lab.from,
+        "head -c 5000000 /dev/urandom >plain; ln plain link; mkdir d; ln plain d/link
+         cp plain flags; setfattr -n user.a -v b flags; setfacl -m u:1234:rw flags; chmod 4750 flags
+         cp plain frozen; chattr +i frozen; cp plain log; chattr +a log
+         touch nocow; chattr +C nocow; cat plain >nocow; cp plain shrinks; cp plain grows
+         cp plain small-before; cp plain small-after; cp plain rewritten; cp plain becomes-cow
+         head -c 2000000 /dev/urandom >sparse; truncate -s 40M sparse; cp plain touched",
+    );
+    let mut pair = Pair::new();
+    pair.mirror(&lab.from, &lab.to, "");
+    assert_equal(&lab);
+    sh(
+        &lab.from,
+        &format!(
+            "{EDIT} edit plain 7; edit flags 100; chattr -i frozen; edit frozen 5; chattr +i frozen
+             date >>log; edit nocow 50; truncate -s 3000001 shrinks; date >>grows
+             cp grows again; edit again 2; mv again touched
+             truncate -s 10000 small-after; cat rewritten >x; mv x rewritten
+             printf x | dd of=sparse bs=1 seek=30000000 conv=notrunc status=none"
+        ),
+    );
+    sh(&lab.to, "truncate -s 10000 small-before; chown 7:7 flags");
+    let said = said(&lab, &mut pair);
+    assert_eq!(pair.complaints, Vec::<String>::new());
+    // What was small before comes whole.
+    let whole = 5_000_000 + 10_000;
+    assert!(said > whole && said < whole + 600_000, "{said}");
+    assert_equal(&lab);
+    sh(&lab.from, super::tests::CLEAN);
+    sh(&lab.to, super::tests::CLEAN);
+}
+
+#[test]
+fn names_linked_to_a_large_changed_file_follow_it() {
+    let Some(lab) = lab() else { return };
+    sh(
+        &lab.from,
+        "head -c 3000000 /dev/urandom >a; mkdir b; ln a b/x; ln a z",
+    );
+    let mut pair = Pair::new();
+    pair.mirror(&lab.from, &lab.to, "");
+    sh(&lab.from, &format!("{EDIT} edit a 3; ln a b/new"));
+    assert!(said(&lab, &mut pair) < 100_000);
+    assert_equal(&lab);
+}
+
+#[test]
+fn a_large_file_edited_on_the_target_meanwhile_is_left_alone() {
+    let Some(lab) = lab() else { return };
+    sh(
+        &lab.from,
+        "for n in a b c; do head -c 3000000 /dev/urandom >$n; done",
+    );
+    let mut pair = Pair::new();
+    pair.mirror(&lab.from, &lab.to, "");
+    sh(&lab.from, &format!("{EDIT} edit a 3; edit b 3; edit c 3"));
+    pair.scan(&lab.from, &lab.to, "", false).unwrap();
+    sh(&lab.to, &format!("{EDIT} edit b 9; cp b kept; rm c"));
+    let applied = pair.apply(&lab.from, &lab.to).unwrap();
+    // What was removed meanwhile cannot be compared with, and comes with the next sync.
+    assert_eq!(applied.errors, 2, "{:?}", pair.complaints);
+    sh(&lab.to, "cmp b kept; rm kept");
+    sh(&lab.to, "cmp a ../from/a");
+    pair.mirror(&lab.from, &lab.to, "");
+    assert_equal(&lab);
+}
+
+/// A target with an old version of `a` of two MiB, about to ask for the new one; and `b`.
+fn asking(lab: &Lab) -> Line {
+    sh(&lab.to, "rm -f *; head -c 2097152 /dev/urandom >a");
+    applying(&lab.to, &[(b"a", file(2 << 20)), (b"b", file(10))])
+}
+
+/// A list of pieces, and the hash that ends it.
+fn listed(pieces: &[(u64, usize)], hash: &[u8]) -> (Vec<u8>, [u8; 32]) {
+    let mut writer = PieceWriter::default();
+    for (offset, length) in pieces {
+        writer.push(*offset, *length, hash);
+    }
+    let end = blake3::hash(&writer.list).into();
+    (writer.list, end)
+}
+
+const SIZE: u64 = 2 << 20;
+
+#[test]
+fn a_source_that_lies_about_pieces_is_refused() {
+    let Some(lab) = lab() else { return };
+    let end = |id, hash| Message::End {
+        id,
+        size: SIZE,
+        hash,
+    };
+    let pieces = |id, pieces| Message::Pieces { id, pieces };
+    let data = |id, offset, bytes: &'static [u8]| Message::Data { id, offset, bytes };
+    let part = |id, index| Message::Part { id, index };
+    // In the first look: empty, too long, beyond the end, cut off, of another file, something else.
+    let (empty, _) = listed(&[(5, 0)], &[1; 32]);
+    let (long, _) = listed(&[(0, 1 << 20)], &[1; 32]);
+    let (beyond, _) = listed(&[(SIZE - 5, 6)], &[1; 32]);
+    let (fine, hash) = listed(&[(0, 100_000), (200_000, 100_000)], &[1; 32]);
+    for list in [&empty[..], &long, &beyond, &fine[..fine.len() - 1]] {
+        let line = asking(&lab);
+        line.say(&[pieces(0, list)]);
+        line.refused();
+    }
+    let (closer, closer_hash) = listed(&[(0, 4096), (4096, 4096)], &[2; 16]);
+    let (outside, _) = listed(&[(150_000, 100)], &[2; 16]);
+    let (across, _) = listed(&[(98_000, 4000)], &[2; 16]);
+    let first = [pieces(0, &fine), end(0, hash)];
+    let second = [pieces(1, &closer), end(1, closer_hash)];
+    let refused: [&[Message<'_>]; 5] = [
+        &[pieces(1, &fine)],
+        &[data(0, 0, b"x")],
+        &[part(0, 0)],
+        &[end(1, hash)],
+        &[first[0].clone(), Message::Credit(1)],
+    ];
+    for said in refused {
+        let line = asking(&lab);
+        line.say(said);
+        line.refused();
+    }
+    // In the second: a piece between what was asked for, one that reaches out of it, content.
+    for said in [pieces(1, &outside), pieces(1, &across), data(1, 0, b"x")] {
+        let line = asking(&lab);
+        line.say(&first);
+        line.say(&[said]);
+        line.refused();
+    }
+    // Parts: content of none, one that was not asked for, backwards, too much, one left out.
+    let refused: [&[Message<'_>]; 6] = [
+        &[data(2, 0, b"x")],
+        &[part(2, 7)],
+        &[part(2, 0), part(2, 0)],
+        &[part(2, 0), data(2, 8190, b"xyz")],
+        &[part(2, 0), data(2, 3, b"xyz"), data(2, 5, b"xyz")],
+        &[end(2, [0; 32])],
+    ];
+    for said in refused {
+        let line = asking(&lab);
+        line.say(&first);
+        line.say(&second);
+        line.say(said);
+        line.refused();
+    }
+    // More pieces than any file has: a byte each.
+    let line = asking(&lab);
+    let mut list = Vec::new();
+    for _ in 0..1000 {
+        list.extend([0, 1]);
+        list.extend([3; 32]);
+    }
+    for _ in 0..1100 {
+        line.say(&[pieces(0, &list)]);
+    }
+    assert!(line.refused().contains("more pieces"));
+}
+
+#[test]
+fn a_large_file_that_does_not_arrive_as_announced_is_left_as_it_was() {
+    let Some(lab) = lab() else { return };
+    let hash = listed(&[], &[]).1;
+    let end = |id, size, hash| Message::End { id, size, hash };
+    let failed = |id| Message::Failed {
+        id,
+        error: "\x1b[2J".to_owned(),
+    };
+    let (list, list_hash) = listed(&[(0, 4096)], &[1; 32]);
+    let wrong: [&[Message<'_>]; 4] = [
+        // Another size, another hash.
+        &[end(0, SIZE + 1, hash), failed(1)],
+        &[end(0, SIZE, [7; 32]), failed(1)],
+        // It cannot be surveyed and cannot be sent.
+        &[failed(0), failed(1), failed(2)],
+        // Its parts are not what was announced, and neither when they are sent again.
+        &[
+            Message::Pieces {
+                id: 0,
+                pieces: &list,
+            },
+            end(0, SIZE, list_hash),
+            Message::Part { id: 1, index: 0 },
+            end(1, SIZE, [7; 32]),
+            failed(2),
+        ],
+    ];
+    for said in wrong {
+        let line = asking(&lab);
+        let before = fs::read(lab.to.join("a")).unwrap();
+        line.say(said);
+        let (_, result) = line.end();
+        let reply = result.unwrap();
+        assert_eq!(reply.errors, 2, "{said:?}");
+        assert!(fs::read(lab.to.join("a")).unwrap() == before);
+    }
+}
+
+#[test]
+fn a_target_gets_pieces_and_parts_only_of_what_is_offered() {
+    let Some(lab) = lab() else { return };
+    sh(
+        &lab.from,
+        "mkdir d; head -c 300000 /dev/urandom >d/f; cp d/f secret; ln -s d/f link; mkfifo fifo",
+    );
+    let alone = Alone::new();
+    let line = alone.begin(MirrorRequest::ScanSource(scan(&lab.from, "secret\n")));
+    line.say(&[Message::Ack(u64::MAX), Message::Finished]);
+    line.end().1.unwrap();
+    let serve = || {
+        alone.begin(MirrorRequest::Serve {
+            root: lab.from.to_str().unwrap().to_owned(),
+        })
+    };
+    let survey = |id, path: &'static str, cut| Message::Survey {
+        id,
+        path: path.as_bytes(),
+        survey: Survey {
+            cut,
+            brief: false,
+            ranges: None,
+        },
+    };
+    let parts = |id, path: &'static str, range| Message::Parts {
+        id,
+        path: path.as_bytes(),
+        parts: vec![Part { range, known: None }],
+    };
+    let cut = Cut::Content(16);
+    for question in [
+        survey(0, "secret", cut),
+        parts(0, "secret", 0..10),
+        survey(0, "../outside", cut),
+        parts(0, "d//f", 0..10),
+        survey(0, "d/f", Cut::Content(8)),
+        survey(0, "d/f", Cut::Grid(63)),
+        survey(0, "d/f", Cut::Grid(23)),
+    ] {
+        let line = serve();
+        line.say(&[question]);
+        line.refused();
+    }
+    // What is no file, or not there: nothing of it, and the rest still comes.
+    let line = serve();
+    let odd = ["link", "fifo", "d", "nowhere", "d/f/f"];
+    for (id, path) in (0..).zip(odd) {
+        line.say(&[survey(id, path, cut), parts(100 + id, path, 0..10)]);
+    }
+    line.say(&[
+        parts(50, "d/f", 299_999..300_001),
+        parts(51, "d/f", i64::MAX as u64 - 1..i64::MAX as u64),
+        parts(52, "d/f", 299_999..300_000),
+        survey(53, "d/f", cut),
+        Message::Finished,
+    ]);
+    let (frames, result) = line.end();
+    let reply = result.unwrap();
+    assert_eq!((reply.items, reply.bytes), (1, 1), "{reply:?}");
+    let failed = frames
+        .iter()
+        .flat_map(|frame| Messages::new(&frame[1..]))
+        .filter(|message| matches!(message, Ok(Message::Failed { .. })))
+        .count();
+    assert_eq!(failed, 2 * odd.len() + 2);
+    // Questions that are too many, or too long.
+    let line = serve();
+    let many: Vec<Part> = (0..60_000)
+        .map(|n| Part {
+            range: n * 4..n * 4 + 1,
+            known: Some([0; 16]),
+        })
+        .collect();
+    for id in 0..40 {
+        line.say(&[Message::Parts {
+            id,
+            path: b"d/f",
+            parts: many.clone(),
+        }]);
+    }
+    let (_, result) = line.end();
+    let kind = result.unwrap_err().kind;
+    assert!(
+        matches!(kind, FaultKind::Invalid | FaultKind::Interrupted),
+        "{kind:?}"
+    );
+}
