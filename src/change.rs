@@ -14,6 +14,15 @@ pub enum Action {
     Delete = b'-',
 }
 
+impl Action {
+    /// The kind for a byte off the wire.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        let all = [Self::Create, Self::Change, Self::Attributes, Self::Delete];
+        all.into_iter().find(|action| *action as u8 == byte)
+    }
+}
+
 /// One change of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {

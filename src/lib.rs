@@ -11,6 +11,7 @@ pub mod config;
 pub mod escape;
 pub mod event;
 pub mod exit;
+pub mod figures;
 pub mod host;
 pub mod interrupt;
 pub mod jsonline;

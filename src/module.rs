@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::event::{Event, EventSink, Host, LogLevel, ProgressEvent, ProgressUpdate};
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::prompt::{PromptError, Prompter};
+use crate::record::anchor::{Anchor, NoAnchor, Standing};
 use crate::snapshot::{SnapshotFacts, Subvolume};
 
 /// What kind of work a module is, which decides when it runs.
@@ -36,8 +37,10 @@ pub struct ConfigError {
     pub module: Option<String>,
     /// Key path (`user_data.folders[0].path`).
     pub path: String,
-    /// What is wrong, and what would be right.
+    /// What is wrong.
     pub message: String,
+    /// What would be right.
+    pub hint: Option<String>,
 }
 
 /// A reason on one machine not to start.
@@ -218,17 +221,43 @@ pub struct SessionFacts {
     pub dry_run: bool,
     /// `--verify`: compare all content afterwards.
     pub verify: bool,
-    /// When the two machines were last known to be equal, by each one's own clock: the source's and
-    /// the target's. `None` if no completed sync of the two with `user_data` is remembered.
-    pub equal_at: Option<(Timestamp, Timestamp)>,
+    /// `--full-scan`: start from nothing that is remembered.
+    pub full_scan: bool,
+    /// When the two machines were last known to be equal. `None` if no completed sync of the two
+    /// with `user_data` is remembered.
+    pub equal_at: Option<EqualAt>,
+    /// What the last sync of the two has left to start from.
+    pub anchor: Result<Standing, NoAnchor>,
     /// Presync snapshots of the source (empty in a dry run, which reads the live tree).
     pub source_presync: Vec<SnapshotFacts>,
     /// Presync snapshots of the target.
     pub target_presync: Vec<SnapshotFacts>,
+    /// Postsync snapshots of the target, as soon as there are some.
+    pub target_postsync: Vec<SnapshotFacts>,
     /// Subvolumes of the source with their mount points, for finding the one that holds a path.
     pub source_subvolumes: Vec<Subvolume>,
     /// Subvolumes of the target.
     pub target_subvolumes: Vec<Subvolume>,
+}
+
+/// When two machines were last known to be equal, by each one's own clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EqualAt {
+    /// By the source's.
+    pub source: Timestamp,
+    /// By the target's.
+    pub target: Timestamp,
+    /// What the folders' filters said then: what they left out was not compared.
+    pub filters: BTreeMap<String, String>,
+}
+
+/// What a module that mirrors folders leaves behind for the next sync of the two machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirrored {
+    /// What each folder's filter said: the folder's path to a digest.
+    pub filters: BTreeMap<String, String>,
+    /// The anchor, or why there can be none.
+    pub anchor: Result<Anchor, String>,
 }
 
 /// Everything a module is given.
@@ -318,6 +347,17 @@ pub trait Module: Send {
 
     /// Does what the plan says; returns a one-line summary.
     fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError>;
+
+    /// The folders it makes equal to the source's, if it does such a thing: the postsync snapshots
+    /// of what holds them are taken as soon as the last such module has ended.
+    fn mirrors(&self, _config: &Config) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What it leaves behind, asked when the postsync snapshots are there and nothing went wrong.
+    fn mirrored(&mut self, _context: &ModuleContext<'_>) -> Result<Option<Mirrored>, ModuleError> {
+        Ok(None)
+    }
 
     /// Frees what `execute` held after it failed or was interrupted, within `timeout`.
     fn abort(&mut self, _context: &ModuleContext<'_>, _timeout: Duration) {}

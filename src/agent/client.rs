@@ -65,6 +65,9 @@ pub enum AgentError {
     Prompt(#[from] PromptError),
 }
 
+/// After this long without a frame, though one comes every few seconds, a link that ends was dead.
+const SILENT: Duration = Duration::from_secs(PING_EVERY.as_secs() * 3);
+
 /// How long an agent that said it was stopped may take to be gone.
 const ENDING: Duration = Duration::from_secs(2);
 
@@ -459,12 +462,16 @@ impl Dispatcher {
                             return broken(reason);
                         }
                     }
+                    // The kernel gives a silent connection up at about the same time as we do.
+                    Ok(Incoming::Closed(closed)) if !closed.orderly && heard.elapsed() > SILENT => {
+                        return Closed { reason: silence(heard), ..closed };
+                    }
                     Ok(Incoming::Closed(closed)) => return closed,
                     Err(_) => return broken("the link's thread ended".to_owned()),
                 },
                 recv(ticker) -> _ => {
                     if heard.elapsed() > PEER_SILENCE {
-                        return broken(format!("no answer for {} s", PEER_SILENCE.as_secs()));
+                        return broken(silence(heard));
                     }
                     let mut bytes = Vec::new();
                     encode_frame(Kind::Ping, &[], &mut bytes);
@@ -504,6 +511,10 @@ impl Dispatcher {
         }
         Ok(())
     }
+}
+
+fn silence(heard: Instant) -> String {
+    format!("no answer for {} s", heard.elapsed().as_secs())
 }
 
 fn broken(reason: String) -> Closed {

@@ -479,7 +479,8 @@ impl Place {
         if is_loader {
             return DeployError::WillNotRun {
                 host,
-                detail: last.to_owned(),
+                // The loader names the file as it was started.
+                detail: last.trim_start_matches("/proc/self/fd/8: ").to_owned(),
             };
         }
         DeployError::NotStarted {

@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use rustix::fs::Mode;
 
 use super::facts::{agent_facts, disk_facts};
+use super::health::health;
 use super::person::{Person, find_person};
 use super::places::Places;
 use super::programs::{install_self, run_program};
@@ -77,6 +78,7 @@ impl Handlers {
             }
             Request::Lock(holder) => self.take_lock(holder),
             Request::ReadState => Ok(Reply::State(Box::new(self.store().read()?))),
+            Request::Health => Ok(Reply::Health(Box::new(health(&self.places)?))),
             Request::WriteIncomplete(incomplete) => {
                 self.check_locked()?;
                 self.store().write_incomplete(incomplete.as_ref())?;

@@ -7,6 +7,7 @@ pub mod facts;
 pub mod fake;
 mod fault;
 pub mod handlers;
+pub mod health;
 pub mod inflow;
 pub mod link;
 pub mod outgoing;

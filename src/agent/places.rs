@@ -18,6 +18,8 @@ pub struct Places {
     pub machine_id: PathBuf,
     /// `/etc/passwd`.
     pub passwd: PathBuf,
+    /// Where logind keeps account of who is logged in (`/run/systemd/sessions`).
+    pub sessions: PathBuf,
     /// Where [`InstallSelf`](super::protocol::Request::InstallSelf) puts the binary.
     pub install: PathBuf,
     /// Where an installed binary is looked for, first match wins.
@@ -42,6 +44,7 @@ impl Places {
             state: at(STATE_DIR),
             machine_id: at("/etc/machine-id"),
             passwd: at("/etc/passwd"),
+            sessions: at("/run/systemd/sessions"),
             install: at("/usr/local/bin/pc-switcher"),
             installed: vec![at("/usr/local/bin/pc-switcher"), at("/usr/bin/pc-switcher")],
             own_binary: PathBuf::from("/proc/self/exe"),

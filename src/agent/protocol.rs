@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
 use crate::event::LogEvent;
 use crate::record::{HistoryEntry, Incomplete, LockHolder, MachineState};
 use crate::snapshot::{NewSnapshot, SnapshotFacts, SubvolumeFacts};
@@ -241,6 +242,8 @@ pub enum Request {
     Lock(LockHolder),
     /// Reads history and the incomplete marker.
     ReadState,
+    /// Who works on the machine and holds its lock, and what it can do; changes nothing.
+    Health,
     /// Writes (or with `None` removes) the marker that a run has begun to change this machine.
     WriteIncomplete(Option<Incomplete>),
     /// Appends one session to the history.
@@ -332,6 +335,8 @@ pub enum Reply {
     Lock(Option<LockHolder>),
     /// To [`Request::ReadState`].
     State(Box<MachineState>),
+    /// To [`Request::Health`].
+    Health(Box<Health>),
     /// To [`Request::Disk`], in the order asked.
     Disk(Vec<DiskFacts>),
     /// To [`Request::Subvolumes`].
@@ -424,6 +429,7 @@ impl Request {
             Self::Hello { .. }
             | Self::Lock(_)
             | Self::ReadState
+            | Self::Health
             | Self::Disk { .. }
             | Self::Subvolumes { .. }
             | Self::ListSnapshots { .. }

@@ -5,8 +5,9 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use super::age::parse_age;
 use crate::exit::ExitStatus;
 
 /// Columns of the widest help line.
@@ -35,10 +36,33 @@ Examples:
   pc-switcher init            write config.yaml, home.filter and root.filter
   pc-switcher init --force    start anew, overwriting all three";
 
+const PRUNE_EXAMPLES: &str = "\
+Examples:
+  pc-switcher snapshots prune --dry-run       list what the next line deletes
+  pc-switcher snapshots prune                 by the rules of the configuration
+  pc-switcher snapshots prune --keep 1        all but those of the newest sync
+  pc-switcher snapshots prune --older-than 2w --host vega
+
+What the next sync begins from, and the way back from a sync that died, stay
+whatever is said here. A month has 30 days, a year 365.";
+
+const HISTORY_EXAMPLES: &str = "\
+Examples:
+  pc-switcher history              past syncs of this machine, the newest first
+  pc-switcher history 1f3          what the sync whose name begins so changed
+  pc-switcher history --host vega  past syncs of vega";
+
 const SNAPSHOTS_EXAMPLES: &str = "\
 Examples:
   pc-switcher snapshots list               those of this machine
   pc-switcher snapshots list --host vega   those of vega";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  pc-switcher completions bash   for a file in
+                                 ~/.local/share/bash-completion/completions
+  pc-switcher completions zsh    for a file _pc-switcher in a directory of $fpath
+  pc-switcher completions fish   for a file in ~/.config/fish/completions";
 
 /// Work on one Linux machine, sync, and go on working on the other as if it were the same machine.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
@@ -65,7 +89,7 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct GlobalArgs {
     /// Configuration file [default: ~/.config/pc-switcher/config.yaml]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Never ask: a question without its flag is a refusal
     #[arg(long, global = true)]
@@ -118,8 +142,15 @@ pub enum Command {
     Sync(SyncArgs),
     /// Write a configuration with every key explained.
     Init(InitArgs),
+    /// List past syncs, or what one of them changed.
+    History(HistoryArgs),
     /// Look at the snapshots that syncs have taken.
     Snapshots(SnapshotsArgs),
+    /// Print what a shell needs to complete command lines.
+    Completions(CompletionsArgs),
+    /// Write the manual's pages into a directory.
+    #[command(hide = true)]
+    Man(ManArgs),
     /// Serve the protocol on standard input and output (internal).
     #[command(hide = true)]
     Agent,
@@ -130,7 +161,7 @@ pub enum Command {
 #[command(after_help = SYNC_EXAMPLES)]
 pub struct SyncArgs {
     /// The machine to change: a host name, an address or an alias of ~/.ssh/config
-    #[arg(value_name = "HOST", value_parser = parse_host)]
+    #[arg(value_name = "HOST", value_parser = parse_host, value_hint = ValueHint::Hostname)]
     pub host: String,
 
     /// List exactly what the sync would do; change nothing
@@ -179,6 +210,9 @@ pub struct SyncArgs {
     /// Sync though unusually many files will be deleted on the target
     #[arg(long, help_heading = "Gates")]
     pub allow_mass_delete: bool,
+    /// Sync though somebody is logged in to the target's desktop
+    #[arg(long, help_heading = "Gates")]
+    pub allow_logged_in: bool,
 }
 
 /// `init`.
@@ -188,6 +222,21 @@ pub struct InitArgs {
     /// Overwrite config.yaml, home.filter and root.filter if they exist
     #[arg(long)]
     pub force: bool,
+}
+
+/// `history`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = HISTORY_EXAMPLES)]
+pub struct HistoryArgs {
+    /// List what this session changed; the beginning of its name is enough
+    #[arg(value_name = "SESSION", value_parser = parse_session)]
+    pub session: Option<String>,
+    /// What that machine remembers instead of this one
+    #[arg(long, value_name = "HOST", value_parser = parse_host)]
+    pub host: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `snapshots`.
@@ -205,9 +254,57 @@ pub enum SnapshotsCommand {
     /// List them: subvolume, before or after which sync, when.
     List {
         /// Those of this machine instead of one's own
-        #[arg(long, value_name = "HOST", value_parser = parse_host)]
+        #[arg(long, value_name = "HOST", value_parser = parse_host, value_hint = ValueHint::Hostname)]
         host: Option<String>,
     },
+    /// Delete old ones now, as every sync does when it ends.
+    Prune(PruneArgs),
+}
+
+/// `snapshots prune`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = PRUNE_EXAMPLES)]
+pub struct PruneArgs {
+    /// Keep those of the newest N sessions [default: as configured]
+    #[arg(long, value_name = "N")]
+    pub keep: Option<u32>,
+    /// Of the others, delete those older than this: 12h, 7d, 2w, 6mo, 1y [default: as configured]
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    pub older_than: Option<jiff::SignedDuration>,
+    /// List exactly what would be deleted; delete nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Those of that machine instead of this one's
+    #[arg(long, value_name = "HOST", value_parser = parse_host)]
+    pub host: Option<String>,
+}
+
+/// `completions`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = COMPLETIONS_EXAMPLES)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: Shell,
+}
+
+/// Shells that can be told how to complete command lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// bash(1), with the package bash-completion.
+    Bash,
+    /// zsh(1).
+    Zsh,
+    /// fish(1).
+    Fish,
+}
+
+/// `man`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ManArgs {
+    /// Where to; made if it is not there
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
 }
 
 /// The examples and what the exit status says.
@@ -235,6 +332,15 @@ fn parse_host(text: &str) -> Result<String, &'static str> {
         Err("a host name has no blanks, slashes or control characters")
     } else {
         Ok(text.to_owned())
+    }
+}
+
+/// A session's name or the beginning of it: hex digits.
+fn parse_session(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() || text.len() > 8 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        Err("a session is called by up to 8 hex digits; `pc-switcher history` lists them")
+    } else {
+        Ok(text.to_ascii_lowercase())
     }
 }
 
@@ -329,7 +435,7 @@ mod tests {
         let cli = parse(
             "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify \
              --allow-first-sync --allow-out-of-order --allow-incomplete --allow-mass-delete \
-             --confirm-each-command --config /c --color never --progress json -vv",
+             --allow-logged-in --confirm-each-command --config /c --color never --progress json -vv",
         );
         let expected = Cli {
             global: GlobalArgs {
@@ -353,6 +459,7 @@ mod tests {
                 allow_out_of_order: true,
                 allow_incomplete: true,
                 allow_mass_delete: true,
+                allow_logged_in: true,
             }),
         };
         assert_eq!(cli.expect("valid"), expected);

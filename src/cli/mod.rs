@@ -1,11 +1,17 @@
 //! The command line: one file per command, arguments in, report out.
 
+mod age;
 pub mod agent;
 pub mod args;
+pub mod completions;
+mod errand;
+pub mod history;
 pub mod init;
+pub mod manual;
 mod session;
 pub mod snapshots;
 pub mod sync;
+mod table;
 
 use std::path::{Path, PathBuf};
 
@@ -44,7 +50,11 @@ fn dispatch(cli: &Cli) -> ExitStatus {
         Command::Init(args) => write_config(global, args.force),
         Command::Snapshots(args) => match &args.command {
             SnapshotsCommand::List { host } => snapshots::list(global, host.as_deref()),
+            SnapshotsCommand::Prune(args) => snapshots::prune(global, args),
         },
+        Command::Completions(args) => completions::run(args.shell),
+        Command::Man(args) => manual::run(&args.directory),
+        Command::History(args) => history::run(global, args),
         Command::Agent => agent::run(modules::services()),
     }
 }

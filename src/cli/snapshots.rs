@@ -1,24 +1,20 @@
-//! `snapshots list`: what syncs have left to go back to, here or on another machine.
+//! `snapshots list` and `prune`: what syncs have left to go back to, here or on another machine.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-
-use super::args::GlobalArgs;
-use super::session::Console;
-use super::{load_config, report};
-use crate::agent::client::AgentClient;
-use crate::agent::protocol::{Reply, Request};
+use super::args::{GlobalArgs, PruneArgs};
+use super::errand::Errand;
+use super::load_config;
+use super::table::{number, print, render, text};
+use crate::config::SnapshotConfig;
 use crate::escape::escape_str;
-use crate::event::EventSink;
+use crate::event::Host;
 use crate::exit::ExitStatus;
+use crate::figures;
 use crate::modules;
 use crate::run::error::RunError;
-use crate::run::explain::explain;
-use crate::run::machines::Machines as _;
-use crate::run::reach::Reach;
-use crate::run::{say_goodbye, session};
+use crate::run::prune::{delete, what_goes};
 use crate::snapshot::SnapshotFacts;
 use crate::snapshot::name::SnapshotName;
+use crate::snapshot::retention::{Policy, days};
 
 /// Lists the snapshots of this machine, or of `host`.
 #[must_use]
@@ -27,73 +23,84 @@ pub fn list(global: &GlobalArgs, host: Option<&str>) -> ExitStatus {
         Ok(config) => config,
         Err(status) => return status,
     };
-    let console = Console::start(global, config.log_cli_level, EventSink::none());
-    let access = console.access(&session::new_id());
-    let reach = Reach::new(host.unwrap_or_default());
-    let agent = match host {
-        None => reach.local(&access),
-        Some(_) => reach.target(&access),
+    let mut errand = Errand::start(global, config.log_cli_level);
+    let listed = errand
+        .on(host)
+        .and_then(|met| met.snapshots(&config.btrfs_snapshots.snapshot_dir, false));
+    errand.finish(listed.map(|snapshots| print(&table(snapshots))))
+}
+
+/// Deletes old snapshots of this machine, or of another one.
+#[must_use]
+pub fn prune(global: &GlobalArgs, args: &PruneArgs) -> ExitStatus {
+    let config = match load_config(global, &modules::registry()) {
+        Ok(config) => config,
+        Err(status) => return status,
     };
-    let listed = agent.map_err(RunError::from).and_then(|agent| {
-        let listed = ask(
-            &agent,
-            &access.session,
-            &config.btrfs_snapshots.snapshot_dir,
-        );
-        say_goodbye(&[agent]);
-        listed
+    let mut errand = Errand::start(global, config.log_cli_level);
+    let result = prune_with(&mut errand, args, &config.btrfs_snapshots);
+    errand.finish(result)
+}
+
+fn prune_with(
+    errand: &mut Errand,
+    args: &PruneArgs,
+    config: &SnapshotConfig,
+) -> Result<ExitStatus, RunError> {
+    let met = errand.on(args.host.as_deref())?;
+    if !args.dry_run {
+        met.lock(Host::Source)?;
+    }
+    let policy = Policy {
+        keep_recent: args.keep.unwrap_or(config.keep_recent),
+        max_age: args.older_than.or(config.max_age_days.map(days)),
+    };
+    let dir = &config.snapshot_dir;
+    let doing = || RunError::agent("deleting old snapshots");
+    let gone = what_goes(&met.agent, dir, policy, true).map_err(doing())?;
+    let status = print(&departing(&gone));
+    if !args.dry_run && !gone.is_empty() {
+        delete(&met.agent, dir, &gone).map_err(doing())?;
+    }
+    let (count, name) = (figures::counted(gone.len() as u64, "snapshot"), met.name());
+    let done = match (gone.is_empty(), args.dry_run) {
+        (true, _) => format!("Nothing to delete on {name}.\n"),
+        (false, true) => format!("Would delete {count} on {name}.\n"),
+        (false, false) => format!("Deleted {count} on {name}.\n"),
+    };
+    Ok(status.max(print(&done)))
+}
+
+/// The space that only this snapshot holds, as far as it is known.
+fn space(facts: &SnapshotFacts) -> String {
+    match facts.exclusive_bytes {
+        Some(bytes) => figures::bytes(bytes),
+        None => "unknown".to_owned(),
+    }
+}
+
+/// A line per snapshot that goes, the oldest session first.
+fn departing(gone: &[SnapshotFacts]) -> String {
+    if gone.is_empty() {
+        return String::new();
+    }
+    let rows = gone.iter().filter_map(|facts| {
+        let name = SnapshotName::parse(&facts.name)?;
+        Some([
+            name.session,
+            name.at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            escape_str(&facts.name),
+            space(facts),
+        ])
     });
-    console.finish();
-    match listed {
-        Ok(snapshots) => print(&table(snapshots)),
-        Err(error) => {
-            let explained = explain(&error);
-            report(&explained);
-            explained.status
-        }
-    }
+    let columns = [
+        text("SESSION"),
+        text("TIME (UTC)"),
+        text("SNAPSHOT"),
+        number("ONLY IN IT"),
+    ];
+    render(&columns, rows.collect())
 }
-
-fn ask(
-    agent: &AgentClient,
-    session: &str,
-    snapshot_dir: &str,
-) -> Result<Vec<SnapshotFacts>, RunError> {
-    let hello = Request::Hello {
-        session: session.to_owned(),
-        uid: None,
-    };
-    let doing = || RunError::agent("listing the snapshots");
-    let list = Request::ListSnapshots {
-        snapshot_dir: snapshot_dir.to_owned(),
-        with_space: false,
-    };
-    agent.call(hello).map_err(doing())?;
-    match agent.call(list).map_err(doing())? {
-        Reply::Snapshots(snapshots) => Ok(snapshots),
-        _ => Err(doing()(agent.nonsense("no snapshots"))),
-    }
-}
-
-/// A reader that has gone (`| head`) is no error.
-fn print(text: &str) -> ExitStatus {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            report(&explain(&RunError::Output(error)));
-            ExitStatus::Failed
-        }
-        _ => ExitStatus::Done,
-    }
-}
-
-const HEADINGS: [&str; 6] = [
-    "SESSION",
-    "TIME (UTC)",
-    "SUBVOLUME",
-    "PHASE",
-    "READ-ONLY",
-    "UNTOUCHED",
-];
 
 /// A line per snapshot of ours, the newest first.
 fn table(snapshots: Vec<SnapshotFacts>) -> String {
@@ -108,8 +115,15 @@ fn table(snapshots: Vec<SnapshotFacts>) -> String {
         newest_first.then_with(|| (a.kind, &a.subvolume).cmp(&(b.kind, &b.subvolume)))
     });
     let yes_no = |yes: bool| if yes { "yes" } else { "NO" }.to_owned();
-    let mut rows = vec![HEADINGS.map(str::to_owned)];
-    rows.extend(ours.iter().map(|(name, facts)| {
+    let columns = [
+        text("SESSION"),
+        text("TIME (UTC)"),
+        text("SUBVOLUME"),
+        text("PHASE"),
+        text("READ-ONLY"),
+        text("UNTOUCHED"),
+    ];
+    let rows = ours.iter().map(|(name, facts)| {
         [
             name.session.clone(),
             name.at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
@@ -118,21 +132,8 @@ fn table(snapshots: Vec<SnapshotFacts>) -> String {
             yes_no(facts.readonly),
             yes_no(facts.generation == facts.created_generation),
         ]
-    }));
-    let widths: [usize; 6] = std::array::from_fn(|column| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0)
     });
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+    render(&columns, rows.collect())
 }
 
 #[cfg(test)]
@@ -145,6 +146,7 @@ mod tests {
             name: name.into(),
             path: String::new(),
             uuid: String::new(),
+            parent_uuid: None,
             generation,
             created_generation: 5,
             readonly: true,

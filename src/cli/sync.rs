@@ -77,11 +77,13 @@ fn options(global: &GlobalArgs, args: &SyncArgs) -> SyncOptions {
         batch: global.batch,
         only: args.only.clone(),
         skip: args.skip.clone(),
+        full_scan: args.full_scan,
         verify: args.verify,
         allow_first_sync: args.allow_first_sync,
         allow_out_of_order: args.allow_out_of_order,
         allow_incomplete: args.allow_incomplete,
         allow_mass_delete: args.allow_mass_delete,
+        allow_logged_in: args.allow_logged_in,
         confirm_each_command: args.confirm_each_command,
     }
 }

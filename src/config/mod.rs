@@ -138,6 +138,14 @@ pub struct Config {
     pub dummy_fail: DummyFailConfig,
 }
 
+impl Config {
+    /// Whether the sync module `name` is switched on.
+    #[must_use]
+    pub fn is_on(&self, name: &str) -> bool {
+        (self.sync_modules.iter()).any(|(known, on)| known == name && *on)
+    }
+}
+
 /// An amount of disk space: a share of the filesystem or bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Space {

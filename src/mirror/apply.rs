@@ -816,7 +816,8 @@ impl Writer<'_> {
         };
         match ended {
             Ok((size, theirs)) if size == op.meta.size && theirs == hash.finish(size) => {
-                if size > 0
+                // A hole at its end; to set the size it has already costs as much as writing it.
+                if written < size
                     && let Err(errno) = rustix::fs::ftruncate(&file, size)
                 {
                     return Ok(Err(errno.into()));

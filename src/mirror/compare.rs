@@ -15,12 +15,15 @@ use rustix::io::Errno;
 use super::codec::{Malformed, Reader};
 use super::content::hash_file;
 use super::entry::{Aspects, DEPTH_MAX, Entry, FLAG_NOCOW, Kind, Meta, Time, join, split};
-use super::filter::{Filter, FilterState, Verdict};
+use super::exchange;
+use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
+use super::left::{Compared, Left};
 use super::links::Leaders;
 use super::look::Looker;
-use super::plan::{FolderPlan, Old, Op, Ops, Planner, Step};
+use super::plan::{Old, Op, Ops, Planner, Step};
 use super::scan::{ChunkEncoder, Notes, ScanError};
 use super::spool::SpoolWriter;
+use super::suspects::{Suspect, Suspects, Within};
 use super::tree::{Found, Names, Tree};
 use super::wire::{Batch, Chunk, FrameCursor, Message, Messages, SCAN_WINDOW_CHUNKS, ScanTree};
 use crate::escape::escape_bytes;
@@ -53,6 +56,7 @@ struct Level {
     path: Rc<[u8]>,
     place: Place,
     filter: FilterState,
+    within: Within,
     names: Names,
     next: usize,
     /// Whether its last chunk has come.
@@ -69,6 +73,7 @@ struct Pending {
     path: Rc<[u8]>,
     place: Place,
     filter: FilterState,
+    within: Within,
     /// It speaks for the names after this one ...
     lower: Vec<u8>,
     /// ... and up to this one.
@@ -96,6 +101,10 @@ pub struct TargetScan<'a> {
     abort: &'a AbortFlag,
     content: bool,
     equal_at: Option<Time>,
+    /// In a restricted scan, before it begins: what this machine knows of.
+    restricted: Option<Vec<Suspect>>,
+    is_restricted: bool,
+    suspects: Suspects,
     leaders: Leaders,
     looker: Looker<'a>,
     stack: Vec<Level>,
@@ -113,10 +122,11 @@ pub struct TargetScan<'a> {
     reported: Instant,
     /// Whether what is excluded is named among the notes.
     names_excluded: bool,
-    /// What a person should know.
-    pub notes: Notes,
+    /// What stays different whatever the plan does.
+    left: Left,
+    notes: Notes,
     /// Entries seen on the target.
-    pub entries: u64,
+    entries: u64,
 }
 
 impl<'a> TargetScan<'a> {
@@ -138,6 +148,9 @@ impl<'a> TargetScan<'a> {
             abort,
             content: scan.content,
             equal_at: scan.equal_at,
+            restricted: None,
+            is_restricted: false,
+            suspects: Suspects::default(),
             leaders: Leaders::default(),
             looker,
             stack: Vec::new(),
@@ -150,9 +163,20 @@ impl<'a> TargetScan<'a> {
             ruled: HashMap::new(),
             reported: Instant::now(),
             names_excluded: false,
+            left: Left::default(),
             notes: Notes::default(),
             entries: 0,
         })
+    }
+
+    /// The same, of nothing but `suspects` and those the source names.
+    #[must_use]
+    pub fn restricted(self, suspects: Vec<Suspect>) -> Self {
+        Self {
+            restricted: Some(suspects),
+            is_restricted: true,
+            ..self
+        }
     }
 
     /// The same, naming what is there and excluded.
@@ -165,7 +189,12 @@ impl<'a> TargetScan<'a> {
     }
 
     /// Compares everything the source announces and returns the plan.
-    pub fn run(mut self, filter: &Filter) -> Result<(FolderPlan, Notes, u64), ScanError> {
+    pub fn run(mut self, filter: &Filter) -> Result<Compared, ScanError> {
+        if let Some(ours) = self.restricted.take() {
+            exchange::tell(&mut self.peer, &ours)?;
+            let theirs = exchange::hear(self.incoming, self.abort)?;
+            self.suspects = ours.into_iter().chain(theirs).collect();
+        }
         let mut ended = false;
         while !ended || !self.pending.is_empty() {
             let frame = if let Ok(frame) = self.incoming.try_recv() {
@@ -195,7 +224,13 @@ impl<'a> TargetScan<'a> {
         self.peer.push(&Message::Finished)?;
         self.peer.flush()?;
         self.planner.count_existing(self.entries);
-        Ok((self.planner.finish()?, self.notes, self.entries))
+        Ok(Compared {
+            plan: self.planner.finish()?,
+            notes: self.notes,
+            entries: self.entries,
+            looked: self.looker.looked,
+            left: self.left,
+        })
     }
 
     /// Tells the CLI now and then how far the scan is.
@@ -291,10 +326,11 @@ impl<'a> TargetScan<'a> {
         }
         let lower = std::mem::replace(&mut level.upper, chunk.upper.clone().unwrap_or_default());
         level.listed = chunk.upper.is_none();
-        let (path, place, filter) = (
+        let (path, place, filter, within) = (
             Rc::clone(&level.path),
             level.place.clone(),
             level.filter.clone(),
+            level.within.clone(),
         );
         let mut ours = Ours::default();
         let mut equal = false;
@@ -311,7 +347,8 @@ impl<'a> TargetScan<'a> {
             let mut encoder = ChunkEncoder::default();
             for position in run {
                 self.abort.check()?;
-                self.look_at(&fd, &path, &names, position, &filter, by_digest, &mut ours)?;
+                let here = (&filter, &within);
+                self.look_at(&fd, &path, &names, position, here, by_digest, &mut ours)?;
             }
             if let Some(level) = self.stack.last_mut() {
                 level.names = names;
@@ -319,6 +356,9 @@ impl<'a> TargetScan<'a> {
             if by_digest {
                 for (name, found) in &mut ours.entries {
                     let found = found.as_mut().expect("looked at above");
+                    if found.meta.kind == Kind::Opaque {
+                        self.left.add(join(&path, name));
+                    }
                     // Moved in and out, not copied.
                     let meta = std::mem::replace(&mut found.meta, Meta::opaque());
                     let entry = Entry {
@@ -349,6 +389,7 @@ impl<'a> TargetScan<'a> {
             path,
             place,
             filter,
+            within,
             lower,
             upper: chunk.upper,
             complete: chunk.complete,
@@ -365,7 +406,7 @@ impl<'a> TargetScan<'a> {
         rules: Option<&[u8]>,
         filter: &Filter,
     ) -> Result<(), ScanError> {
-        let (place, state) = if path.is_empty() {
+        let (place, state, within) = if path.is_empty() {
             if !self.stack.is_empty() {
                 return Err(Malformed("the folder begins twice").into());
             }
@@ -373,7 +414,12 @@ impl<'a> TargetScan<'a> {
                 path: "the folder on the target".to_owned(),
                 source,
             })?;
-            (Place::Here(Rc::new(fd)), FilterState::root(filter))
+            let within = if self.is_restricted {
+                self.suspects.root()
+            } else {
+                Within::All { doubted: false }
+            };
+            (Place::Here(Rc::new(fd)), FilterState::root(filter), within)
         } else {
             let (parent, name) = split(path);
             while self
@@ -398,7 +444,11 @@ impl<'a> TargetScan<'a> {
                 return Err(Malformed("an excluded directory").into());
             }
             let below = level.filter.enter(name);
-            (self.child_place(name), below)
+            let visit = self.suspects.visit(&level.path, &level.within, name);
+            let within = visit
+                .below
+                .ok_or(Malformed("a directory that nobody suspects"))?;
+            (self.child_place(name), below, within)
         };
         let state = match rules {
             None => state,
@@ -412,9 +462,8 @@ impl<'a> TargetScan<'a> {
             }
             self.ruled.insert(path.to_vec(), state.clone());
         }
-        self.looker.begin();
         let names = match &place {
-            Place::Here(fd) => match Names::read(fd.as_fd()) {
+            Place::Here(fd) => match self.suspects.read(fd.as_fd(), path, &within) {
                 Ok(names) => names,
                 Err(error) => {
                     self.notes.error(
@@ -426,10 +475,12 @@ impl<'a> TargetScan<'a> {
             },
             _ => Names::default(),
         };
+        self.looker.begin(&names);
         self.stack.push(Level {
             path: path.into(),
             place,
             filter: state,
+            within,
             names,
             next: 0,
             listed: false,
@@ -455,12 +506,14 @@ impl<'a> TargetScan<'a> {
                     "left alone on the target, a nested subvolume or a mount",
                     &escape_bytes(&path),
                 );
+                self.left.add(path);
                 Place::Blocked
             }
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 if level.filter.verdict(name, false) == Verdict::Exclude {
                     self.notes
                         .warn("left alone on the target, excluded", &escape_bytes(&path));
+                    self.left.add(path);
                     Place::Blocked
                 } else {
                     Place::Absent
@@ -486,7 +539,7 @@ impl<'a> TargetScan<'a> {
         path: &[u8],
         names: &Names,
         position: usize,
-        filter: &FilterState,
+        (filter, within): (&FilterState, &Within),
         by_digest: bool,
         ours: &mut Ours,
     ) -> Result<(), ScanError> {
@@ -511,7 +564,7 @@ impl<'a> TargetScan<'a> {
                 return Ok(());
             }
         }
-        if let Some(found) = self.note(found, dir, path, &name)? {
+        if let Some(found) = self.note(found, dir, path, &name, within)? {
             self.entries += 1;
             ours.entries.push((name, Some(found)));
         }
@@ -523,6 +576,7 @@ impl<'a> TargetScan<'a> {
         if self.names_excluded {
             self.notes.info(EXCLUDED, &escape_bytes(&join(path, &name)));
         }
+        self.left.own_rules |= name == DIRECTORY_FILTER_NAME.as_bytes();
         ours.protected.push(name);
     }
 
@@ -532,9 +586,11 @@ impl<'a> TargetScan<'a> {
         dir: &OwnedFd,
         path: &[u8],
         name: &[u8],
+        within: &Within,
     ) -> Result<Option<Found>, ScanError> {
+        self.looker.looked += 1;
         let found = self.tree.look(dir.as_fd(), name);
-        self.note(found, dir, path, name)
+        self.note(found, dir, path, name, within)
     }
 
     /// Completes what was found: its place in a hard-link group, its content's hash.
@@ -544,6 +600,7 @@ impl<'a> TargetScan<'a> {
         dir: &OwnedFd,
         path: &[u8],
         name: &[u8],
+        within: &Within,
     ) -> Result<Option<Found>, ScanError> {
         let unreadable = |notes: &mut Notes, error: Errno| {
             notes.error(
@@ -558,7 +615,11 @@ impl<'a> TargetScan<'a> {
             Err(error) => return unreadable(&mut self.notes, error),
         };
         self.leaders.note(&mut found, || join(path, name));
-        found.suspect_if_touched_since(self.equal_at);
+        if self.is_restricted {
+            found.suspect_if(self.suspects.visit(path, within, name).doubted);
+        } else {
+            found.suspect_if_touched_since(self.equal_at);
+        }
         if self.content && found.meta.kind == Kind::File {
             match hash_file(self.tree, dir.as_fd(), name, self.abort) {
                 Ok(hash) => found.meta.content = Some(hash),
@@ -599,10 +660,11 @@ impl<'a> TargetScan<'a> {
         }
         pending.done = true;
         let ours = std::mem::take(&mut pending.ours);
-        let (path, place, filter, complete, lower, upper) = (
+        let (path, place, filter, within, complete, lower, upper) = (
             Rc::clone(&pending.path),
             pending.place.clone(),
             pending.filter.clone(),
+            pending.within.clone(),
             pending.complete,
             std::mem::take(&mut pending.lower),
             pending.upper.take(),
@@ -634,7 +696,7 @@ impl<'a> TargetScan<'a> {
             }
             let have = match ours_iter.next_if(|(name, _)| *name == entry.name) {
                 Some((name, None)) => match &place {
-                    Place::Here(fd) => self.look(&Rc::clone(fd), &path, &name)?,
+                    Place::Here(fd) => self.look(&Rc::clone(fd), &path, &name, &within)?,
                     _ => None,
                 },
                 Some((_, found)) => found,
@@ -642,10 +704,12 @@ impl<'a> TargetScan<'a> {
             };
             match have {
                 Some(have) => self.both(&path, &place, &entry, &have, &filter)?,
-                None if ours.protected.binary_search(&entry.name).is_ok() => self.notes.warn(
-                    "left alone on the target, excluded",
-                    &escape_bytes(&join(&path, &entry.name)),
-                ),
+                None if ours.protected.binary_search(&entry.name).is_ok() => {
+                    let path = join(&path, &entry.name);
+                    self.notes
+                        .warn("left alone on the target, excluded", &escape_bytes(&path));
+                    self.left.add(path);
+                }
                 None => self.only_theirs(&path, &entry)?,
             }
             previous = entry.name;
@@ -665,7 +729,10 @@ impl<'a> TargetScan<'a> {
         aspects: Aspects,
     ) -> Result<(), ScanError> {
         let step = match entry.meta.kind {
-            Kind::Opaque => return Ok(()),
+            Kind::Opaque => {
+                self.left.add(path);
+                return Ok(());
+            }
             Kind::Dir => Step::MakeDir,
             _ if entry.meta.leader.is_some() => Step::Link,
             Kind::File => Step::Fetch,
@@ -687,15 +754,17 @@ impl<'a> TargetScan<'a> {
         filter: &FilterState,
     ) -> Result<(), ScanError> {
         let want = &entry.meta;
+        let path = join(dir_path, &entry.name);
         if want.kind == Kind::Opaque {
+            self.left.add(path);
             return Ok(());
         }
-        let path = join(dir_path, &entry.name);
         if have.meta.kind == Kind::Opaque {
             self.notes.warn(
                 "left alone on the target, a nested subvolume or a mount",
                 &escape_bytes(&path),
             );
+            self.left.add(path);
             return Ok(());
         }
         let mut aspects = Aspects::between(want, &have.meta);
@@ -718,6 +787,7 @@ impl<'a> TargetScan<'a> {
                         "left alone on the target, holds something excluded",
                         &escape_bytes(&path),
                     );
+                    self.left.add(path);
                     return Ok(());
                 }
                 // The directory itself gives way to what takes its place.
@@ -849,14 +919,18 @@ impl<'a> TargetScan<'a> {
                 "kept on the target, its directory could not be read completely on the source",
                 &escape_bytes(&join(dir_path, name)),
             );
+            self.left.add(join(dir_path, name));
             return Ok(());
         }
         let have = match (have, place) {
             (Some(have), _) => have,
-            (None, Place::Here(fd)) => match self.look(&Rc::clone(fd), dir_path, name)? {
-                Some(have) => have,
-                None => return Ok(()),
-            },
+            (None, Place::Here(fd)) => {
+                let anywhere = Within::All { doubted: false };
+                match self.look(&Rc::clone(fd), dir_path, name, &anywhere)? {
+                    Some(have) => have,
+                    None => return Ok(()),
+                }
+            }
             (None, _) => return Ok(()),
         };
         self.delete(dir_path, place, name, &have, filter)
@@ -895,6 +969,7 @@ impl<'a> TargetScan<'a> {
                 "left alone on the target, a nested subvolume or a mount",
                 &escape_bytes(&path),
             );
+            self.left.add(path);
             return Ok(());
         }
         if have.meta.kind == Kind::Dir && self.delete_below(dir_path, place, name, filter)? {
@@ -902,6 +977,7 @@ impl<'a> TargetScan<'a> {
                 "kept on the target, holds something excluded",
                 &escape_bytes(&path),
             );
+            self.left.add(path);
             return Ok(());
         }
         self.add(

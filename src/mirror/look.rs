@@ -20,6 +20,9 @@ use crate::sys::inodes::{Found as Item, InodeItem, InodeReader};
 
 /// Names looked up in one go.
 const AHEAD: usize = 512;
+/// In a directory of which fewer names are visited they are looked at one by one, where searching
+/// would first have to flush the filesystem.
+const FEW: usize = 64;
 /// Inode numbers this far apart are still fetched together.
 const GAP: u64 = 16;
 
@@ -34,17 +37,20 @@ pub struct Looker<'a> {
     fetched: HashMap<u64, Found>,
     /// Position up to which the current directory's names were fetched.
     until: usize,
+    /// Whether the filesystem's tree is known to say what the system calls would.
+    flushed: bool,
     /// How many entries needed no look of their own.
     pub at_once: u64,
+    /// How many names were read and entries looked at.
+    pub looked: u64,
 }
 
 impl<'a> Looker<'a> {
-    /// For `tree`, which is the directory `root`. Flushes the filesystem, so that its tree says
-    /// what the system calls would.
+    /// For `tree`, which is the directory `root`. The filesystem is flushed before its tree is
+    /// searched, so that it says what the system calls would.
     #[must_use]
     pub fn new(tree: &'a Tree, root: &Path) -> Self {
-        let usable = crate::sys::btrfs::is_btrfs(tree.root()).unwrap_or(false)
-            && rustix::fs::syncfs(tree.root()).is_ok();
+        let usable = crate::sys::btrfs::is_btrfs(tree.root()).unwrap_or(false);
         let mut mounts = HashSet::new();
         let table = crate::sys::mounts::mounts();
         if let Ok(table) = &table {
@@ -61,13 +67,16 @@ impl<'a> Looker<'a> {
             mounts,
             fetched: HashMap::new(),
             until: 0,
+            flushed: false,
             at_once: 0,
+            looked: 0,
         }
     }
 
-    /// A new directory begins.
-    pub fn begin(&mut self) {
+    /// A new directory begins, of which these names were read.
+    pub fn begin(&mut self, names: &Names) {
         self.until = 0;
+        self.looked += names.len() as u64;
     }
 
     /// Everything about the entry at `position` of `names`, which are the names of `dir` at `path`.
@@ -78,7 +87,8 @@ impl<'a> Looker<'a> {
         names: &Names,
         position: usize,
     ) -> Result<Option<Found>, Errno> {
-        if self.reader.is_some() && position >= self.until {
+        self.looked += 1;
+        if position >= self.until && self.can_fetch(names) {
             self.fetch(dir.as_fd(), names, position);
         }
         let name = names
@@ -96,6 +106,20 @@ impl<'a> Looker<'a> {
             }
             None => self.tree.look(dir.as_fd(), name),
         }
+    }
+
+    /// Whether the tree may be searched for these names.
+    fn can_fetch(&mut self, names: &Names) -> bool {
+        if self.reader.is_none() || (!self.flushed && names.is_picked() && names.len() < FEW) {
+            return false;
+        }
+        if !self.flushed {
+            self.flushed = rustix::fs::syncfs(self.tree.root()).is_ok();
+            if !self.flushed {
+                self.reader = None;
+            }
+        }
+        self.flushed
     }
 
     /// What was fetched, if it surely is what has this name.
@@ -157,6 +181,7 @@ impl<'a> Looker<'a> {
                 Item::Inode(inode) => {
                     fetched.insert(ino, found_of(ino, &inode));
                 }
+                Item::Name(..) => {}
                 Item::Xattr(name, value) => {
                     if let Some(found) = fetched.get_mut(&ino) {
                         let xattrs = &mut found.meta.xattrs;

@@ -9,8 +9,11 @@ pub mod codec;
 pub mod compare;
 pub mod content;
 pub mod delta;
+pub mod diff;
 pub mod entry;
+pub mod exchange;
 pub mod filter;
+pub mod left;
 pub mod links;
 pub mod local;
 pub mod look;
@@ -24,6 +27,7 @@ pub mod serve;
 pub mod service;
 pub mod spool;
 pub mod staging;
+pub mod suspects;
 pub mod tree;
 pub mod wire;
 
@@ -33,6 +37,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::interrupt::{AbortFlag, Interrupted};
 use codec::Malformed;
+
+/// Version of what the mirror takes for equal and how it reads filters. Another one, and what an
+/// earlier sync has called equal is compared anew.
+pub const RULES: u32 = 1;
 
 /// The next stream frame from the CLI, looking at the abort flag while waiting.
 fn receive(incoming: &Receiver<Vec<u8>>, abort: &AbortFlag) -> Result<Vec<u8>, Interrupted> {
@@ -85,5 +93,7 @@ mod tests_peer;
 mod tests_property;
 #[cfg(test)]
 mod tests_random;
+#[cfg(test)]
+mod tests_restricted;
 #[cfg(test)]
 mod tests_user;

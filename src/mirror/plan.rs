@@ -359,7 +359,7 @@ mod tests {
         let without = without.unwrap();
         let expected = PlanTotals {
             changed: 1,
-            bytes: 10,
+            bytes: 6,
             ..Default::default()
         };
         assert_eq!(without.totals, expected);

@@ -13,10 +13,12 @@ use rustix::io::Errno;
 use super::codec::Malformed;
 use super::content::hash_file;
 use super::entry::{DEPTH_MAX, Entry, Kind, Meta, Time, join, split};
-use super::filter::{Filter, FilterState, Verdict};
+use super::exchange;
+use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::links::Leaders;
 use super::look::Looker;
 use super::scope::{Way, directory_rules, with_rules};
+use super::suspects::{Suspect, Suspects, Within};
 use super::tree::{Names, Tree};
 use super::wire::{
     Batch, Chunk, Digest, LISTING_MAX, Message, Messages, SCAN_WINDOW_BYTES, SCAN_WINDOW_CHUNKS,
@@ -169,11 +171,17 @@ pub struct SourceScan<'a> {
     /// The way to the last file that was asked about.
     way: Way<'a>,
     equal_at: Option<Time>,
+    /// In a restricted scan, before it begins: what this machine knows of.
+    restricted: Option<Vec<Suspect>>,
+    is_restricted: bool,
+    suspects: Suspects,
     finished: bool,
     /// What a person should know.
     pub notes: Notes,
     /// Entries seen.
     pub entries: u64,
+    /// Whether a directory has a filter file that is not mirrored itself.
+    pub rules_excluded: bool,
 }
 
 /// A directory being walked: what is left of its subdirectories.
@@ -181,6 +189,7 @@ struct Level {
     path: Vec<u8>,
     fd: OwnedFd,
     filter: FilterState,
+    within: Within,
     subdirs: Names,
     next: usize,
 }
@@ -212,9 +221,23 @@ impl<'a> SourceScan<'a> {
             filter,
             own_rules: true,
             equal_at: scan.equal_at,
+            restricted: None,
+            is_restricted: false,
+            suspects: Suspects::default(),
             finished: false,
             notes: Notes::default(),
             entries: 0,
+            rules_excluded: false,
+        }
+    }
+
+    /// The same, of nothing but `suspects` and those the target names.
+    #[must_use]
+    pub fn restricted(self, suspects: Vec<Suspect>) -> Self {
+        Self {
+            restricted: Some(suspects),
+            is_restricted: true,
+            ..self
         }
     }
 
@@ -228,16 +251,32 @@ impl<'a> SourceScan<'a> {
         }
     }
 
+    /// What it has cost: names read and entries looked at.
+    #[must_use]
+    pub fn looked(&self) -> u64 {
+        self.looker.looked
+    }
+
     /// Walks everything, and stays until the target has dealt with all of it.
     pub fn run(&mut self, root_path: &str) -> Result<(), ScanError> {
         let unreadable = |source| ScanError::Root {
             path: root_path.to_owned(),
             source,
         };
+        let within = match self.restricted.take() {
+            None => Within::All { doubted: false },
+            Some(ours) => {
+                let theirs = exchange::hear(self.incoming, self.abort)?;
+                exchange::tell(&mut self.batch, &ours)?;
+                self.suspects = ours.into_iter().chain(theirs).collect();
+                self.suspects.root()
+            }
+        };
         let root = self.tree.look_root().map_err(unreadable)?;
         self.batch.push(&Message::Root(Box::new(root.meta)))?;
         let fd = self.tree.open_dir(b"").map_err(unreadable)?;
-        let mut stack = vec![self.directory(Vec::new(), fd, FilterState::root(&self.filter))?];
+        let filter = FilterState::root(&self.filter);
+        let mut stack = vec![self.directory(Vec::new(), fd, filter, within)?];
         while let Some(level) = stack.last_mut() {
             let Some(name) = level.subdirs.get(level.next) else {
                 stack.pop();
@@ -245,15 +284,17 @@ impl<'a> SourceScan<'a> {
             };
             let path = join(&level.path, name);
             let filter = level.filter.enter(name);
+            let visit = self.suspects.visit(&level.path, &level.within, name);
             let opened = self.tree.open_child(level.fd.as_fd(), name);
             level.next += 1;
+            let within = visit.below.expect("only such directories are kept");
             if stack.len() >= DEPTH_MAX {
                 // Announced as incomplete, so that nothing is deleted there.
                 self.unreadable_dir(&path, Errno::NAMETOOLONG)?;
                 continue;
             }
             match opened {
-                Ok(fd) => stack.push(self.directory(path, fd, filter)?),
+                Ok(fd) => stack.push(self.directory(path, fd, filter, within)?),
                 Err(e) => self.unreadable_dir(&path, e)?,
             }
         }
@@ -281,9 +322,10 @@ impl<'a> SourceScan<'a> {
         path: Vec<u8>,
         fd: OwnedFd,
         mut filter: FilterState,
+        within: Within,
     ) -> Result<Level, ScanError> {
         let mut complete = true;
-        let names = match Names::read(fd.as_fd()) {
+        let names = match self.suspects.read(fd.as_fd(), &path, &within) {
             Ok(names) => names,
             Err(error) => {
                 self.notes.error(
@@ -300,18 +342,30 @@ impl<'a> SourceScan<'a> {
             None
         };
         filter = with_rules(filter, rules.as_deref(), &path)?;
-        self.looker.begin();
+        let own_file = DIRECTORY_FILTER_NAME.as_bytes();
+        self.rules_excluded |=
+            rules.is_some() && filter.verdict(own_file, false) == Verdict::Exclude;
+        self.looker.begin(&names);
         let mut begins = Some((path.clone(), rules));
         let mut subdirs = Names::default();
         let mut chunk = ChunkEncoder::default();
         for position in 0..names.len() {
             self.abort.check()?;
             let name = names.get(position).expect("within the length");
-            let Some(entry) = self.entry(&fd, &path, &names, position, &filter, &mut complete)
-            else {
+            let visit = self.suspects.visit(&path, &within, name);
+            let doubted = visit.doubted;
+            let Some(entry) = self.entry(
+                &fd,
+                &path,
+                &names,
+                position,
+                &filter,
+                doubted,
+                &mut complete,
+            ) else {
                 continue;
             };
-            if entry.meta.kind == Kind::Dir {
+            if entry.meta.kind == Kind::Dir && visit.below.is_some() {
                 subdirs.push(name);
             }
             chunk.add(&entry, true);
@@ -327,11 +381,16 @@ impl<'a> SourceScan<'a> {
             path,
             fd,
             filter,
+            within,
             subdirs,
             next: 0,
         })
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one entry of one directory under one filter"
+    )]
     fn entry(
         &mut self,
         dir: &OwnedFd,
@@ -339,6 +398,7 @@ impl<'a> SourceScan<'a> {
         names: &Names,
         position: usize,
         filter: &FilterState,
+        doubted: bool,
         complete: &mut bool,
     ) -> Option<Entry> {
         let name = names.get(position).expect("within the length");
@@ -376,7 +436,11 @@ impl<'a> SourceScan<'a> {
             );
         }
         self.leaders.note(&mut found, || join(path, name));
-        found.suspect_if_touched_since(self.equal_at);
+        if self.is_restricted {
+            found.suspect_if(doubted);
+        } else {
+            found.suspect_if_touched_since(self.equal_at);
+        }
         if self.content && found.meta.kind == Kind::File {
             match hash_file(self.tree, dir.as_fd(), name, self.abort) {
                 Ok(hash) => found.meta.content = Some(hash),

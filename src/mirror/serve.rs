@@ -2,11 +2,16 @@
 //!
 //! Only what the scan offered is sent: the filter is asked about each path again, with the rules of
 //! the directories on the way, because the other machine may ask for anything.
+//!
+//! Files are opened some time before their turn, and the kernel is told to read them: a snapshot
+//! that was taken just now has nothing in memory, and waiting for the disk file by file would take
+//! longer than everything else.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crossbeam_channel::Receiver;
+use rustix::fs::Advice;
 use rustix::io::Errno;
 
 use super::codec::Malformed;
@@ -23,6 +28,31 @@ use super::wire::{
 };
 use crate::interrupt::{AbortFlag, Interrupted};
 
+/// Files opened before their turn.
+const AHEAD_FILES: usize = 64;
+/// Content the kernel is told to read before its turn.
+const AHEAD_BYTES: u64 = 8 << 20;
+/// ... of one file; the kernel reads on by itself as the file is read.
+const AHEAD_OF_FILE: u64 = 1 << 20;
+
+/// A file whose turn will come.
+struct Opened {
+    id: u64,
+    what: What,
+    /// How long the question was.
+    length: usize,
+    file: Result<(OwnedFd, u64), Errno>,
+}
+
+impl Opened {
+    /// What is being read of it already.
+    fn ahead(&self) -> u64 {
+        self.file
+            .as_ref()
+            .map_or(0, |(_, size)| (*size).min(AHEAD_OF_FILE))
+    }
+}
+
 /// Sends files from a tree.
 pub struct Server<'a> {
     tree: &'a Tree,
@@ -32,6 +62,10 @@ pub struct Server<'a> {
     wanted: VecDeque<Wanted>,
     /// Length of the questions.
     wanted_bytes: usize,
+    /// The first of them, opened.
+    opened: VecDeque<Opened>,
+    /// What is being read of those.
+    ahead: u64,
     /// Sent and not credited yet.
     in_flight: u64,
     finished: bool,
@@ -113,6 +147,8 @@ impl<'a> Server<'a> {
             abort,
             wanted: VecDeque::new(),
             wanted_bytes: 0,
+            opened: VecDeque::new(),
+            ahead: 0,
             in_flight: 0,
             finished: false,
             way: Way::new(tree, filter),
@@ -126,7 +162,8 @@ impl<'a> Server<'a> {
         let mut buffer = vec![0; DATA_MAX];
         loop {
             self.hear(false)?;
-            let Some(wanted) = self.wanted.pop_front() else {
+            self.open_ahead()?;
+            let Some(next) = self.opened.pop_front() else {
                 if self.finished {
                     self.batch.flush()?;
                     return Ok(());
@@ -134,11 +171,13 @@ impl<'a> Server<'a> {
                 self.hear(true)?;
                 continue;
             };
-            self.wanted_bytes -= wanted.length;
-            let id = wanted.id;
-            match self.send(&wanted, &mut buffer) {
-                // A survey is followed by the parts that are wanted then.
-                Ok(()) => self.files += u64::from(!matches!(wanted.what, What::Survey(_))),
+            self.ahead -= next.ahead();
+            self.wanted_bytes -= next.length;
+            let id = next.id;
+            // A survey is followed by the parts that are wanted then.
+            let is_content = !matches!(next.what, What::Survey(_));
+            match self.send(next, &mut buffer) {
+                Ok(()) => self.files += u64::from(is_content),
                 Err(Stop::File(errno)) => {
                     self.batch.push(&Message::Failed {
                         id,
@@ -150,20 +189,48 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn open(&mut self, path: &[u8]) -> Result<OwnedFd, Stop> {
-        let (_, name) = split(path);
-        match self.way.open_parent(path)? {
-            Ok(dir) => Ok(self.tree.open_file(dir, name)?),
-            Err(Closed::Excluded) => Err(excluded()),
-            Err(Closed::Io(errno)) => Err(errno.into()),
+    /// Opens the next files that are wanted and has the kernel read them.
+    fn open_ahead(&mut self) -> Result<(), ScanError> {
+        while self.opened.len() < AHEAD_FILES && self.ahead < AHEAD_BYTES {
+            let Some(wanted) = self.wanted.pop_front() else {
+                break;
+            };
+            let file = match self.open(&wanted.path) {
+                Ok(file) => Ok(file),
+                Err(Stop::File(errno)) => Err(errno),
+                Err(Stop::All(error)) => return Err(error),
+            };
+            let opened = Opened {
+                id: wanted.id,
+                what: wanted.what,
+                length: wanted.length,
+                file,
+            };
+            self.ahead += opened.ahead();
+            self.opened.push_back(opened);
         }
+        Ok(())
     }
 
-    fn send(&mut self, wanted: &Wanted, buffer: &mut [u8]) -> Result<(), Stop> {
-        let (id, path) = (wanted.id, &wanted.path);
-        let fd = self.open(path)?;
-        let size = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
-        match &wanted.what {
+    fn open(&mut self, path: &[u8]) -> Result<(OwnedFd, u64), Stop> {
+        let (_, name) = split(path);
+        let file = match self.way.open_parent(path)? {
+            Ok(dir) => self.tree.open_file(dir, name)?,
+            Err(Closed::Excluded) => return Err(excluded()),
+            Err(Closed::Io(errno)) => return Err(errno.into()),
+        };
+        let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
+        if let Some(length) = std::num::NonZeroU64::new(size.min(AHEAD_OF_FILE)) {
+            // Only advice: without it the file is read when its turn comes.
+            let _ = rustix::fs::fadvise(&file, 0, Some(length), Advice::WillNeed);
+        }
+        Ok((file, size))
+    }
+
+    fn send(&mut self, opened: Opened, buffer: &mut [u8]) -> Result<(), Stop> {
+        let id = opened.id;
+        let (fd, size) = opened.file?;
+        match &opened.what {
             What::Survey(how) => return survey(fd.as_fd(), size, id, how, |m| self.say(m)),
             What::Parts(parts) => return send_parts(fd.as_fd(), size, id, parts, |m| self.say(m)),
             What::Whole => {}

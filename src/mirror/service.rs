@@ -9,12 +9,14 @@ use serde_json::{Map, Value};
 
 use super::apply::{ApplyError, apply};
 use super::compare::TargetScan;
+use super::entry::is_valid_path;
 use super::filter::Filter;
 use super::look::Looker;
 use super::plan::FolderPlan;
 use super::scan::{Notes, ScanError, SourceScan};
 use super::serve::Server;
 use super::staging::StagingError;
+use super::suspects::{Mark, Suspect};
 use super::tree::Tree;
 use super::wire::{
     Batch, FOR_CLI, FOR_PEER, Message, MirrorReply, MirrorRequest, SERVICE, ScanTree,
@@ -23,6 +25,7 @@ use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_str;
 use crate::interrupt::Interrupted;
+use crate::record::anchor::LeftPath;
 
 /// The module on whose behalf this service works.
 const USER_DATA: &str = "user_data";
@@ -33,6 +36,8 @@ pub struct MirrorService {
     plans: Mutex<HashMap<String, FolderPlan>>,
     /// What a scan has offered: the filters of the trees that files may be asked of.
     offers: Mutex<HashMap<String, Filter>>,
+    /// What this machine has found that may differ, by the root of the tree.
+    found: Mutex<HashMap<String, Vec<Suspect>>>,
 }
 
 pub(super) fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
@@ -195,9 +200,14 @@ impl MirrorService {
             scan,
             filter.clone(),
         );
+        if let Some(suspects) = self.suspects(scan)? {
+            source = source.restricted(suspects);
+        }
         source.run(&scan.root)?;
         let mut reply = MirrorReply {
             items: source.entries,
+            looked: source.looked(),
+            own_rules: source.rules_excluded,
             matched_rules: filter.matched(),
             ..MirrorReply::default()
         };
@@ -205,6 +215,36 @@ impl MirrorService {
         let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
         offers.insert(scan.root.clone(), filter);
         Ok(reply)
+    }
+
+    #[cfg(test)]
+    /// Notes what this machine has found that may differ in the tree at `root`.
+    pub(super) fn suspect(&self, root: &str, suspects: Vec<Suspect>) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.insert(root.to_owned(), suspects);
+    }
+
+    /// What a restricted scan shall visit as far as this machine knows; `None` for a full one.
+    fn suspects(&self, scan: &ScanTree) -> Result<Option<Vec<Suspect>>, Fault> {
+        let Some(restricted) = &scan.restricted else {
+            return Ok(None);
+        };
+        let left = restricted.left.iter();
+        let mut suspects: Vec<Suspect> = left
+            .map(|path| Suspect::new(path.0.clone(), Mark::ANYTHING))
+            .collect();
+        if restricted.found {
+            let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = found.get(&scan.root).ok_or_else(|| {
+                let text = format!("nothing was found out about {}", escape_str(&scan.root));
+                fault(FaultKind::Invalid, text)
+            })?;
+            suspects.extend_from_slice(found);
+        }
+        if suspects.iter().any(|s| !is_valid_path(&s.path)) {
+            return Err(fault(FaultKind::Invalid, "an impossible path"));
+        }
+        Ok(Some(suspects))
     }
 
     fn serve(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
@@ -242,7 +282,7 @@ impl MirrorService {
         let peer = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
         let cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
         let looker = Looker::new(&tree, Path::new(&scan.root));
-        let target = TargetScan::new(
+        let mut target = TargetScan::new(
             &tree,
             looker,
             &context.incoming,
@@ -251,10 +291,18 @@ impl MirrorService {
             &context.abort,
             scan,
         )?;
-        let (plan, notes, entries) = target.run(&filter)?;
+        if let Some(suspects) = self.suspects(scan)? {
+            target = target.restricted(suspects);
+        }
+        let compared = target.run(&filter)?;
+        let (plan, notes, left) = (compared.plan, compared.notes, compared.left);
         let mut reply = MirrorReply {
-            items: entries,
+            items: compared.entries,
+            looked: compared.looked,
             plan: Some(plan.totals.clone()),
+            left: left.paths.into_iter().map(LeftPath).collect(),
+            left_more: left.more,
+            own_rules: left.own_rules,
             matched_rules: filter.matched(),
             ..MirrorReply::default()
         };

@@ -9,7 +9,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use serde_json::Value;
 
 use super::service::MirrorService;
-use super::wire::{FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, ScanTree};
+use super::suspects::Suspect;
+use super::wire::{FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, Restricted, ScanTree};
 use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::event::{Event, EventSink, LogLevel};
@@ -27,6 +28,10 @@ pub(crate) struct Pair {
     pub cut: Cut,
     /// Where the source's frames are kept.
     pub record: Option<Record>,
+    /// What each side suspects: then scans visit nothing else.
+    pub suspects: Option<[Vec<Suspect>; 2]>,
+    /// What the last round left alone.
+    pub left: Vec<Vec<u8>>,
 }
 
 /// Frames of the source, in order.
@@ -89,6 +94,8 @@ impl Pair {
             complaints: Vec::new(),
             cut: Cut::Never,
             record: None,
+            suspects: None,
+            left: Vec::new(),
         }
     }
 
@@ -175,7 +182,16 @@ impl Pair {
         content: bool,
     ) -> Result<(MirrorReply, MirrorReply), Fault> {
         let equal_at = self.equal_at;
+        if let Some([ours, theirs]) = self.suspects.clone() {
+            self.source.suspect(from.to_str().unwrap(), ours);
+            self.target.suspect(to.to_str().unwrap(), theirs);
+        }
+        let restricted = self.suspects.is_some().then(|| Restricted {
+            found: true,
+            left: Vec::new(),
+        });
         let tree = |root: &Path| ScanTree {
+            restricted: restricted.clone(),
             root: root.to_str().unwrap().to_owned(),
             without_mounts: false,
             rules: rules.to_owned(),

@@ -19,7 +19,7 @@ fn compare(top: &Path) -> (u64, u64) {
     while let Some(path) = stack.pop() {
         let dir = tree.open_dir(&path).unwrap();
         let names = Names::read(dir.as_fd()).unwrap();
-        looker.begin();
+        looker.begin(&names);
         for position in 0..names.len() {
             let name = names.get(position).unwrap();
             let one = tree.look(dir.as_fd(), name).unwrap();

@@ -19,8 +19,8 @@ use super::tests::{lab, sh};
 use super::tests_property::number;
 use super::tests_random::{Random, grow, manifest};
 use super::wire::{
-    Batch, Chunk, DATA_MAX, FOR_CLI, FOR_PEER, Message, Messages, MirrorReply, MirrorRequest,
-    ScanTree,
+    Batch, Chunk, DATA_MAX, DATA_WINDOW, FOR_CLI, FOR_PEER, Message, Messages, MirrorReply,
+    MirrorRequest, ScanTree,
 };
 use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
@@ -126,6 +126,7 @@ impl Line {
 
 pub(super) fn scan(root: &Path, rules: &str) -> ScanTree {
     ScanTree {
+        restricted: None,
         root: root.to_str().unwrap().to_owned(),
         without_mounts: false,
         rules: rules.to_owned(),
@@ -635,6 +636,65 @@ fn a_target_gets_only_what_is_offered() {
     let line = source(MirrorRequest::ScanSource(scan(&lab.from, "")));
     line.say(&[Message::Want(99)]);
     line.refused();
+}
+
+/// Whether the file's first byte can be had without waiting for the disk.
+fn is_in_memory(path: &Path) -> bool {
+    let file = fs::File::open(path).unwrap();
+    let mut byte = [0];
+    let mut parts = [std::io::IoSliceMut::new(&mut byte)];
+    rustix::io::preadv2(&file, &mut parts, 0, rustix::io::ReadWriteFlags::NOWAIT).is_ok()
+}
+
+#[test]
+fn files_are_read_from_the_disk_before_their_turn_but_not_too_many() {
+    let Some(lab) = lab() else { return };
+    sh(
+        &lab.from,
+        "for n in $(seq 10 69); do head -c 1048576 /dev/urandom >f$n; done; sync -f .",
+    );
+    let path = |n: u64| format!("f{n}");
+    for n in 10..70 {
+        let file = fs::File::open(lab.from.join(path(n))).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+    let alone = Alone::new();
+    let line = alone.begin(MirrorRequest::ScanSource(scan(&lab.from, "")));
+    line.say(&[Message::Ack(u64::MAX), Message::Finished]);
+    line.end().1.unwrap();
+    let line = alone.begin(MirrorRequest::Serve {
+        root: lab.from.to_str().unwrap().to_owned(),
+    });
+    for n in 10..70 {
+        let (id, path) = (n - 10, path(n));
+        line.say(&[Message::Fetch {
+            id,
+            path: path.as_bytes(),
+        }]);
+    }
+    // Nothing is credited: sixteen are sent, and it waits.
+    let mut sent = 0;
+    while sent < DATA_WINDOW {
+        for message in Messages::new(&line.from.recv().unwrap()[1..]) {
+            if let Message::Data { bytes, .. } = message.unwrap() {
+                sent += bytes.len() as u64;
+            }
+        }
+    }
+    let waited = std::time::Instant::now();
+    while !is_in_memory(&lab.from.join(path(29))) {
+        assert!(
+            waited.elapsed() < Duration::from_secs(20),
+            "not read ahead of its turn"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(
+        !is_in_memory(&lab.from.join(path(50))),
+        "read too far ahead"
+    );
+    line.abort.raise();
+    line.end().1.unwrap_err();
 }
 
 /// Frames of a real run, both ways.

@@ -33,7 +33,7 @@ const RULES: [&str; 12] = [
     "[ab]/[!k]*",
 ];
 
-fn random_rules(rng: &mut Random, most: usize) -> String {
+pub(super) fn random_rules(rng: &mut Random, most: usize) -> String {
     let count = rng.below(most + 1);
     let mut rules: Vec<&str> = (0..count).map(|_| *rng.pick(&RULES)).collect();
     // Ends with a line end, if there is any.
@@ -60,13 +60,21 @@ fn text(path: &[u8]) -> String {
 }
 
 /// Mirrors and judges one round.
-fn round(lab: &Lab, pair: &mut Pair, rules: &str, what: &str) {
+pub(super) fn round(lab: &Lab, pair: &mut Pair, rules: &str, what: &str) {
     let filter = Filter::parse(rules.as_bytes(), "f").unwrap();
     let root = FilterState::root(&filter);
     let before = manifest(&lab.to);
     let source = manifest(&lab.from);
     pair.complaints.clear();
     let outcome = pair.mirror(&lab.from, &lab.to, rules);
+    pair.left = outcome
+        .scan
+        .left
+        .iter()
+        .map(|path| path.0.clone())
+        .collect();
+    // What is judged by from here on is a full scan.
+    pair.suspects = None;
     let after = manifest(&lab.to);
     assert_eq!(
         source,

@@ -417,6 +417,11 @@ pub(super) struct Described {
 }
 
 impl Described {
+    /// Whether both hold the same data.
+    pub(super) fn same_content(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+
     /// Whether both are the same to a person.
     pub(super) fn same(&self, other: &Self) -> bool {
         (&self.meta, self.hash, &self.runs) == (&other.meta, other.hash, &other.runs)

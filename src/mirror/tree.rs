@@ -60,6 +60,11 @@ impl Found {
         }
     }
 
+    /// Marks a regular file that is not to be believed for its size and time.
+    pub fn suspect_if(&mut self, doubted: bool) {
+        self.meta.suspect = doubted && self.meta.kind == Kind::File;
+    }
+
     /// Marks a regular file that was touched after `since`: its size and time may have been put
     /// back, its change time cannot be. Without a time that both sides were equal, every file is.
     pub fn suspect_if_touched_since(&mut self, since: Option<Time>) {
@@ -418,6 +423,8 @@ fn read_xattrs(
 pub struct Names {
     text: Vec<u8>,
     index: Vec<NameAt>,
+    /// Whether they are only some of the directory's.
+    picked: bool,
 }
 
 /// Where a name stands in the text (its length is the byte before it), and what the directory says
@@ -447,6 +454,29 @@ impl Names {
         names
             .index
             .sort_unstable_by(|a, b| name_at(text, a.offset).cmp(name_at(text, b.offset)));
+        Ok(names)
+    }
+
+    /// Those of `wanted`, which are sorted, that are in `dir`.
+    pub fn pick<'n>(
+        dir: BorrowedFd<'_>,
+        wanted: impl Iterator<Item = &'n [u8]>,
+    ) -> Result<Self, Errno> {
+        let mut names = Self {
+            picked: true,
+            ..Self::default()
+        };
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        for name in wanted {
+            match rustix::fs::statx(dir, name, flags, StatxFlags::TYPE | StatxFlags::INO) {
+                Ok(stat) => {
+                    let file_type = FileType::from_raw_mode(u32::from(stat.stx_mode));
+                    names.add(name, stat.stx_ino, file_type);
+                }
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
         Ok(names)
     }
 
@@ -484,6 +514,12 @@ impl Names {
     pub fn identity(&self, position: usize) -> (u64, FileType) {
         let at = &self.index[position];
         (at.ino, at.file_type)
+    }
+
+    /// Whether they are only some of the directory's.
+    #[must_use]
+    pub fn is_picked(&self) -> bool {
+        self.picked
     }
 
     /// How many names there are.

@@ -14,7 +14,9 @@ use super::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
 use super::delta::list::{Part, put_parts, read_parts};
 use super::delta::survey::Survey;
 use super::entry::{Meta, NAME_MAX, PATH_LIMIT, Time, is_valid_name, is_valid_path};
+use super::suspects::Suspect;
 use crate::interrupt::{AbortFlag, Interrupted};
+use crate::record::anchor::LeftPath;
 
 /// Name of the agent service.
 pub const SERVICE: &str = "mirror";
@@ -51,6 +53,10 @@ pub type Digest = [u8; 16];
 /// One message between the agents or to the CLI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message<'a> {
+    /// Before a restricted scan, first the target, then the source: a path that may differ.
+    Suspect(Box<Suspect>),
+    /// That was all of them.
+    SuspectsEnd,
     /// Source: the folder's own attributes.
     Root(Box<Meta>),
     /// Source: a run of a directory's entries, by digest.
@@ -202,6 +208,8 @@ impl Message<'_> {
 
     fn tag(&self) -> u8 {
         match self {
+            Self::Suspect(_) => 8,
+            Self::SuspectsEnd => 9,
             Self::Root(_) => 10,
             Self::Chunk(_) => 11,
             Self::Listing { .. } => 12,
@@ -227,13 +235,14 @@ impl Message<'_> {
 
     fn encode_body(&self, out: &mut Vec<u8>) {
         match self {
+            Self::Suspect(suspect) => suspect.encode(out),
             Self::Root(meta) => meta.encode(out, false),
             Self::Chunk(chunk) => chunk.encode(out),
             Self::Listing { seq, entries } => {
                 put_u64(out, *seq);
                 out.extend_from_slice(entries);
             }
-            Self::ScanEnd | Self::Finished => {}
+            Self::SuspectsEnd | Self::ScanEnd | Self::Finished => {}
             Self::Want(n) | Self::Ack(n) | Self::Credit(n) => put_u64(out, *n),
             Self::Hash { id, hash } => {
                 put_u64(out, *id);
@@ -382,6 +391,8 @@ impl<'a> Messages<'a> {
         let tag = self.0.u8()?;
         let mut body = Reader::new(self.0.bytes(crate::agent::protocol::MAX_FRAME)?);
         let message = match tag {
+            8 => Message::Suspect(Box::new(Suspect::decode(&mut body)?)),
+            9 => Message::SuspectsEnd,
             10 => Message::Root(Box::new(Meta::decode(&mut body)?)),
             11 => Message::Chunk(Chunk::decode(&mut body)?),
             12 => Message::Listing {
@@ -652,6 +663,17 @@ pub struct ScanTree {
     /// Files touched after this moment of this machine's clock are compared by content even if
     /// size and time are equal: when both sides were last known to be equal. `None`: all files.
     pub equal_at: Option<Time>,
+    /// Look at nothing but what may differ, where that is known; `equal_at` is of no meaning then.
+    pub restricted: Option<Restricted>,
+}
+
+/// Where what may differ is known from.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Restricted {
+    /// What this machine has found out for the folder, besides `left`.
+    pub found: bool,
+    /// Paths that were not known to be equal at the anchor.
+    pub left: Vec<LeftPath>,
 }
 
 /// What a mirror request came to.
@@ -659,6 +681,9 @@ pub struct ScanTree {
 pub struct MirrorReply {
     /// Entries seen (scan) or changes made (apply).
     pub items: u64,
+    /// Names read and entries looked at: what a scan costs.
+    #[serde(default)]
+    pub looked: u64,
     /// Bytes read (serve) or written (apply).
     pub bytes: u64,
     /// Bytes of planned content that the target had already (apply).
@@ -674,6 +699,15 @@ pub struct MirrorReply {
     pub warned: u64,
     /// Entries that could not be dealt with; each was logged at ERROR.
     pub errors: u64,
+    /// Scan of the target: paths that stay different whatever the plan does.
+    #[serde(default)]
+    pub left: Vec<LeftPath>,
+    /// ... and more of them than can be told.
+    #[serde(default)]
+    pub left_more: bool,
+    /// Scan: whether a directory has a filter file that is not mirrored itself.
+    #[serde(default)]
+    pub own_rules: bool,
 }
 
 /// Totals of a folder's plan.
@@ -711,12 +745,15 @@ pub fn read_time(reader: &mut Reader<'_>) -> Result<Time, Malformed> {
 mod tests {
     use crossbeam_channel::unbounded;
 
+    use super::super::suspects::Mark;
     use super::*;
     use crate::mirror::delta::cut::Cut;
 
     #[test]
     fn messages_survive_the_round_trip() {
         let messages = [
+            Message::Suspect(Box::new(Suspect::new(b"a/b".to_vec(), Mark::CONTENT))),
+            Message::SuspectsEnd,
             Message::Root(Box::new(Meta::opaque())),
             Message::Chunk(Chunk {
                 seq: 7,

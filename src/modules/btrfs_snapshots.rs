@@ -6,7 +6,7 @@
 
 use jiff::Timestamp;
 
-use super::space;
+use super::{space, user_data};
 use crate::agent::client::{AgentClient, AgentError, PendingCall};
 use crate::agent::protocol::{Reply, Request};
 use crate::config::{Config, SnapshotConfig};
@@ -15,7 +15,7 @@ use crate::module::{
     ListPlan, Machine, Module, ModuleContext, ModuleError, ModuleKind, Plan, ValidationError,
 };
 use crate::snapshot::name::{SnapshotKind, SnapshotName};
-use crate::snapshot::{NewSnapshot, SnapshotDir, SnapshotFacts, SubvolumeFacts};
+use crate::snapshot::{NewSnapshot, SnapshotDir, SnapshotFacts, Subvolume, SubvolumeFacts};
 
 /// The module's name, as in the configuration.
 pub const NAME: &str = "btrfs_snapshots";
@@ -45,19 +45,19 @@ pub struct Created {
     pub target: Result<Vec<SnapshotFacts>, AgentError>,
 }
 
-/// Makes the snapshots of one phase on both machines at once, under one time stamp. Each
+/// Makes snapshots of these subvolumes on both machines at once, under one time stamp. Each
 /// machine makes all of its own or none; what one made is known even if the other failed.
 #[must_use]
 pub fn create(
     source: &Machine,
     target: &Machine,
-    config: &SnapshotConfig,
+    snapshot_dir: &str,
+    subvolumes: &[String],
     session: &str,
     kind: SnapshotKind,
 ) -> Created {
     let at = Timestamp::now();
-    let snapshots: Vec<NewSnapshot> = config
-        .subvolumes
+    let snapshots: Vec<NewSnapshot> = subvolumes
         .iter()
         .map(|subvolume| NewSnapshot {
             subvolume: subvolume.clone(),
@@ -71,7 +71,7 @@ pub fn create(
         })
         .collect();
     let request = || Request::CreateSnapshots {
-        snapshot_dir: config.snapshot_dir.clone(),
+        snapshot_dir: snapshot_dir.to_owned(),
         snapshots: snapshots.clone(),
     };
     // Not interruptible: a snapshot takes milliseconds, and one that was made must be known.
@@ -102,8 +102,7 @@ fn finish(
 
 /// Folders that the mirror will read from and write to, if it is switched on.
 fn mirrored_folders(config: &Config) -> Vec<&str> {
-    let on = |name: &str| config.sync_modules.iter().any(|(n, on)| n == name && *on);
-    if !on("user_data") {
+    if !config.is_on(user_data::NAME) {
         return Vec::new();
     }
     let folders = &config.user_data.folders;
@@ -131,32 +130,54 @@ impl BtrfsSnapshots {
                 hint: Some(hint),
             });
         };
-        for name in &facts.missing {
-            let hint = if facts.existing.is_empty() {
-                format!(
-                    "{hostname} has no btrfs subvolumes; pc-switcher needs btrfs on both machines"
-                )
-            } else {
-                format!(
-                    "mounted subvolumes of {hostname} can be named in btrfs_snapshots.subvolumes; \
-                     it has {}",
-                    facts.existing.join(", ")
-                )
-            };
-            push(format!("{name} is not a mounted btrfs subvolume"), hint);
+        if facts.existing.is_empty() {
+            push(
+                "no btrfs is mounted".to_owned(),
+                "the way back is snapshots, so both machines need btrfs; what there is:\n    \
+                 findmnt --real -o TARGET,FSTYPE"
+                    .to_owned(),
+            );
+            return errors;
         }
+        for name in &facts.missing {
+            if facts.existing.contains(name) {
+                push(
+                    format!("the subvolume {name} is not mounted"),
+                    format!("mount it on {hostname}, and name it in /etc/fstab there"),
+                );
+            } else {
+                push(
+                    format!("there is no subvolume {name}"),
+                    format!(
+                        "{hostname} has {}: name what it has in btrfs_snapshots.subvolumes",
+                        facts.existing.join(", ")
+                    ),
+                );
+            }
+        }
+        let dir = &config.snapshot_dir;
+        let is_inside = |subvolume: &Subvolume| Some(subvolume.id) == facts.snapshot_dir_in;
         match facts.snapshot_dir {
             SnapshotDir::Subvolume | SnapshotDir::Absent => {}
-            SnapshotDir::Directory => context.log(
-                LogLevel::Full,
-                host,
-                format!(
-                    "{} is a plain directory; snapshots will be made in it",
-                    config.snapshot_dir
+            SnapshotDir::Directory => match facts.found.iter().find(|s| is_inside(s)) {
+                Some(Subvolume { name, .. }) => push(
+                    format!(
+                        "{dir} is a plain directory in {name}: snapshots in it would go away with \
+                         {name} itself"
+                    ),
+                    format!(
+                        "move it away on {hostname}, then a sync makes it as a subvolume of its \
+                         own:\n    sudo mv {dir} {dir}.old"
+                    ),
                 ),
-            ),
+                None => context.log(
+                    LogLevel::Full,
+                    host,
+                    format!("{dir} is a plain directory; snapshots will be made in it"),
+                ),
+            },
             SnapshotDir::Unusable => push(
-                format!("{} cannot hold the snapshots", config.snapshot_dir),
+                format!("{dir} cannot hold the snapshots"),
                 "it must be a directory owned by root, on the same filesystem as the subvolumes; \
                  if nothing is there, it will be created"
                     .to_owned(),

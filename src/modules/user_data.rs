@@ -3,6 +3,9 @@
 //! The source's side is read from its presync snapshot (a dry run, which makes none, reads the live
 //! tree as its own filesystem shows it); the target's side is the live tree.
 
+mod basis;
+
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
 
@@ -19,8 +22,8 @@ use crate::mirror::filter::{Filter, MAX_FILTER_BYTES, SHIPPED};
 use crate::mirror::relay::{begin, run_alone, run_pair};
 use crate::mirror::wire::{Message, MirrorReply, MirrorRequest, PlanTotals, ScanTree};
 use crate::module::{
-    Action, Change, ConfigError, Module, ModuleContext, ModuleError, ModuleKind, Plan, PlanSummary,
-    ValidationError,
+    Action, Change, ConfigError, Mirrored, Module, ModuleContext, ModuleError, ModuleKind, Plan,
+    PlanSummary, ValidationError,
 };
 
 /// The module's name, as in the configuration.
@@ -40,20 +43,34 @@ struct Planned {
     source_root: String,
     rules: String,
     origin: String,
+    /// What the filter means, in one word.
+    digest: String,
     totals: PlanTotals,
 }
 
-/// Reads a folder's filter file.
-fn read_rules(folder: &Folder) -> Result<(String, String), String> {
+/// Reads a folder's filter file; an error is a message and what to do about it.
+fn read_rules(folder: &Folder) -> Result<(String, String), (String, Option<String>)> {
     let Some(path) = &folder.filter else {
         return Ok((String::new(), "no filter".to_owned()));
     };
-    let unreadable = |e: &dyn std::fmt::Display| format!("cannot read {}: {e}", path.display());
-    let length = std::fs::metadata(path).map_err(|e| unreadable(&e))?.len();
+    let shown = escape_bytes(path.as_os_str().as_encoded_bytes());
+    let unreadable = |e: std::io::Error| {
+        let hint = match e.kind() {
+            ErrorKind::PermissionDenied => format!("it must be yours to read:\n    ls -l {shown}"),
+            ErrorKind::NotFound => format!(
+                "an empty one excludes nothing; `pc-switcher init` writes those of /home and \
+                 /root:\n    touch {shown}"
+            ),
+            _ => "it must be a file of UTF-8 text".to_owned(),
+        };
+        (format!("cannot read {shown}: {e}"), Some(hint))
+    };
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
     if length > MAX_FILTER_BYTES as u64 {
-        return Err(unreadable(&format!("larger than {MAX_FILTER_BYTES} bytes")));
+        let message = format!("{shown} is larger than {MAX_FILTER_BYTES} bytes");
+        return Err((message, None));
     }
-    let rules = std::fs::read_to_string(path).map_err(|e| unreadable(&e))?;
+    let rules = std::fs::read_to_string(path).map_err(unreadable)?;
     let origin = path
         .file_name()
         .unwrap_or_default()
@@ -106,7 +123,12 @@ impl UserData {
         planned: &Planned,
         by_content: bool,
     ) -> Result<(MirrorReply, MirrorReply), ModuleError> {
-        let (source_equal_at, target_equal_at) = context.session.equal_at.unzip();
+        // What a filter left out then was not compared then.
+        let equal_at =
+            context.session.equal_at.as_ref().filter(|equal| {
+                basis::is_unchanged(&equal.filters, &planned.path, &planned.digest)
+            });
+        let (source_equal_at, target_equal_at) = equal_at.map(|e| (e.source, e.target)).unzip();
         let tree = |root: &str, without_mounts, equal_at: Option<Timestamp>| ScanTree {
             root: root.to_owned(),
             without_mounts,
@@ -117,6 +139,7 @@ impl UserData {
                 secs: at.as_second(),
                 nanos: at.subsec_nanosecond().unsigned_abs(),
             }),
+            restricted: None,
         };
         let source = tree(
             &planned.source_root,
@@ -201,13 +224,8 @@ impl Plan for UserDataPlan {
                 else {
                     return Ok(());
                 };
-                let action = match action {
-                    b'+' => Action::Create,
-                    b'*' => Action::Change,
-                    b'.' => Action::Attributes,
-                    b'-' => Action::Delete,
-                    _ => return Err(self.target.nonsense("an unknown kind of change")),
-                };
+                let action = Action::from_byte(*action)
+                    .ok_or_else(|| self.target.nonsense("an unknown kind of change"))?;
                 let mut item = folder.clone().into_bytes();
                 if !path.is_empty() {
                     item.push(b'/');
@@ -238,19 +256,20 @@ impl Module for UserData {
     fn validate_config(&self, config: &Config) -> Vec<ConfigError> {
         let mut errors = Vec::new();
         for (index, folder) in config.user_data.folders.iter().enumerate() {
-            let mut add = |message: String| {
+            let mut add = |message: String, hint: Option<String>| {
                 errors.push(ConfigError {
                     module: Some(NAME.to_owned()),
                     path: format!("user_data.folders[{index}].filter"),
                     message,
+                    hint,
                 });
             };
             match read_rules(folder) {
-                Err(message) => add(message),
+                Err((message, hint)) => add(message, hint),
                 Ok((rules, origin)) => {
                     if let Err(problems) = Filter::parse(rules.as_bytes(), &origin) {
                         for problem in problems {
-                            add(problem.to_string());
+                            add(problem.to_string(), None);
                         }
                     }
                 }
@@ -294,8 +313,12 @@ impl Module for UserData {
         self.planned.clear();
         let mut summary = PlanSummary::default();
         for folder in &context.config.user_data.folders {
-            let (rules, origin) = read_rules(folder).map_err(ModuleError::failed)?;
+            let (rules, origin) = read_rules(folder)
+                .map_err(|(message, hint)| ModuleError::Failed { message, hint })?;
+            let filter = Filter::parse(rules.as_bytes(), &origin)
+                .map_err(|_| ModuleError::failed(format!("{origin} has changed meanwhile")))?;
             let mut planned = Planned {
+                digest: basis::digest(&filter),
                 path: folder.path.clone(),
                 source_root: Self::source_root(context, &folder.path)?,
                 rules,
@@ -412,6 +435,22 @@ impl Module for UserData {
             let _ = write!(summary, "; {errors} not done");
         }
         Ok(summary)
+    }
+
+    fn mirrors(&self, config: &Config) -> Vec<String> {
+        let folders = config.user_data.folders.iter();
+        folders.map(|folder| folder.path.clone()).collect()
+    }
+
+    fn mirrored(&mut self, context: &ModuleContext<'_>) -> Result<Option<Mirrored>, ModuleError> {
+        let filters = self
+            .planned
+            .iter()
+            .map(|p| (p.path.clone(), p.digest.clone()));
+        Ok(Some(Mirrored {
+            filters: filters.collect(),
+            anchor: basis::anchor(context.session, &self.planned),
+        }))
     }
 }
 

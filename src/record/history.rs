@@ -147,7 +147,8 @@ impl GateFinding {
 
 /// Whether two names mean the same machine, when `ids_are_unique`: by machine id where both have
 /// one, else by host name.
-fn is_same(a: &MachineName, b: &MachineName, ids_are_unique: bool) -> bool {
+#[must_use]
+pub fn is_same(a: &MachineName, b: &MachineName, ids_are_unique: bool) -> bool {
     if ids_are_unique && !a.machine_id.is_empty() && !b.machine_id.is_empty() {
         a.machine_id.eq_ignore_ascii_case(&b.machine_id)
     } else {
@@ -164,11 +165,11 @@ impl<'a> Memories<'a> {
             .eq_ignore_ascii_case(&self.target.machine_id)
     }
 
-    fn is_same(&self, a: &MachineName, b: &MachineName) -> bool {
+    pub(super) fn is_same(&self, a: &MachineName, b: &MachineName) -> bool {
         is_same(a, b, self.ids_are_unique())
     }
 
-    fn is_of_pair(&self, entry: &HistoryEntry) -> bool {
+    pub(super) fn is_of_pair(&self, entry: &HistoryEntry) -> bool {
         let (from, to) = (&entry.source, &entry.target);
         (self.is_same(from, self.source) && self.is_same(to, self.target))
             || (self.is_same(from, self.target) && self.is_same(to, self.source))
@@ -473,6 +474,8 @@ mod tests {
             phase: Phase::Execute,
             module: Some("user_data".to_owned()),
             presync: Vec::new(),
+            address: None,
+            rollback_of: None,
         };
         let state = |incomplete| MachineState {
             history: vec![entry("00000009", "vega", "atlas", SessionState::Completed)],

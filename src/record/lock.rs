@@ -86,6 +86,19 @@ impl Drop for MachineLock {
     }
 }
 
+/// Who holds the lock in `run_directory`, without trying to take it: whoever does at this moment is
+/// not in anybody's way.
+pub fn holder(run_directory: &Directory) -> Result<Option<LockHolder>, FileError> {
+    let path = run_directory.path().join(LOCK);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match openat(run_directory, LOCK, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(FileError::io("open", &path, e)),
+    };
+    Ok(kernel_holder(&file).map(|_| read_holder(run_directory, &file)))
+}
+
 /// Who holds the lock we did not get.
 fn read_holder(run_directory: &Directory, file: &File) -> LockHolder {
     let end = Instant::now() + TEXT_WAIT;

@@ -1,8 +1,10 @@
 //! What outlives a run: history, the incomplete marker, the lock's holder, log files.
 
+pub mod anchor;
 pub mod history;
 pub mod lock;
 pub mod log;
+pub mod sessions;
 pub mod state;
 #[cfg(test)]
 pub mod testing;
@@ -58,6 +60,12 @@ pub struct Incomplete {
     pub module: Option<String>,
     /// The presync snapshots of this machine (names).
     pub presync: Vec<String>,
+    /// What was typed to reach the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// For a rollback: the session whose presync state was being put back on the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_of: Option<String>,
 }
 
 /// One session in a machine's history.
@@ -85,8 +93,35 @@ pub struct HistoryEntry {
     pub source_snapshots: Vec<SnapshotFacts>,
     /// Snapshots of the target.
     pub target_snapshots: Vec<SnapshotFacts>,
-    /// Digest of each synced folder's path and filter: folder path to digest, hex.
+    /// What each mirrored folder's filter said: the folder's path to a digest.
     pub folders: BTreeMap<String, String>,
+    /// What was typed to reach the target: the way back to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// What was changed, if every module did what it had planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Changed>,
+    /// For a rollback: the session whose presync state was put back on the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_of: Option<String>,
+    /// What it left behind for the next sync of the two to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<anchor::Recorded>,
+}
+
+/// How much a session changed on its target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Items created.
+    pub created: u64,
+    /// Items with new content.
+    pub changed: u64,
+    /// Items with new attributes only.
+    pub attributes: u64,
+    /// Items deleted.
+    pub deleted: u64,
+    /// Bytes written.
+    pub bytes: u64,
 }
 
 /// A machine by name and identity.

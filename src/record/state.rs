@@ -11,7 +11,7 @@ use rustix::fs::Mode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{HistoryEntry, Incomplete, MachineState};
+use super::{HistoryEntry, Incomplete, MachineState, anchor};
 use crate::sys::trusted::{Directory, FileError};
 
 /// Where the files are.
@@ -144,6 +144,9 @@ impl StateStore {
     /// Adds a session to the history, forgetting the oldest beyond the bounds.
     pub fn append_history(&self, entry: HistoryEntry) -> Result<(), StateError> {
         let mut history = self.read()?.history;
+        if anchor::of(&entry).is_some() {
+            anchor::supersede(&mut history, &entry);
+        }
         history.push(entry);
         let sizes: Vec<usize> = history.iter().map(|e| to_json(e).len() + 1).collect();
         let mut keep = 0;
@@ -235,6 +238,8 @@ mod tests {
             phase: Phase::Execute,
             module: Some("user_data".to_owned()),
             presync: vec!["@-presync-20260101T000000Z-0123abcd".to_owned()],
+            address: None,
+            rollback_of: None,
         }
     }
 

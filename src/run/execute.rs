@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::error::RunError;
 use super::machines::Access;
-use super::{CORE, Pair, Run, Shared, context, context_for, reconcile, record};
+use super::{CORE, Pair, Run, Shared, context, context_for, reconcile, record, snapshots};
 use crate::agent::client::AgentClient;
 use crate::agent::protocol::Request;
 use crate::event::{Event, Host, LogLevel, ModuleResult, ModuleStatus};
@@ -33,6 +33,11 @@ pub(super) fn run(run: &mut Run, pair: &Arc<Pair>) -> Result<(), RunError> {
             reconciled = true;
         }
         execute(run, pair, index)?;
+        let modules = &run.selection.foreground;
+        let mirrors = |at: usize| !modules[at].mirrors(&run.shared.config).is_empty();
+        if mirrors(index) && !(index + 1..modules.len()).any(mirrors) {
+            snapshots::mirrored(run, pair)?;
+        }
     }
     Ok(())
 }

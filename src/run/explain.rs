@@ -92,7 +92,14 @@ fn chain(error: &dyn Error) -> (String, Vec<String>) {
 /// Puts a run's error into words.
 #[must_use]
 pub fn explain(error: &RunError) -> Explained {
-    let (message, causes) = chain(error);
+    let (message, causes) = match error {
+        // Who noticed first that a machine is gone makes no difference.
+        RunError::Module {
+            source: ModuleError::Agent(lost @ AgentError::Lost { .. }),
+            ..
+        } => chain(lost),
+        _ => chain(error),
+    };
     let (status, hint) = judge(error);
     let mut explained = Explained {
         message,
@@ -103,7 +110,7 @@ pub fn explain(error: &RunError) -> Explained {
     };
     let list: Vec<String> = match error {
         RunError::Config(errors) => (errors.iter())
-            .map(|e| format!("{}: {}", e.path, e.message))
+            .map(|e| with_hint(format!("{}: {}", e.path, e.message), e.hint.as_deref()))
             .collect(),
         RunError::Validation(errors) => (errors.iter())
             .map(|(hostname, error)| reason(hostname, error))
@@ -132,12 +139,21 @@ fn held_by(holder: &LockHolder) -> String {
     )
 }
 
+/// One of several errors, with its own hint.
+fn with_hint(message: String, hint: Option<&str>) -> String {
+    match hint {
+        Some(hint) => format!("{message}\nhint: {hint}"),
+        None => message,
+    }
+}
+
 fn reason(hostname: &str, error: &ValidationError) -> String {
-    let hint = match &error.hint {
-        Some(hint) => format!("\nhint: {hint}"),
-        None => String::new(),
+    let module = match error.module.as_str() {
+        super::CORE => String::new(),
+        module => format!("{module}: "),
     };
-    format!("{hostname}: {}: {}{hint}", error.module, error.message)
+    let message = format!("{hostname}: {module}{}", error.message);
+    with_hint(message, error.hint.as_deref())
 }
 
 fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
@@ -145,7 +161,7 @@ fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
     match error {
         RunError::Interrupted(_) => (ExitStatus::Interrupted, None),
         RunError::Usage { hint, .. } => (ExitStatus::Usage, Some(hint.clone())),
-        RunError::Config(_) => (ExitStatus::Usage, some("change the configuration")),
+        RunError::Config(_) | RunError::Read { .. } => (ExitStatus::Usage, None),
         RunError::Machine(error) => judge_machine(error),
         RunError::WrongAgent { .. } => (
             ExitStatus::Connection,
@@ -153,15 +169,20 @@ fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
                 "if a login script of that machine prints text, make it silent for non-interactive shells",
             ),
         ),
-        RunError::Locked { .. } => (
+        RunError::Locked { holder, .. } => (
             ExitStatus::Locked,
-            some("wait for it to end; its lock ends with it"),
+            Some(format!(
+                "wait for it to end, its lock ends with it; or see on {} how far it is:\n    \
+                 pc-switcher logs --follow",
+                holder.from
+            )),
         ),
         RunError::SameMachine { .. } => (
             ExitStatus::Validation,
             some(
                 "name the other machine; if it is another one, a copy of this one's disk, give it \
-                 an identity of its own: rm /etc/machine-id && systemd-machine-id-setup",
+                 an identity of its own there:\n    \
+                 sudo sh -c 'rm /etc/machine-id && systemd-machine-id-setup'",
             ),
         ),
         RunError::NewerTarget { .. } => (
@@ -172,14 +193,16 @@ fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
         RunError::Refused { flag, .. } => (ExitStatus::Refused, refusal_hint(flag.as_deref())),
         RunError::DiskSpace(_) => (
             ExitStatus::DiskSpace,
-            some("free space there, delete old snapshots, or lower the limit in `disk:`"),
+            some(
+                "free space there, or lower the limit in `disk:`; what could go:\n    \
+                 pc-switcher snapshots list",
+            ),
         ),
         RunError::Agent { source, .. }
         | RunError::Snapshots { source, .. }
         | RunError::Lost(source) => judge_agent(source),
         RunError::Module { source, .. } => judge_module(source),
         RunError::Prompt(error) => judge_prompt(*error),
-        RunError::Read { .. } => (ExitStatus::Usage, None),
         RunError::Output(_) => (ExitStatus::Failed, None),
         RunError::Panicked { .. } | RunError::Transition(_) => (
             ExitStatus::Failed,
@@ -236,6 +259,14 @@ fn judge_deploy(
 /// What is true whenever an agent is lost in the middle.
 const SYNC_AGAIN: &str = "every file is whole, old or new; sync again to finish";
 
+/// The same when the other machine is gone.
+fn when_it_is_back(hostname: &str) -> String {
+    format!(
+        "is {hostname} switched on, and on the network? Every file there is whole, old or new; \
+         when it is back, sync again to finish"
+    )
+}
+
 fn judge_agent(error: &AgentError) -> (ExitStatus, Option<String>) {
     match error {
         AgentError::Interrupted(_) => (ExitStatus::Interrupted, None),
@@ -247,8 +278,10 @@ fn judge_agent(error: &AgentError) -> (ExitStatus, Option<String>) {
             (status, fault.hint.clone())
         }
         AgentError::Lost {
-            host: Host::Target, ..
-        } => (ExitStatus::Connection, Some(SYNC_AGAIN.to_owned())),
+            host: Host::Target,
+            hostname,
+            ..
+        } => (ExitStatus::Connection, Some(when_it_is_back(hostname))),
         AgentError::Lost {
             host: Host::Source, ..
         } => (ExitStatus::Failed, Some(SYNC_AGAIN.to_owned())),

@@ -1,17 +1,19 @@
-//! Phase 2: what the histories of both machines say against this sync, and who may overrule it.
+//! Phase 2: what the histories of both machines, and who works on the target, say against this sync,
+//! and who may overrule it.
 //!
 //! A gate is opened by a person or by its own flag, never by `--yes`. A dry run warns and goes on.
 
 use super::error::RunError;
-use super::{CORE, Pair, Run, Shared};
+use super::{CORE, Pair, Run, Shared, logins};
 use crate::agent::client::{AgentClient, PendingCall};
 use crate::agent::protocol::{Reply, Request};
 use crate::escape::escape_str;
 use crate::event::{Host, LogLevel};
+use crate::module::EqualAt;
+use crate::modules::user_data;
 use crate::prompt::{Choice, PromptError, Question};
 use crate::record::MachineState;
 use crate::record::history::{GateFinding, Memories};
-use jiff::Timestamp;
 
 /// The flag for the gate of a run that died.
 const ALLOW_INCOMPLETE: &str = "--allow-incomplete";
@@ -32,6 +34,15 @@ pub(super) struct Gate {
 }
 
 pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
+    for gate in look(run, pair)? {
+        open(&run.shared, &gate)?;
+    }
+    Ok(())
+}
+
+/// Every gate on the way of this sync, opened by its flag or not.
+pub(super) fn look(run: &mut Run, pair: &Pair) -> Result<Vec<Gate>, RunError> {
+    let health = logins::begin(&pair.target)?;
     let mut calls = Vec::with_capacity(2);
     for peer in pair.both() {
         let call = peer.machine.agent.begin(Request::ReadState);
@@ -49,26 +60,41 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
         target_state: &run.remembered[&Host::Target],
     };
     let equal_at = equal_at(&memories, pair);
-    for finding in concerning(&memories) {
-        open(&run.shared, &in_words(&finding, &run.shared))?;
-    }
-    std::sync::Arc::make_mut(&mut run.facts).equal_at = equal_at;
-    Ok(())
+    let anchor = memories.anchor(user_data::NAME);
+    let mut gates: Vec<Gate> = (concerning(&memories).iter())
+        .map(|finding| in_words(finding, &run.shared))
+        .collect();
+    gates.extend(logins::gate(&run.shared, pair, &health)?);
+    let facts = std::sync::Arc::make_mut(&mut run.facts);
+    facts.equal_at = equal_at;
+    facts.anchor = anchor;
+    Ok(gates)
 }
 
 /// When both machines were last equal, by the source's clock and by the target's.
 ///
-/// The side that was read then has been equal since that sync began, the other since it ended;
-/// both moments are stored by the clock of the machine that was the source.
-fn equal_at(memories: &Memories<'_>, pair: &Pair) -> Option<(Timestamp, Timestamp)> {
-    let (last, same_direction) = memories.last_with_module("user_data")?;
-    let (started, ended) = (last.started_at, last.ended_at);
-    let ahead = pair.target.clock_ahead;
-    if same_direction {
-        Some((started, ended.checked_add(ahead).ok()?))
-    } else {
-        Some((ended.checked_sub(ahead).ok()?, started))
+/// The side that was read then has been equal since that sync began, the other since the mirror
+/// had ended there; both moments are stored by the clock of the machine that was the source.
+fn equal_at(memories: &Memories<'_>, pair: &Pair) -> Option<EqualAt> {
+    let (last, same_direction) = memories.last_with_module(user_data::NAME)?;
+    if memories.rolled_back_since(&last.session).is_some() {
+        // What came back has the change times of then.
+        return None;
     }
+    let mut results = last.modules.iter();
+    let mirrored = results.find(|r| r.module == user_data::NAME)?;
+    let (started, ended) = (last.started_at, mirrored.ended_at);
+    let ahead = pair.target.clock_ahead;
+    let (source, target) = if same_direction {
+        (started, ended.checked_add(ahead).ok()?)
+    } else {
+        (ended.checked_sub(ahead).ok()?, started)
+    };
+    Some(EqualAt {
+        source,
+        target,
+        filters: last.folders.clone(),
+    })
 }
 
 fn read(agent: &AgentClient, call: &PendingCall) -> Result<MachineState, RunError> {
@@ -149,14 +175,7 @@ fn in_words(finding: &GateFinding, shared: &Shared) -> Gate {
 /// What a first sync replaces, named before it happens.
 fn first_sync_scope(shared: &Shared, source: &str, target: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    let on = |name: &str| {
-        shared
-            .config
-            .sync_modules
-            .iter()
-            .any(|(n, on)| n == name && *on)
-    };
-    if on("user_data") {
+    if shared.config.is_on(user_data::NAME) {
         let folders: Vec<String> = shared
             .config
             .user_data

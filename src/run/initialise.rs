@@ -140,6 +140,7 @@ fn greet(run: &Run, agent: AgentClient, host: Host, uid: Option<u32>) -> Result<
         session: run.session.id().to_owned(),
         uid,
     };
+    let asked = Timestamp::now();
     let facts: AgentFacts = match agent
         .call(hello)
         .map_err(RunError::agent("greeting the agent"))?
@@ -147,6 +148,9 @@ fn greet(run: &Run, agent: AgentClient, host: Host, uid: Option<u32>) -> Result<
         Reply::Hello(facts) => *facts,
         _ => return Err(nonsense(&agent, "no greeting")),
     };
+    // It looked at its clock somewhere between: in the middle, on average.
+    let round_trip = Timestamp::now().duration_since(asked);
+    let clock_ahead = facts.now.duration_since(asked) - round_trip / 2;
     let hostname: String = facts.hostname.chars().take(MAX_HOSTNAME).collect();
     let hostname = match escape_str(&hostname) {
         empty if empty.is_empty() => agent.hostname(),
@@ -169,7 +173,7 @@ fn greet(run: &Run, agent: AgentClient, host: Host, uid: Option<u32>) -> Result<
             hostname,
             agent: run.confirming(agent),
         },
-        clock_ahead: facts.now.duration_since(Timestamp::now()),
+        clock_ahead,
         facts,
     })
 }

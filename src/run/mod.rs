@@ -14,15 +14,18 @@
 //! never replaces its status; after a run that had ended well it makes the status 1.
 
 mod cleanup;
+mod clocks;
 pub mod error;
 mod execute;
 pub mod explain;
 mod gates;
 mod initialise;
+mod logins;
 pub mod machines;
 pub mod options;
 mod plan;
 mod preflight;
+pub mod prune;
 pub mod reach;
 mod reconcile;
 mod record;
@@ -36,7 +39,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -52,8 +55,9 @@ use crate::config::Config;
 use crate::event::{ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState};
 use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
-use crate::module::{Machine, Module, ModuleContext, SessionFacts};
+use crate::module::{Machine, Mirrored, Module, ModuleContext, PlanSummary, SessionFacts};
 use crate::prompt::Prompter;
+use crate::record::anchor::NoAnchor;
 use crate::record::{Incomplete, MachineName, MachineState};
 use crate::snapshot::SnapshotFacts;
 
@@ -128,7 +132,7 @@ struct Shared {
 struct Peer {
     machine: Machine,
     facts: AgentFacts,
-    /// How far its clock is ahead of ours.
+    /// How far its clock is ahead of ours, as well as a round trip tells.
     clock_ahead: jiff::SignedDuration,
 }
 
@@ -189,6 +193,10 @@ struct Run {
     incomplete: Option<Incomplete>,
     /// What each machine remembered when the run began.
     remembered: HashMap<Host, MachineState>,
+    /// What each module planned.
+    planned: BTreeMap<&'static str, PlanSummary>,
+    /// What the next sync of the two can start from.
+    mirrored: Option<Mirrored>,
     /// Whether history has this session.
     recorded: bool,
     plan_output: Box<dyn PlanOutput>,
@@ -207,9 +215,12 @@ impl Run {
             id: setup.session.id().to_owned(),
             dry_run: setup.options.dry_run,
             verify: setup.options.verify,
+            full_scan: setup.options.full_scan,
             equal_at: None,
+            anchor: Err(NoAnchor::Unread),
             source_presync: Vec::new(),
             target_presync: Vec::new(),
+            target_postsync: Vec::new(),
             source_subvolumes: Vec::new(),
             target_subvolumes: Vec::new(),
         };
@@ -236,6 +247,8 @@ impl Run {
             target_snapshots: OwnSnapshots::default(),
             incomplete: None,
             remembered: HashMap::new(),
+            planned: BTreeMap::new(),
+            mirrored: None,
             recorded: false,
             plan_output: setup.plan_output,
             config_writes: Vec::new(),
@@ -273,6 +286,7 @@ impl Run {
         execute::run(self, &pair)?;
         self.enter(Phase::PostsyncSnapshots)?;
         snapshots::postsync(self, &pair)?;
+        snapshots::anchor(self, &pair)?;
         if let Some(error) = cleanup::finish_background(self).pop() {
             return Err(error);
         }

@@ -20,6 +20,8 @@ pub struct SyncOptions {
     pub only: Vec<String>,
     /// Not these sync modules.
     pub skip: Vec<String>,
+    /// Compare everything, whatever is remembered of earlier syncs.
+    pub full_scan: bool,
     /// Compare all content afterwards.
     pub verify: bool,
     /// Opens the first-sync gate.
@@ -30,6 +32,8 @@ pub struct SyncOptions {
     pub allow_incomplete: bool,
     /// Opens the mass-delete gate.
     pub allow_mass_delete: bool,
+    /// Opens the gate of somebody at work on the target's desktop.
+    pub allow_logged_in: bool,
     /// Ask before every request that changes something.
     pub confirm_each_command: bool,
 }

@@ -65,6 +65,7 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
         let context = context(&shared, pair, &run.facts, name);
         let plan = module.plan(&context).map_err(RunError::module(name))?;
         let summary = plan.summary();
+        run.planned.insert(name, summary.clone());
         for (path, bytes) in &summary.bytes {
             *planned.entry(path.clone()).or_default() += bytes;
         }

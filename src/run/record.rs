@@ -3,19 +3,21 @@
 //! A marker says that a run has begun to change this machine. It is on both machines before the
 //! first change; it is removed last, after both histories were written.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::error::RunError;
+use super::prune::{delete, what_goes};
 use super::{Pair, Peer, Run};
 use crate::agent::client::{AgentError, PendingCall};
-use crate::agent::protocol::{Reply, Request};
-use crate::event::{Host, LogLevel, SessionState};
-use crate::record::{HistoryEntry, Incomplete};
+use crate::agent::protocol::Request;
+use crate::event::{Host, LogLevel, ModuleStatus, SessionState};
+use crate::record::anchor::Recorded;
+use crate::record::{Changed, HistoryEntry, Incomplete};
 use crate::snapshot::SnapshotFacts;
-use crate::snapshot::retention::{Policy, expired};
+use crate::snapshot::retention::{Policy, days};
 
 /// How long taking back a marker may take.
 const UNMARK_LIMIT: Duration = Duration::from_secs(5);
@@ -31,6 +33,8 @@ pub(super) fn mark(run: &mut Run, pair: &Pair, module: Option<&str>) -> Result<(
         phase: run.phase,
         module: module.map(str::to_owned),
         presync: Vec::new(),
+        address: Some(run.shared.options.host.clone()),
+        rollback_of: None,
     };
     let is_first = run.incomplete.replace(marker.clone()).is_none();
     let request = |peer: &Peer| {
@@ -91,34 +95,9 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
         on_both(pair, |_| Request::WriteIncomplete(None))
             .map_err(RunError::agent("noting that the sync has ended"))?;
         run.incomplete = None;
-        prune(run, pair);
     }
+    prune(run, pair);
     Ok(())
-}
-
-/// Snapshots that stay whatever the policy says: this session's, and those of the newest completed
-/// session with each other machine, which are its anchors.
-fn protected(run: &Run, peer: &Peer, partner: &Peer) -> BTreeSet<String> {
-    let host = peer.machine.host;
-    let own = run.snapshots(host);
-    let mut names: BTreeSet<String> = (own.presync.iter().chain(&own.postsync))
-        .map(|snapshot| snapshot.name.clone())
-        .collect();
-    let mut known = HashSet::from([partner.facts.machine_id.clone()]);
-    let remembered = run.remembered.get(&host);
-    for entry in remembered
-        .iter()
-        .flat_map(|state| state.history.iter().rev())
-    {
-        let (other, snapshots) = match entry.role {
-            Host::Source => (&entry.target, &entry.source_snapshots),
-            Host::Target => (&entry.source, &entry.target_snapshots),
-        };
-        if entry.state == SessionState::Completed && known.insert(other.machine_id.clone()) {
-            names.extend(snapshots.iter().map(|snapshot| snapshot.name.clone()));
-        }
-    }
-    names
 }
 
 /// Deletes old snapshots by policy. Trouble here is a warning: the sync itself is done.
@@ -126,49 +105,24 @@ fn prune(run: &Run, pair: &Pair) {
     let config = &run.shared.config.btrfs_snapshots;
     let policy = Policy {
         keep_recent: config.keep_recent,
-        max_age_days: config.max_age_days,
+        max_age: config.max_age_days.map(days),
     };
     for peer in pair.both() {
-        let partner = pair.peer(peer.machine.host.other());
-        let protected = protected(run, peer, partner);
-        let warn = |error: &dyn std::fmt::Display| {
-            run.log(
-                LogLevel::Warning,
-                Some(peer.machine.host),
-                format!("old snapshots were not deleted: {error}"),
-            );
-        };
         let agent = &peer.machine.agent;
-        let listed = agent.call(Request::ListSnapshots {
-            snapshot_dir: config.snapshot_dir.clone(),
-            with_space: false,
-        });
-        let expired = match listed {
-            Ok(Reply::Snapshots(all)) => expired(&all, policy, &protected, Timestamp::now()),
-            Ok(_) => {
-                warn(&agent.nonsense("no snapshots"));
-                continue;
-            }
-            Err(error) => {
-                warn(&error);
-                continue;
-            }
-        };
-        if expired.is_empty() {
-            continue;
-        }
-        let count = expired.len();
-        let deleted = agent.call(Request::DeleteSnapshots {
-            snapshot_dir: config.snapshot_dir.clone(),
-            names: expired,
-        });
-        match deleted {
-            Ok(_) => run.log(
+        let pruned = what_goes(agent, &config.snapshot_dir, policy, false);
+        let pruned = pruned.and_then(|gone| delete(agent, &config.snapshot_dir, &gone));
+        match pruned {
+            Ok(0) => {}
+            Ok(count) => run.log(
                 LogLevel::Info,
                 Some(peer.machine.host),
                 format!("deleted {count} old snapshots"),
             ),
-            Err(error) => warn(&error),
+            Err(error) => run.log(
+                LogLevel::Warning,
+                Some(peer.machine.host),
+                format!("old snapshots were not deleted: {error}"),
+            ),
         }
     }
 }
@@ -191,6 +145,33 @@ pub(super) fn entry(run: &Run, pair: &Pair, peer: &Peer, state: SessionState) ->
         modules: run.session.results().to_vec(),
         source_snapshots: all(Host::Source),
         target_snapshots: all(Host::Target),
-        folders: BTreeMap::new(),
+        address: Some(run.shared.options.host.clone()),
+        changed: changed(run),
+        rollback_of: None,
+        folders: (run.mirrored.as_ref()).map_or_else(BTreeMap::new, |m| m.filters.clone()),
+        anchor: run.mirrored.as_ref().map(|m| match &m.anchor {
+            Ok(anchor) => Recorded::Anchor(Box::new(anchor.clone())),
+            Err(why) => Recorded::None {
+                no_anchor: why.clone(),
+            },
+        }),
     }
+}
+
+/// What all modules changed together; unknown if one of them did not come to its end.
+fn changed(run: &Run) -> Option<Changed> {
+    let mut all = Changed::default();
+    for (module, summary) in &run.planned {
+        let mut results = run.session.results().iter();
+        let done = results.any(|r| r.module == *module && r.status == ModuleStatus::Success);
+        if !done && !summary.is_empty() {
+            return None;
+        }
+        all.created += summary.created;
+        all.changed += summary.changed;
+        all.attributes += summary.attributes;
+        all.deleted += summary.deleted;
+        all.bytes += summary.total_bytes();
+    }
+    Some(all)
 }

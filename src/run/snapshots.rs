@@ -8,13 +8,14 @@ use super::error::RunError;
 use super::{Pair, Run, context, execute};
 use crate::event::{Host, LogLevel};
 use crate::module::ModuleKind;
-use crate::modules::btrfs_snapshots;
+use crate::modules::{btrfs_snapshots, space};
 use crate::snapshot::name::SnapshotKind;
 
 /// Presync snapshots on both machines; a failure on either stops here, with nothing changed.
 pub(super) fn presync(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     let began = Timestamp::now();
-    take(run, pair, SnapshotKind::Presync)?;
+    let all = run.shared.config.btrfs_snapshots.subvolumes.clone();
+    take(run, pair, SnapshotKind::Presync, &all)?;
     let facts = Arc::make_mut(&mut run.facts);
     facts
         .source_presync
@@ -36,16 +37,73 @@ pub(super) fn presync(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Postsync snapshots on both machines.
+/// Postsync snapshots on both machines of what has none yet.
 pub(super) fn postsync(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
-    take(run, pair, SnapshotKind::Postsync)
+    let taken = run.target_snapshots.postsync.iter();
+    let taken: Vec<&str> = taken.map(|s| s.subvolume.as_str()).collect();
+    let all = &run.shared.config.btrfs_snapshots.subvolumes;
+    let left: Vec<String> = (all.iter().filter(|name| !taken.contains(&name.as_str())))
+        .cloned()
+        .collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    take(run, pair, SnapshotKind::Postsync, &left)
 }
 
-fn take(run: &mut Run, pair: &Pair, kind: SnapshotKind) -> Result<(), RunError> {
+/// Postsync snapshots of the subvolumes that hold mirrored folders, right after the last module
+/// that mirrors: what other programs write from now on is none of the anchor's.
+pub(super) fn mirrored(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
+    let modules = run.selection.foreground.iter();
+    let folders: Vec<String> = modules
+        .flat_map(|module| module.mirrors(&run.shared.config))
+        .collect();
+    let facts = [&run.facts.source_subvolumes, &run.facts.target_subvolumes];
+    let holds = |name: &String| {
+        facts.iter().any(|subvolumes| {
+            let mut holders = folders.iter().filter_map(|f| space::holder(subvolumes, f));
+            holders.any(|s| s.name == *name)
+        })
+    };
+    let all = &run.shared.config.btrfs_snapshots.subvolumes;
+    let wanted: Vec<String> = all.iter().filter(|name| holds(name)).cloned().collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    take(run, pair, SnapshotKind::Postsync, &wanted)
+}
+
+/// What the next sync of the two can start from: asked of the module that mirrors, if nothing
+/// went wrong. Without it the sync is as good.
+pub(super) fn anchor(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
+    if run.tally.counts().errors > 0 {
+        return Ok(());
+    }
+    let facts = Arc::make_mut(&mut run.facts);
+    facts
+        .target_postsync
+        .clone_from(&run.target_snapshots.postsync);
+    for module in &mut run.selection.foreground {
+        let name = module.name();
+        let context = context(&run.shared, pair, &run.facts, name);
+        if let Some(mirrored) = module.mirrored(&context).map_err(RunError::module(name))? {
+            run.mirrored = Some(mirrored);
+        }
+    }
+    Ok(())
+}
+
+fn take(
+    run: &mut Run,
+    pair: &Pair,
+    kind: SnapshotKind,
+    subvolumes: &[String],
+) -> Result<(), RunError> {
     let created = btrfs_snapshots::create(
         &pair.source.machine,
         &pair.target.machine,
-        &run.shared.config.btrfs_snapshots,
+        &run.shared.config.btrfs_snapshots.snapshot_dir,
+        subvolumes,
         run.session.id(),
         kind,
     );
@@ -65,7 +123,7 @@ fn take(run: &mut Run, pair: &Pair, kind: SnapshotKind) -> Result<(), RunError> 
                 let own = run.snapshots_mut(host);
                 match kind {
                     SnapshotKind::Presync => own.presync = made,
-                    SnapshotKind::Postsync => own.postsync = made,
+                    SnapshotKind::Postsync => own.postsync.extend(made),
                 }
             }
             Err(source) => {

@@ -3,15 +3,28 @@
 use std::sync::Arc;
 
 use super::error::RunError;
-use super::{Pair, Run, context};
+use super::{Pair, Run, clocks, context};
 use crate::event::{Host, LogLevel};
 use crate::module::ValidationError;
 use crate::modules::btrfs_snapshots::{begin_facts, finish_facts};
 
 pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
+    if let Some(difference) = clocks::small_difference(pair) {
+        run.log(LogLevel::Warning, Some(Host::Target), difference);
+    }
+    let errors = look(run, pair)?;
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(RunError::Validation(errors))
+    }
+}
+
+/// Every reason not to start, with the host name of its machine.
+pub(super) fn look(run: &mut Run, pair: &Pair) -> Result<Vec<(String, ValidationError)>, RunError> {
     let shared = Arc::clone(&run.shared);
     learn_subvolumes(run, pair)?;
-    let mut errors = Vec::new();
+    let mut errors: Vec<ValidationError> = clocks::difference(pair).into_iter().collect();
     let selection = &mut run.selection;
     for module in (selection.foreground.iter_mut()).chain(&mut selection.background) {
         let name = module.name();
@@ -19,15 +32,11 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
         errors.append(&mut module.validate(&context).map_err(RunError::module(name))?);
         shared.stop.check()?;
     }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        let named = errors.into_iter().map(|error: ValidationError| {
-            let hostname = pair.peer(error.host).machine.hostname.clone();
-            (hostname, error)
-        });
-        Err(RunError::Validation(named.collect()))
-    }
+    let named = errors.into_iter().map(|error| {
+        let hostname = pair.peer(error.host).machine.hostname.clone();
+        (hostname, error)
+    });
+    Ok(named.collect())
 }
 
 /// Facts every later phase needs: which subvolume is mounted where.

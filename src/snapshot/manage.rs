@@ -172,6 +172,7 @@ fn facts_of(
         name: name.to_owned(),
         path: path.to_string_lossy().into_owned(),
         uuid: info.uuid,
+        parent_uuid: info.parent_uuid,
         generation: info.generation,
         created_generation: info.created_generation,
         readonly: info.is_readonly,

@@ -19,6 +19,8 @@ pub struct SubvolumeFacts {
     pub missing: Vec<String>,
     /// What stands at the snapshot directory.
     pub snapshot_dir: SnapshotDir,
+    /// Id of the subvolume that the snapshot directory is, or lies in.
+    pub snapshot_dir_in: Option<u64>,
     /// Top-level subvolume names that exist, for a helpful error.
     pub existing: Vec<String>,
 }
@@ -76,6 +78,9 @@ pub struct SnapshotFacts {
     pub path: String,
     /// Its uuid.
     pub uuid: String,
+    /// Uuid of the subvolume it was taken of.
+    #[serde(default)]
+    pub parent_uuid: Option<String>,
     /// Generation when it was looked at.
     pub generation: u64,
     /// Generation when it was created; equal to `generation` while nobody touched it.

@@ -17,7 +17,13 @@ pub struct Policy {
     /// So many of the newest sessions are kept whatever their age.
     pub keep_recent: u32,
     /// Of the others, those older than this go; `None`: all of them go.
-    pub max_age_days: Option<u32>,
+    pub max_age: Option<SignedDuration>,
+}
+
+/// So many days.
+#[must_use]
+pub fn days(days: u32) -> SignedDuration {
+    SignedDuration::from_hours(24 * i64::from(days))
 }
 
 /// Names of the snapshots to delete, oldest session first.
@@ -50,10 +56,8 @@ pub fn expired(
 
     let kept = usize::try_from(policy.keep_recent).unwrap_or(usize::MAX);
     let is_too_old = |at: Timestamp| {
-        policy.max_age_days.is_none_or(|days| {
-            let limit = SignedDuration::from_hours(24 * i64::from(days));
-            now.duration_since(at) > limit
-        })
+        let too_old = |limit| now.duration_since(at) > limit;
+        policy.max_age.is_none_or(too_old)
     };
     newest_first
         .iter()
@@ -92,6 +96,7 @@ mod tests {
             path: format!("/.snapshots/{name}"),
             name,
             uuid: String::new(),
+            parent_uuid: None,
             generation: 1,
             created_generation: 1,
             readonly: true,
@@ -136,7 +141,7 @@ mod tests {
         for (keep_recent, max_age_days, gone) in table {
             let policy = Policy {
                 keep_recent,
-                max_age_days,
+                max_age: max_age_days.map(days),
             };
             let names = expired(&all, policy, &none, now());
             assert_eq!(sessions_of(&names), gone, "{policy:?}");
@@ -152,7 +157,7 @@ mod tests {
         foreign.name = "@-daily-2020".to_owned();
         let policy = Policy {
             keep_recent: 0,
-            max_age_days: None,
+            max_age: None,
         };
         let names = expired(&[writable, foreign], policy, &BTreeSet::new(), now());
         assert_eq!(names, [""; 0]);
@@ -181,7 +186,7 @@ mod tests {
             } else {
                 protect.iter().map(|i| i.get(&all).name.clone()).collect()
             };
-            let policy = Policy { keep_recent, max_age_days };
+            let policy = Policy { keep_recent, max_age: max_age_days.map(days) };
             let gone = expired(&all, policy, &protected, now());
 
             // Nothing twice, nothing invented, nothing protected.
@@ -216,7 +221,7 @@ mod tests {
             }
 
             // Keeping more never deletes more.
-            let more = Policy { keep_recent: keep_recent + 1, max_age_days };
+            let more = Policy { keep_recent: keep_recent + 1, ..policy };
             let fewer = expired(&all, more, &protected, now());
             prop_assert!(fewer.iter().all(|n| gone.contains(n)));
         }

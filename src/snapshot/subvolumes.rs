@@ -106,12 +106,21 @@ fn nested_below(
     Ok(())
 }
 
-/// The snapshot directory as it is found: what stands there, its filesystem, its subvolume.
+/// The snapshot directory as it is found: what stands there, its filesystem, and the subvolume that
+/// it is or lies in.
 #[derive(Debug)]
 struct FoundDir {
     state: SnapshotDir,
     filesystem: Option<String>,
     subvolume: Option<u64>,
+}
+
+impl FoundDir {
+    /// The subvolume that it is.
+    fn own_subvolume(&self) -> Option<u64> {
+        self.subvolume
+            .filter(|_| self.state == SnapshotDir::Subvolume)
+    }
 }
 
 fn look_at_dir(path: &Path) -> Result<FoundDir, SnapshotError> {
@@ -142,11 +151,8 @@ fn look_at_dir(path: &Path) -> Result<FoundDir, SnapshotError> {
             (false, false) => SnapshotDir::Directory,
         },
         filesystem,
-        subvolume: if is_subvolume {
-            Some(btrfs::subvolume_info(&directory).map_err(at)?.id)
-        } else {
-            None
-        },
+        // For a directory, or the one it would be made in: the subvolume it lies in.
+        subvolume: Some(btrfs::subvolume_info(&directory).map_err(at)?.id),
     })
 }
 
@@ -163,6 +169,7 @@ pub fn discover(names: &[String], snapshot_dir: &Path) -> Result<SubvolumeFacts,
         found: Vec::new(),
         missing: Vec::new(),
         snapshot_dir: dir.state,
+        snapshot_dir_in: dir.subvolume,
         existing: existing_names(&mounts)?,
     };
     for name in names {
@@ -178,7 +185,7 @@ pub fn discover(names: &[String], snapshot_dir: &Path) -> Result<SubvolumeFacts,
         nested_below(
             &open.root,
             open.info.id,
-            dir.subvolume,
+            dir.own_subvolume(),
             Path::new(""),
             &mut nested,
         )

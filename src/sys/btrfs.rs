@@ -11,6 +11,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use super::search::{Key, Searcher, Step, malformed};
+
 /// Inode number of every subvolume's root directory (`BTRFS_FIRST_FREE_OBJECTID`).
 const SUBVOLUME_INODE: u64 = 256;
 /// `BTRFS_SUPER_MAGIC` of `linux/magic.h`.
@@ -22,11 +24,11 @@ const ROOT_TREE: u64 = 1;
 /// `BTRFS_QUOTA_TREE_OBJECTID`.
 const QUOTA_TREE: u64 = 8;
 /// `BTRFS_ROOT_BACKREF_KEY`: (child, 144, parent) in the root tree.
-const ROOT_BACKREF_KEY: u32 = 144;
+const ROOT_BACKREF_KEY: u8 = 144;
 /// `BTRFS_ROOT_REF_KEY`: (parent, 156, child) in the root tree.
-const ROOT_REF_KEY: u32 = 156;
+const ROOT_REF_KEY: u8 = 156;
 /// `BTRFS_QGROUP_INFO_KEY`: (0, 242, qgroup id) in the quota tree.
-const QGROUP_INFO_KEY: u32 = 242;
+const QGROUP_INFO_KEY: u8 = 242;
 /// `BTRFS_SUBVOL_RDONLY`.
 const SUBVOL_RDONLY: u64 = 1 << 1;
 /// `BTRFS_ROOT_SUBVOL_RDONLY`, the flag as it is stored in the root item.
@@ -45,7 +47,6 @@ const READ: u64 = 2;
 const IOC_SYNC: u64 = ioc(NONE, 8, 0);
 const IOC_SUBVOL_CREATE: u64 = ioc(WRITE, 14, size_of::<VolArgs>());
 const IOC_SNAP_DESTROY: u64 = ioc(WRITE, 15, size_of::<VolArgs>());
-const IOC_TREE_SEARCH_V2: u64 = ioc(READ | WRITE, 17, SEARCH_HEAD);
 const IOC_INO_LOOKUP: u64 = ioc(READ | WRITE, 18, size_of::<InoLookupArgs>());
 const IOC_SNAP_CREATE_V2: u64 = ioc(WRITE, 23, size_of::<VolArgsV2>());
 const IOC_FS_INFO: u64 = ioc(READ, 31, size_of::<FsInfoArgs>());
@@ -107,38 +108,6 @@ struct SubvolInfoArgs {
     reserved: [u64; 8],
 }
 
-/// `struct btrfs_ioctl_search_key`.
-#[repr(C)]
-struct SearchKey {
-    tree_id: u64,
-    min_objectid: u64,
-    max_objectid: u64,
-    min_offset: u64,
-    max_offset: u64,
-    min_transid: u64,
-    max_transid: u64,
-    min_type: u32,
-    max_type: u32,
-    nr_items: u32,
-    unused: u32,
-    unused_more: [u64; 4],
-}
-
-/// Size of `struct btrfs_ioctl_search_args_v2` without its flexible array.
-const SEARCH_HEAD: usize = 112;
-/// Size of `struct btrfs_ioctl_search_header`.
-const ITEM_HEAD: usize = 32;
-/// Room for items: those we look for are at most a name and some numbers long.
-const SEARCH_BUFFER: usize = 16 << 10;
-
-/// `struct btrfs_ioctl_search_args_v2`.
-#[repr(C)]
-struct SearchArgs {
-    key: SearchKey,
-    buf_size: u64,
-    buf: [u8; SEARCH_BUFFER],
-}
-
 /// `struct btrfs_ioctl_ino_lookup_args`.
 #[repr(C)]
 struct InoLookupArgs {
@@ -152,8 +121,6 @@ const _: () = {
     assert!(size_of::<VolArgsV2>() == 4096);
     assert!(size_of::<FsInfoArgs>() == 1024);
     assert!(size_of::<SubvolInfoArgs>() == 504);
-    assert!(size_of::<SearchKey>() == 104);
-    assert!(size_of::<SearchArgs>() == SEARCH_HEAD + SEARCH_BUFFER);
     assert!(size_of::<InoLookupArgs>() == 4096);
 };
 
@@ -168,10 +135,12 @@ pub struct SubvolumeInfo {
     pub uuid: String,
     /// Uuid of the subvolume it is a snapshot of.
     pub parent_uuid: Option<String>,
-    /// Generation of its last change. Only what was committed counts: see [`sync`].
+    /// Generation of its tree: moved by changes, but also by snapshots taken from it. Only what was committed counts: see [`sync`].
     pub generation: u64,
     /// Generation in which it was created.
     pub created_generation: u64,
+    /// Generation of the last change to a file in it: later than its creation if it was written to.
+    pub changed_generation: u64,
     /// When it was created, by this machine's clock: seconds and nanoseconds since 1970.
     pub created_at: (i64, u32),
     /// Whether it is read-only.
@@ -285,6 +254,7 @@ pub fn subvolume_info(fd: impl AsFd) -> io::Result<SubvolumeInfo> {
         parent_uuid: (args.parent_uuid != [0; 16]).then(|| format_uuid(args.parent_uuid)),
         generation: args.generation,
         created_generation: args.otransid,
+        changed_generation: args.ctransid,
         created_at: (
             args.times[OTIME].seconds.cast_signed(),
             args.times[OTIME].nanos,
@@ -366,72 +336,22 @@ fn search(
     fd: impl AsFd,
     tree: u64,
     objectid: u64,
-    kind: u32,
+    kind: u8,
     offsets: std::ops::RangeInclusive<u64>,
 ) -> io::Result<Vec<Item>> {
     let mut found = Vec::new();
-    let mut args = Box::new(SearchArgs {
-        key: SearchKey {
-            tree_id: tree,
-            min_objectid: objectid,
-            max_objectid: objectid,
-            min_offset: *offsets.start(),
-            max_offset: *offsets.end(),
-            min_transid: 0,
-            max_transid: u64::MAX,
-            min_type: kind,
-            max_type: kind,
-            nr_items: 0,
-            unused: 0,
-            unused_more: [0; 4],
-        },
-        buf_size: SEARCH_BUFFER as u64,
-        buf: [0; SEARCH_BUFFER],
-    });
-    loop {
-        args.key.nr_items = 4096;
-        args.buf_size = SEARCH_BUFFER as u64;
-        // SAFETY: this is BTRFS_IOC_TREE_SEARCH_V2's structure; `buf_size` is the true size of the
-        // array that follows it, and the kernel writes no further.
-        unsafe { ioctl(&fd, IOC_TREE_SEARCH_V2, &mut *args)? };
-        if args.key.nr_items == 0 {
-            return Ok(found);
-        }
-        let mut rest = &args.buf[..];
-        let mut last = args.key.min_offset;
-        for _ in 0..args.key.nr_items {
-            let item = parse_item(&mut rest).ok_or_else(malformed)?;
-            let (header_objectid, header_kind, offset, data) = item;
-            if header_objectid == objectid && header_kind == kind {
-                last = offset;
-                found.push(Item { offset, data });
-            }
-        }
-        match last.checked_add(1) {
-            Some(next) if next <= *offsets.end() => args.key.min_offset = next,
-            _ => return Ok(found),
-        }
-    }
-}
-
-/// Takes one item off the kernel's buffer: object id, type, offset, data.
-fn parse_item(rest: &mut &[u8]) -> Option<(u64, u32, u64, Vec<u8>)> {
-    // struct btrfs_ioctl_search_header, in the machine's own byte order.
-    let (head, after) = rest.split_at_checked(ITEM_HEAD)?;
-    let objectid = u64::from_ne_bytes(head[8..16].try_into().ok()?);
-    let offset = u64::from_ne_bytes(head[16..24].try_into().ok()?);
-    let kind = u32::from_ne_bytes(head[24..28].try_into().ok()?);
-    let length = u32::from_ne_bytes(head[28..32].try_into().ok()?);
-    let (data, after) = after.split_at_checked(length as usize)?;
-    *rest = after;
-    Some((objectid, kind, offset, data.to_vec()))
-}
-
-fn malformed() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        "the btrfs tree search returned malformed items",
-    )
+    let keys = (
+        Key::new(objectid, kind, *offsets.start()),
+        Key::new(objectid, kind, *offsets.end()),
+    );
+    Searcher::new().read(fd.as_fd(), tree, keys, 0, |key, data| {
+        found.push(Item {
+            offset: key.offset,
+            data: data.to_vec(),
+        });
+        Ok(Step::Next)
+    })?;
+    Ok(found)
 }
 
 /// Path of the directory `inode` of subvolume `id` relative to that subvolume's root, with a

@@ -1,47 +1,31 @@
-//! Reading many inodes of a btrfs subvolume at once: `BTRFS_IOC_TREE_SEARCH_V2` over its tree.
+//! Reading many inodes of a btrfs subvolume at once, from its tree.
 //!
 //! Where `stat`, `ioctl` and `listxattr` cost several system calls a file, one search returns the
-//! inode items and extended attributes of a whole directory. The tree holds what was committed or
-//! flushed: on a live subvolume call `syncfs` first. Needs `CAP_SYS_ADMIN`.
-//!
-//! Layouts are those of `linux/btrfs.h` and `linux/btrfs_tree.h`; on-disk numbers are little-endian.
-
-#![allow(unsafe_code)]
+//! inode items and extended attributes of a whole directory. Needs `CAP_SYS_ADMIN`; what a tree
+//! holds is said in `search`.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
-/// Room for items: a leaf is at most 64 KiB.
-const BUFFER: usize = 128 << 10;
-const INODE_ITEM: u32 = 1;
-const XATTR_ITEM: u32 = 24;
-/// `_IOWR(0x94, 17, struct btrfs_ioctl_search_args_v2)`; the structure's fixed part has 112 bytes.
-const TREE_SEARCH_V2: u64 = (3 << 30) | (112 << 16) | (0x94 << 8) | 0x11;
+use super::search::{Disk, Key, OWN_TREE, Searcher, Step, crc32c};
 
-/// `struct btrfs_ioctl_search_args_v2` with a buffer of ours.
-#[repr(C)]
-struct Args {
-    tree_id: u64,
-    min_objectid: u64,
-    max_objectid: u64,
-    min_offset: u64,
-    max_offset: u64,
-    min_transid: u64,
-    max_transid: u64,
-    min_type: u32,
-    max_type: u32,
-    nr_items: u32,
-    unused: u32,
-    unused_more: [u64; 4],
-    buf_size: u64,
-    buf: [u8; BUFFER],
-}
-
-const _: () = assert!(size_of::<Args>() == 112 + BUFFER);
+const INODE_ITEM: u8 = 1;
+const INODE_REF: u8 = 12;
+const INODE_EXTREF: u8 = 13;
+const XATTR_ITEM: u8 = 24;
+const DIR_ITEM: u8 = 84;
+const DIR_INDEX: u8 = 96;
+const ROOT_ITEM: u8 = 132;
+/// `BTRFS_FT_DIR`.
+const FT_DIR: u8 = 2;
 
 /// What an inode item says (`struct btrfs_inode_item`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InodeItem {
+    /// When the inode was made: tells it from another one that had its number before.
+    pub generation: u64,
+    /// When it was changed last.
+    pub transid: u64,
     /// Size in bytes.
     pub size: u64,
     /// Bytes on disk.
@@ -58,6 +42,8 @@ pub struct InodeItem {
     pub rdev: u64,
     /// Flags as `chattr` knows them (`FS_*_FL`).
     pub flags: u32,
+    /// All flags, as they are on disk.
+    pub disk_flags: u64,
     /// Change time, seconds and nanoseconds.
     pub ctime: (i64, u32),
     /// Modification time, seconds.
@@ -71,29 +57,45 @@ pub struct InodeItem {
 pub enum Found<'a> {
     /// The inode itself.
     Inode(InodeItem),
+    /// A name of it: the directory's inode, the name in it.
+    Name(u64, &'a [u8]),
     /// An extended attribute: name, value.
     Xattr(&'a [u8], &'a [u8]),
 }
 
-/// Searches a subvolume's tree; keeps its buffer.
-pub struct InodeReader {
-    args: Box<Args>,
+/// An entry of a directory, as the tree has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirEntry<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// What it leads to.
+    pub target: Target,
+    /// Whether that is a directory.
+    pub is_dir: bool,
+    /// The generation in which the entry was made.
+    pub generation: u64,
 }
 
-impl Default for InodeReader {
-    fn default() -> Self {
-        Self::new()
-    }
+/// What an entry of a directory leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// An inode of the same tree.
+    Inode(u64),
+    /// The subvolume with this id, nested here. In a snapshot it is an empty directory.
+    Subvolume(u64),
+}
+
+/// Searches a subvolume's tree; keeps its buffer.
+#[derive(Default)]
+pub struct InodeReader {
+    searcher: Searcher,
 }
 
 impl InodeReader {
     /// A reader.
     #[must_use]
     pub fn new() -> Self {
-        // SAFETY: `Args` is made of integers, for which zero is a value. Made in place, because a
-        // thread's stack is no place for the buffer.
-        let args = unsafe { Box::<Args>::new_zeroed().assume_init() };
-        Self { args }
+        Self::default()
     }
 
     /// Calls `visit` with what the tree of `fd`'s subvolume holds about the inodes `first..=last`.
@@ -102,105 +104,169 @@ impl InodeReader {
         fd: BorrowedFd<'_>,
         first: u64,
         last: u64,
+        visit: impl FnMut(u64, Found<'_>),
+    ) -> io::Result<()> {
+        self.search(fd, (first, last), XATTR_ITEM, visit)
+    }
+
+    /// The same without extended attributes.
+    pub fn read_names(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        first: u64,
+        last: u64,
+        visit: impl FnMut(u64, Found<'_>),
+    ) -> io::Result<()> {
+        self.search(fd, (first, last), INODE_EXTREF, visit)
+    }
+
+    fn search(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        (first, last): (u64, u64),
+        last_kind: u8,
         mut visit: impl FnMut(u64, Found<'_>),
     ) -> io::Result<()> {
-        let args = &mut *self.args;
-        let mut next = (first, 0u32, 0u64);
-        while next.0 <= last {
-            // Tree 0 means the one that holds the inode of the descriptor.
-            args.tree_id = 0;
-            (args.min_objectid, args.min_type, args.min_offset) = next;
-            (args.max_objectid, args.max_type, args.max_offset) = (last, XATTR_ITEM, u64::MAX);
-            (args.min_transid, args.max_transid) = (0, u64::MAX);
-            args.nr_items = u32::MAX;
-            args.buf_size = BUFFER as u64;
-            // SAFETY: `args` is the ioctl's structure with `buf_size` bytes behind it, alive and
-            // exclusively ours during the call; any bytes are valid for its integers.
-            let result = unsafe {
-                libc::ioctl(
-                    fd.as_raw_fd(),
-                    TREE_SEARCH_V2 as _,
-                    std::ptr::from_mut(args),
-                )
-            };
-            if result < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            if args.nr_items == 0 {
-                return Ok(());
-            }
-            let mut rest = &args.buf[..];
-            let mut seen = next;
-            for _ in 0..args.nr_items {
-                let (key, data, after) = split_item(rest).ok_or_else(malformed)?;
-                rest = after;
-                seen = key;
-                match key.1 {
-                    INODE_ITEM => {
-                        let item = parse_inode(data).ok_or_else(malformed)?;
-                        visit(key.0, Found::Inode(item));
+        let keys = (
+            Key::new(first, INODE_ITEM, 0),
+            Key::new(last, last_kind, u64::MAX),
+        );
+        self.searcher.read(fd, OWN_TREE, keys, 0, |key, data| {
+            match key.kind {
+                INODE_ITEM => visit(key.objectid, Found::Inode(parse_inode(data)?)),
+                INODE_REF | INODE_EXTREF => parse_names(key, data, |directory, name| {
+                    visit(key.objectid, Found::Name(directory, name));
+                })?,
+                XATTR_ITEM => {
+                    let mut entries = Disk(data);
+                    while !entries.0.is_empty() {
+                        let entry = parse_entry(&mut entries)?;
+                        visit(key.objectid, Found::Xattr(entry.name, entry.data));
                     }
-                    XATTR_ITEM => {
-                        let mut entries = data;
-                        while !entries.is_empty() {
-                            let (name, value, after) =
-                                parse_xattr(entries).ok_or_else(malformed)?;
-                            visit(key.0, Found::Xattr(name, value));
-                            entries = after;
-                        }
-                    }
-                    _ => {}
+                }
+                // What follows an inode's attributes (a directory's entries, a file's extents) is of
+                // no interest and may be long.
+                kind if kind > last_kind => {
+                    return Ok(Step::To(Key::new(key.objectid.saturating_add(1), 0, 0)));
+                }
+                _ => {}
+            }
+            Ok(Step::Next)
+        })
+    }
+
+    /// What has this name in the directory `dir`, an inode number of `fd`'s subvolume.
+    pub fn child(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        dir: u64,
+        name: &[u8],
+    ) -> io::Result<Option<Target>> {
+        // `btrfs_name_hash`.
+        let key = Key::new(dir, DIR_ITEM, u64::from(crc32c(!1, name)));
+        let mut found = None;
+        self.searcher.read(fd, OWN_TREE, (key, key), 0, |_, data| {
+            // Several names may have one hash.
+            let mut entries = Disk(data);
+            while !entries.0.is_empty() {
+                let entry = parse_entry(&mut entries)?;
+                if entry.name == name {
+                    found = Some(target_of(entry.location));
                 }
             }
-            // What follows an inode's attributes (a directory's entries, a file's extents) is of no
-            // interest and may be long: go on with the next inode.
-            next = if seen.1 > XATTR_ITEM || seen.2 == u64::MAX {
-                (seen.0 + 1, 0, 0)
-            } else {
-                (seen.0, seen.1, seen.2 + 1)
-            };
-        }
-        Ok(())
+            Ok(Step::Stop)
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `visit` with the entries of the directory `dir`, in the order in which they were made:
+    /// all of them, or with `since` those made in that generation or later.
+    pub fn entries(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        dir: u64,
+        since: u64,
+        mut visit: impl FnMut(DirEntry<'_>),
+    ) -> io::Result<()> {
+        let keys = (
+            Key::new(dir, DIR_INDEX, 0),
+            Key::new(dir, DIR_INDEX, u64::MAX),
+        );
+        self.searcher.read(fd, OWN_TREE, keys, since, |_, data| {
+            let mut entries = Disk(data);
+            while !entries.0.is_empty() {
+                let entry = parse_entry(&mut entries)?;
+                if entry.generation >= since {
+                    visit(DirEntry {
+                        name: entry.name,
+                        target: target_of(entry.location),
+                        is_dir: entry.file_type == FT_DIR,
+                        generation: entry.generation,
+                    });
+                }
+            }
+            Ok(Step::Next)
+        })
     }
 }
 
-fn malformed() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        "the btrfs tree search returned malformed items",
-    )
-}
-
-type Key = (u64, u32, u64);
-
-/// `struct btrfs_ioctl_search_header` and its data.
-fn split_item(buffer: &[u8]) -> Option<(Key, &[u8], &[u8])> {
-    let (head, after) = buffer.split_at_checked(32)?;
-    let objectid = u64::from_ne_bytes(head[8..16].try_into().ok()?);
-    let offset = u64::from_ne_bytes(head[16..24].try_into().ok()?);
-    let kind = u32::from_ne_bytes(head[24..28].try_into().ok()?);
-    let length = u32::from_ne_bytes(head[28..32].try_into().ok()?);
-    let (data, rest) = after.split_at_checked(length as usize)?;
-    Some(((objectid, kind, offset), data, rest))
+fn target_of(location: Key) -> Target {
+    if location.kind == ROOT_ITEM {
+        Target::Subvolume(location.objectid)
+    } else {
+        Target::Inode(location.objectid)
+    }
 }
 
 /// `struct btrfs_inode_item`.
-fn parse_inode(data: &[u8]) -> Option<InodeItem> {
-    let u64_at = |at: usize| Some(u64::from_le_bytes(data.get(at..at + 8)?.try_into().ok()?));
-    let u32_at = |at: usize| Some(u32::from_le_bytes(data.get(at..at + 4)?.try_into().ok()?));
-    Some(InodeItem {
-        size: u64_at(16)?,
-        allocated: u64_at(24)?,
-        nlink: u32_at(40)?,
-        uid: u32_at(44)?,
-        gid: u32_at(48)?,
-        mode: u32_at(52)?,
-        rdev: u64_at(56)?,
-        flags: chattr_flags(u64_at(64)?),
-        ctime: (u64_at(124)?.cast_signed(), u32_at(132)?),
-        mtime_secs: u64_at(136)?.cast_signed(),
-        mtime_nanos: u32_at(144)?,
+fn parse_inode(data: &[u8]) -> io::Result<InodeItem> {
+    let mut item = Disk(data);
+    let (generation, transid) = (item.u64()?, item.u64()?);
+    let (size, allocated) = (item.u64()?, item.u64()?);
+    item.skip(8)?;
+    let nlink = item.u32()?;
+    let (uid, gid, mode) = (item.u32()?, item.u32()?, item.u32()?);
+    let (rdev, disk_flags) = (item.u64()?, item.u64()?);
+    // Sequence number, reserved space and the time of the last access.
+    item.skip(8 + 32 + 12)?;
+    let mut time = || -> io::Result<_> { Ok((item.u64()?.cast_signed(), item.u32()?)) };
+    let (ctime, mtime) = (time()?, time()?);
+    Ok(InodeItem {
+        generation,
+        transid,
+        size,
+        allocated,
+        nlink,
+        uid,
+        gid,
+        mode,
+        rdev,
+        flags: chattr_flags(disk_flags),
+        disk_flags,
+        ctime,
+        mtime_secs: mtime.0,
+        mtime_nanos: mtime.1,
     })
+}
+
+/// The names in `struct btrfs_inode_ref` or `struct btrfs_inode_extref`: directory and name each.
+fn parse_names<'a>(
+    key: Key,
+    data: &'a [u8],
+    mut visit: impl FnMut(u64, &'a [u8]),
+) -> io::Result<()> {
+    let mut names = Disk(data);
+    while !names.0.is_empty() {
+        let directory = if key.kind == INODE_EXTREF {
+            names.u64()?
+        } else {
+            key.offset
+        };
+        names.skip(8)?;
+        let length = names.u16()?;
+        visit(directory, names.bytes(usize::from(length))?);
+    }
+    Ok(())
 }
 
 /// `BTRFS_INODE_*` as `FS_*_FL` (`btrfs_inode_flags_to_fsflags`).
@@ -237,11 +303,29 @@ fn chattr_flags(flags: u64) -> u32 {
     result
 }
 
-/// `struct btrfs_dir_item` of an attribute: name, value, what follows.
-fn parse_xattr(data: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let value_length = u16::from_le_bytes(data.get(25..27)?.try_into().ok()?);
-    let name_length = u16::from_le_bytes(data.get(27..29)?.try_into().ok()?);
-    let (name, rest) = data.get(30..)?.split_at_checked(usize::from(name_length))?;
-    let (value, rest) = rest.split_at_checked(usize::from(value_length))?;
-    Some((name, value, rest))
+/// `struct btrfs_dir_item`: an extended attribute, or an entry of a directory.
+struct DirItem<'a> {
+    /// What it leads to, for an entry.
+    location: Key,
+    /// In which generation it was made.
+    generation: u64,
+    /// `BTRFS_FT_*`.
+    file_type: u8,
+    name: &'a [u8],
+    /// An attribute's value.
+    data: &'a [u8],
+}
+
+fn parse_entry<'a>(item: &mut Disk<'a>) -> io::Result<DirItem<'a>> {
+    let location = (item.u64()?, item.u8()?, item.u64()?);
+    let generation = item.u64()?;
+    let (data_length, name_length) = (item.u16()?, item.u16()?);
+    let file_type = item.u8()?;
+    Ok(DirItem {
+        location: Key::new(location.0, location.1, location.2),
+        generation,
+        file_type,
+        name: item.bytes(usize::from(name_length))?,
+        data: item.bytes(usize::from(data_length))?,
+    })
 }

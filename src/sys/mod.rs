@@ -5,9 +5,12 @@ pub mod command;
 pub mod guardian;
 pub mod inherit;
 pub mod inodes;
+pub mod kernel;
 pub mod mounts;
 pub mod poll;
 pub mod process;
+pub mod search;
+pub mod send;
 #[cfg(test)]
 pub mod testing;
 pub mod trusted;

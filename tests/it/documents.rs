@@ -6,6 +6,7 @@ use std::path::Path;
 
 use clap::{CommandFactory as _, Parser as _};
 use pc_switcher::cli::args::Cli;
+use pc_switcher::cli::manual;
 use pc_switcher::exit::ExitStatus;
 
 use super::layers::FLOORS;
@@ -94,6 +95,34 @@ fn the_map_in_architecture_md_is_the_tree() {
         missing.is_empty() && stale.is_empty(),
         "write it anew with UPDATE_DOCS=1; missing {missing:#?}, stale {stale:#?}"
     );
+}
+
+#[test]
+fn the_pages_in_man_are_those_of_the_program() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    let expected = manual::pages();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).unwrap();
+        for page in &expected {
+            fs::write(directory.join(&page.file_name), &page.text).unwrap();
+        }
+        return;
+    }
+    let listed = fs::read_dir(&directory).expect("write it with UPDATE_DOCS=1");
+    let listed: BTreeSet<String> = listed
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let names: BTreeSet<String> = expected.iter().map(|p| p.file_name.clone()).collect();
+    assert_eq!(listed, names, "write them anew with UPDATE_DOCS=1");
+    for page in expected {
+        let written = fs::read_to_string(directory.join(&page.file_name)).unwrap();
+        assert!(
+            written == page.text,
+            "man/{} is not what the program says: write it anew with UPDATE_DOCS=1",
+            page.file_name
+        );
+    }
 }
 
 #[test]

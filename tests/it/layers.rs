@@ -20,7 +20,7 @@ pub const FLOORS: &[&[&str]] = &[
     &["ui"],
     &["prompt", "config", "signals", "change", "jsonline"],
     &["event", "sys"],
-    &["exit", "interrupt", "escape"],
+    &["exit", "interrupt", "escape", "figures"],
 ];
 
 /// Who may use what only one part shall know: a name in paths, and where it may stand.
@@ -30,6 +30,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ssh2_config", &["src/host/ssh/"]),
     ("console", &["src/ui/"]),
     ("clap", &["src/cli/"]),
+    ("clap_complete", &["src/cli/completions.rs"]),
     ("saphyr_parser", &["src/config/yaml.rs"]),
     ("similar", &["src/run/reconcile.rs"]),
     ("strsim", &["src/config/"]),
@@ -37,6 +38,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("signal_hook", &["src/signals.rs", "src/agent/server.rs"]),
     ("zstd", &["src/mirror/spool.rs"]),
     ("libc", &["src/sys/"]),
+    ("crc32c", &["src/sys/search.rs"]),
 ];
 
 /// A source file: its path in the repository and its text without comment lines.

@@ -8,14 +8,19 @@
     reason = "tests start programs as a person does: untied, from outside"
 )]
 
+mod completions;
 mod documents;
 mod dry_run;
+mod errors;
 mod first_sync;
 mod harness;
+mod history;
 mod interrupted;
 mod layers;
 mod manners;
+mod manual;
 mod refusals;
+mod retention;
 mod round_trip;
 mod support;
 mod survivors;

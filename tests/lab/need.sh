@@ -38,6 +38,10 @@ LIST
       ;;
     ci) cat <<'LIST'
 /usr/sbin/sshd openssh-server connections to a real server, which are skipped elsewhere
+man         man-db         the manual, which is only looked at elsewhere by those who have it
+mandoc      mandoc         a second opinion on the manual
+zsh         zsh            its completions
+fish        fish           its completions
 LIST
       ;;
     *) echo "need.sh: no such task: $1" >&2; exit 2 ;;

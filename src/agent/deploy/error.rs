@@ -74,7 +74,7 @@ pub enum DeployError {
         host: String,
     },
     /// No room for the binary.
-    #[error("no space for the agent in /run on {host}: it needs {bytes} bytes")]
+    #[error("no space for the agent in /run on {host}: it needs {} MiB", bytes.div_ceil(1 << 20))]
     NoSpace {
         /// The machine.
         host: String,
@@ -170,6 +170,13 @@ fn words(trouble: SudoTrouble) -> &'static str {
     }
 }
 
+/// How root allows something in sudoers, in a way that cannot break it.
+fn allow(host: &str, line: &str) -> String {
+    format!(
+        "allow it on {host}:\n    echo '{line}' | EDITOR=tee visudo -f /etc/sudoers.d/pc-switcher"
+    )
+}
+
 impl DeployError {
     /// What a person can do about it.
     #[must_use]
@@ -180,9 +187,9 @@ impl DeployError {
             Self::Binary { .. } => {
                 format!("unset {BINARY_VARIABLE}, or reinstall pc-switcher")
             }
-            Self::Local { .. } => "check that sudo is installed: `sudo -v`".to_owned(),
+            Self::Local { .. } => "see whether sudo works here:\n    sudo -v".to_owned(),
             Self::Architecture { theirs, .. } => format!(
-                "build pc-switcher for {theirs} and name it in {BINARY_VARIABLE}; both machines should run the same system"
+                "both machines should run the same system; with a pc-switcher built for {theirs}:\n    {BINARY_VARIABLE}=./pc-switcher-{theirs} pc-switcher sync HOST"
             ),
             Self::Sudo {
                 host,
@@ -191,29 +198,31 @@ impl DeployError {
                 sudoers,
             } => match trouble {
                 SudoTrouble::PasswordRequired => format!(
-                    "run it on a terminal without --batch to be asked, or allow it on {host}: `visudo -f /etc/sudoers.d/pc-switcher` with the line `{sudoers}`"
+                    "run it on a terminal without --batch to be asked, or as root {}",
+                    allow(host, sudoers)
                 ),
                 SudoTrouble::PasswordWrong => "try again with the right password".to_owned(),
-                SudoTrouble::NotAllowed => format!(
-                    "as root on {host}: `visudo -f /etc/sudoers.d/pc-switcher` with the line `{sudoers}`"
-                ),
-                SudoTrouble::NeedsTerminal => format!(
-                    "as root on {host}: `visudo -f /etc/sudoers.d/pc-switcher` with the line `Defaults:{user} !requiretty`"
-                ),
+                SudoTrouble::NotAllowed => format!("as root {}", allow(host, sudoers)),
+                SudoTrouble::NeedsTerminal => {
+                    format!(
+                        "as root {}",
+                        allow(host, &format!("Defaults:{user} !requiretty"))
+                    )
+                }
                 SudoTrouble::Missing => {
                     format!("install sudo on {host} and let {user} use it, or log in as root")
                 }
-                SudoTrouble::Broken => format!("`sudo true` must work on {host}"),
+                SudoTrouble::Broken => format!("on {host} this must work:\n    sudo true"),
             },
-            Self::NotRoot { host } => format!("`sudo id -u` on {host} must print 0"),
+            Self::NotRoot { host } => format!("on {host} this must print 0:\n    sudo id -u"),
             Self::RunDirectory { host } => {
-                format!("remove /run/pc-switcher on {host} as root and run it again")
+                format!("remove it on {host}, then run it again:\n    sudo rm -r /run/pc-switcher")
             }
             Self::NoExec { host } => format!(
-                "install pc-switcher on {host}, or remount: `sudo mount -o remount,exec /run`"
+                "install pc-switcher on {host}, or there:\n    sudo mount -o remount,exec /run"
             ),
             Self::NoSpace { host, .. } => {
-                format!("see what fills /run on {host}: `df -h /run; sudo du -xsh /run/*`")
+                format!("see what fills it on {host}:\n    df -h /run; sudo du -xsh /run/*")
             }
             Self::NoTool { host, tool } => {
                 format!(
@@ -224,11 +233,11 @@ impl DeployError {
                 "run it again; if it happens twice, suspect the memory or disk of either machine"
                     .to_owned()
             }
-            Self::WillNotRun { .. } => format!(
-                "build a static binary (README, `make static`) and put it at {STATIC_SIBLING} or name it in {BINARY_VARIABLE}"
+            Self::WillNotRun { host, .. } => format!(
+                "{host} has an older system than this machine: build a pc-switcher that needs nothing of it (`make static`), and put it here as {STATIC_SIBLING}, or name it in {BINARY_VARIABLE}"
             ),
             Self::NotStarted { host, .. } => {
-                format!("see what `ssh {host} sudo -n true` says")
+                format!("see what this says:\n    ssh {host} sudo -n true")
             }
             Self::Babble { host } => format!(
                 "silence the login scripts on {host} for sessions without a terminal (~/.bashrc)"

@@ -320,7 +320,7 @@ fn without_a_person_the_one_sudoers_line_is_named() {
     let error = start(&sshd, &binary, &NeverAsk).unwrap_err();
     let hint = error.hint().unwrap();
     assert!(
-        hint.contains("`root ALL=(root) NOPASSWD: /bin/sh`"),
+        hint.contains("\n    echo 'root ALL=(root) NOPASSWD: /bin/sh' | "),
         "{hint}"
     );
     assert!(

@@ -186,6 +186,11 @@ fn list(items: &[String]) -> String {
     }
 }
 
+/// A host as typed, without a login name.
+fn bare(typed: &str) -> &str {
+    typed.rsplit_once('@').map_or(typed, |(_, host)| host)
+}
+
 impl SshError {
     /// Whether a person or a signal stopped it: exit status 130 instead of 5.
     #[must_use]
@@ -202,34 +207,40 @@ impl SshError {
                 "name the host as for ssh: an alias from ~/.ssh/config, a host name, or user@host"
                     .to_owned()
             }
-            Self::Config { .. } => {
-                "correct ~/.ssh/config; `ssh -G HOST` shows the same error".to_owned()
+            Self::Config { host, .. } => {
+                format!("correct ~/.ssh/config; this shows the same error:\n    ssh -G {host}")
             }
             Self::NameNotFound { hostname, .. } => format!(
                 "check the spelling, or give {hostname} a HostName in ~/.ssh/config or a line in /etc/hosts"
             ),
             Self::Connect { host, source, .. } => match source.kind() {
                 io::ErrorKind::ConnectionRefused => format!(
-                    "is an ssh server running there? On {host}: `sudo systemctl enable --now ssh` (Debian, Ubuntu) or `sshd` (Fedora, Arch)"
+                    "is an ssh server running there? On {host} (where it is called sshd: so):\n    sudo systemctl enable --now ssh"
                 ),
                 _ => format!("is {host} switched on, awake and on the same network?"),
             },
             Self::Proxy { command, .. } => format!(
-                "try the proxy by itself: {command}; it is started without a terminal, so it must not ask anything"
+                "try the proxy by itself; it is started without a terminal, so it must not ask anything:\n    {command}"
             ),
-            Self::Handshake { host, .. } => format!("see what `ssh -v {host} true` says"),
-            Self::HostKeyUnknown { alias, .. } => format!(
-                "compare the fingerprint with the one `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints there, then log in once with `ssh {alias}`, or add the line `ssh-keyscan` prints to ~/.ssh/known_hosts"
-            ),
+            Self::Handshake { host, .. } => format!("see what ssh says:\n    ssh -v {host} true"),
+            Self::HostKeyUnknown { alias, .. } => {
+                let host = bare(alias);
+                format!(
+                    "on {host} itself, see that its fingerprint is this one:\n    \
+                     ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub\n\
+                     then log in once from here, and say yes:\n    ssh {alias}"
+                )
+            }
             Self::HostKeyChanged { host, file, .. } => format!(
-                "somebody may be listening in. If the machine was reinstalled, remove its old key with `ssh-keygen -R '{host}' -f {}` and log in once with ssh",
+                "somebody may be listening in. Only if the machine was reinstalled, forget its old key and log in once:\n    \
+                 ssh-keygen -R '{host}' -f {}\n    ssh {host}",
                 file.display()
             ),
             Self::HostKeyRevoked { .. } => {
                 "this key must not be used any more: have the machine make a new one".to_owned()
             }
             Self::KnownHosts { file, .. } => {
-                format!("check owner and permissions of {}", file.display())
+                format!("it must be yours:\n    ls -l {}", file.display())
             }
             Self::LoginRefused {
                 host,
@@ -239,11 +250,11 @@ impl SshError {
             } => {
                 if offered.iter().any(|m| m == "publickey") && tried.len() > 4 {
                     format!(
-                        "too many keys may have been offered: set IdentityFile and `IdentitiesOnly yes` for {host} in ~/.ssh/config, or copy your key there with `ssh-copy-id {host}`"
+                        "too many keys may have been offered: set IdentityFile and `IdentitiesOnly yes` for {host} in ~/.ssh/config, or copy your key there:\n    ssh-copy-id {host}"
                     )
                 } else if offered.iter().any(|m| m == "publickey") {
                     format!(
-                        "copy your key there with `ssh-copy-id {host}`, or load it with `ssh-add`; `ssh {host}` must work"
+                        "`ssh {host}` must work. If your key needs a passphrase, `ssh-add` it; or copy it there:\n    ssh-copy-id {host}"
                     )
                 } else {
                     format!(
@@ -252,7 +263,10 @@ impl SshError {
                 }
             }
             Self::TimedOut { host, .. } | Self::Lost { host, .. } => {
-                format!("check the network between here and {host}, then run it again")
+                format!(
+                    "check the network between here and {host}, then run it again:\n    ping -c 3 {}",
+                    bare(host)
+                )
             }
             Self::Prompt(_) => "run it on a terminal without --batch".to_owned(),
         })

@@ -34,7 +34,7 @@ fn a_command_runs_with_input_output_and_status() {
     assert_eq!(done.status, Some(3));
     assert_eq!(
         connection.cipher().as_deref(),
-        Some("aes256-gcm@openssh.com")
+        Some("aes128-gcm@openssh.com")
     );
 }
 

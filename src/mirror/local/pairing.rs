@@ -14,6 +14,7 @@ use crossbeam_channel::unbounded;
 use super::super::compare::TargetScan;
 use super::super::entry::{Aspects, Kind, Time, split};
 use super::super::filter::Filter;
+use super::super::left::Compared;
 use super::super::look::Looker;
 use super::super::plan::{FolderPlan, Step};
 use super::super::scan::{Notes, ScanError, SourceScan};
@@ -58,6 +59,7 @@ pub fn compare(
         origin: String::new(),
         content: false,
         equal_at: equal_at(wanted.older, from, to),
+        restricted: None,
     };
     let abort = &context.abort;
     let path = |bytes| Path::new(OsStr::from_bytes(bytes));
@@ -101,22 +103,22 @@ pub fn compare(
         drop((to_source, target_hears));
         Ok::<_, ScanError>((source.join().expect("a scan does not panic"), target))
     })?;
-    let (source_notes, (plan, target_notes, entries)) = match (source, target) {
+    let (source_notes, compared) = match (source, target) {
         // One half's trouble interrupts the other.
         (Err(ScanError::Interrupted(_)), Err(error)) => return Err(error.into()),
         (source, target) => (source?, target?),
     };
     let mut notes = Notes::default();
     merge(&mut notes, source_notes);
-    merge(&mut notes, target_notes);
+    merge(&mut notes, compared.notes);
     let plan = match &wanted.only {
-        None => plan,
-        Some(path) => only_what_is_asked_for(&plan, path).map_err(ScanError::Spool)?,
+        None => compared.plan,
+        Some(path) => only_what_is_asked_for(&compared.plan, path).map_err(ScanError::Spool)?,
     };
     Ok(Found {
         plan,
         notes,
-        entries,
+        entries: compared.entries,
     })
 }
 
@@ -128,7 +130,7 @@ fn follow(
     to_source: &crossbeam_channel::Sender<Vec<u8>>,
     scan: &ScanTree,
     filter: &Filter,
-) -> Result<(FolderPlan, Notes, u64), ScanError> {
+) -> Result<Compared, ScanError> {
     let abort = &context.abort;
     let peer = Batch::new(FOR_PEER, to_source, abort);
     let cli = Batch::new(FOR_CLI, &context.outgoing, abort);

@@ -35,6 +35,7 @@ impl Module for DummyFail {
                 "second {} never comes: source_duration and target_duration are {total} s together",
                 own.fail_at
             ),
+            hint: None,
         }]
     }
 

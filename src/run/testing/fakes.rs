@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::module::{
-    ListPlan, Module, ModuleContext, ModuleError, ModuleKind, Plan, PlanSummary, ValidationError,
+    ListPlan, Mirrored, Module, ModuleContext, ModuleError, ModuleKind, Plan, PlanSummary,
+    ValidationError,
 };
 use crate::prompt::{PromptError, Prompter, Question, Secret};
 
@@ -62,6 +64,9 @@ pub(crate) struct TestModule {
     pub(crate) plan: Step<PlanSummary>,
     pub(crate) execute: Step<Result<String, ModuleError>>,
     pub(crate) abort: Step<()>,
+    /// The folders it mirrors.
+    pub(crate) mirrors: Vec<String>,
+    pub(crate) mirrored: Step<Option<Mirrored>>,
 }
 
 impl TestModule {
@@ -72,6 +77,8 @@ impl TestModule {
             plan: Box::new(|_| PlanSummary::default()),
             execute: Box::new(|_| Ok("done".into())),
             abort: Box::new(|_| ()),
+            mirrors: Vec::new(),
+            mirrored: Box::new(|_| None),
         }
     }
 
@@ -109,6 +116,14 @@ impl Module for TestModule {
 
     fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError> {
         (self.execute)(context)
+    }
+
+    fn mirrors(&self, _: &Config) -> Vec<String> {
+        self.mirrors.clone()
+    }
+
+    fn mirrored(&mut self, context: &ModuleContext<'_>) -> Result<Option<Mirrored>, ModuleError> {
+        Ok((self.mirrored)(context))
     }
 
     fn abort(&mut self, context: &ModuleContext<'_>, _: Duration) {

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::agent::client::AgentClient;
 use crate::agent::fake::{FakeAgent, fault};
+use crate::agent::health::Health;
 use crate::agent::protocol::{
     AgentFacts, DiskFacts, Fault, FaultKind, Installed, Reply, Request, RunOutput,
 };
@@ -33,6 +34,8 @@ pub(crate) struct MachineWorld {
     pub(crate) free_bytes: u64,
     pub(crate) missing: Vec<String>,
     pub(crate) snapshot_dir: SnapshotDir,
+    pub(crate) health: Health,
+    pub(crate) clock_ahead: SignedDuration,
     /// Everything asked of any agent of this machine, in order.
     pub(crate) requests: Vec<Request>,
 }
@@ -50,6 +53,8 @@ impl MachineWorld {
             free_bytes: 900,
             missing: Vec::new(),
             snapshot_dir: SnapshotDir::Subvolume,
+            health: Health::default(),
+            clock_ahead: SignedDuration::ZERO,
             requests: Vec::new(),
         }
     }
@@ -72,7 +77,7 @@ impl MachineWorld {
                 pid: PID,
                 uid: Some(1000),
                 installed: self.installed.clone(),
-                now: Timestamp::now(),
+                now: Timestamp::now() + self.clock_ahead,
             })),
             Request::Lock(holder) => {
                 if let Some(other) = &self.lock {
@@ -82,6 +87,7 @@ impl MachineWorld {
                 Reply::Lock(None)
             }
             Request::ReadState => Reply::State(Box::new(self.state.clone())),
+            Request::Health => Reply::Health(Box::new(self.health.clone())),
             Request::WriteIncomplete(marker) => {
                 self.state.incomplete.clone_from(marker);
                 Reply::Done
@@ -99,6 +105,7 @@ impl MachineWorld {
                         name: new.name.clone(),
                         path: format!("/.snapshots/{}", new.name),
                         uuid: String::new(),
+                        parent_uuid: None,
                         generation: 5,
                         created_generation: 5,
                         readonly: true,
@@ -172,6 +179,7 @@ impl MachineWorld {
                 .collect(),
             missing: names.iter().filter(|n| !here(n)).cloned().collect(),
             snapshot_dir: self.snapshot_dir,
+            snapshot_dir_in: Some(256),
             existing: vec!["@".into(), "@home".into()],
         }
     }
@@ -388,17 +396,9 @@ pub(crate) fn history_entry(
     role: Host,
 ) -> HistoryEntry {
     HistoryEntry {
-        session: session.into(),
         role,
         source: source.clone(),
         target: target.clone(),
-        started_at: Timestamp::UNIX_EPOCH,
-        ended_at: Timestamp::UNIX_EPOCH,
-        state: SessionState::Completed,
-        version: "0.1.0".into(),
-        modules: Vec::new(),
-        source_snapshots: Vec::new(),
-        target_snapshots: Vec::new(),
-        folders: BTreeMap::new(),
+        ..crate::record::testing::entry(session, "", "", SessionState::Completed)
     }
 }

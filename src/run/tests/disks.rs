@@ -117,6 +117,7 @@ fn old_snapshots_go_by_policy_and_the_anchors_of_other_machines_stay() {
         name: format!("@home-presync-20200101T000000Z-{session}"),
         path: String::new(),
         uuid: String::new(),
+        parent_uuid: None,
         generation: 1,
         created_generation: 1,
         readonly: true,

@@ -1,5 +1,6 @@
 //! Questions: gates, the configuration, single commands.
 
+use crate::agent::health::Login;
 use crate::event::{Host, LogLevel, SessionState};
 use crate::run::testing::{Scripted, Trial, World, history_entry, name};
 
@@ -33,7 +34,24 @@ fn closed_gates() -> Vec<(&'static str, World)> {
         ("--allow-out-of-order", twice),
         ("--allow-incomplete", died),
         ("--allow-mass-delete", world()),
+        ("--allow-logged-in", {
+            let busy = world();
+            busy.with(Host::Target, |m| {
+                m.health.logins = Some(vec![desktop(true)]);
+            });
+            busy
+        }),
     ]
+}
+
+/// Anna at work on a machine.
+fn desktop(is_graphical: bool) -> Login {
+    Login {
+        user: "anna".into(),
+        home: Some("/home/anna".into()),
+        is_graphical,
+        place: "seat0".into(),
+    }
 }
 
 fn give(trial: &mut Trial, flag: &str) {
@@ -43,15 +61,17 @@ fn give(trial: &mut Trial, flag: &str) {
         "--allow-out-of-order" => &mut options.allow_out_of_order,
         "--allow-incomplete" => &mut options.allow_incomplete,
         "--allow-mass-delete" => &mut options.allow_mass_delete,
+        "--allow-logged-in" => &mut options.allow_logged_in,
         _ => unreachable!(),
     } = true;
 }
 
-const GATE_FLAGS: [&str; 4] = [
+const GATE_FLAGS: [&str; 5] = [
     "--allow-first-sync",
     "--allow-out-of-order",
     "--allow-incomplete",
     "--allow-mass-delete",
+    "--allow-logged-in",
 ];
 
 #[test]

@@ -1,5 +1,6 @@
 //! Whole runs against machines in memory.
 
+mod anchors;
 mod disks;
 mod endings;
 mod gates;
@@ -72,12 +73,20 @@ fn marker(source: &str, target: &str, role: Host) -> Incomplete {
         phase: Phase::Execute,
         module: Some("user_data".into()),
         presync: vec!["@home-presync-20260101T000000Z-0000dead".into()],
+        address: None,
+        rollback_of: None,
     }
 }
 
 /// A run in which only the gate of `flag` may be closed.
 fn gated(world: &World, flag: &str) -> Trial {
-    let mut work = TestModule::new("work");
+    // Whose homes are not synced may be logged in.
+    let name = if flag == "--allow-logged-in" {
+        "user_data"
+    } else {
+        "work"
+    };
+    let mut work = TestModule::new(name);
     if flag == "--allow-mass-delete" {
         work.plan = Box::new(|_| PlanSummary {
             deleted: 900,

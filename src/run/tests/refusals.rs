@@ -1,9 +1,12 @@
 //! Reasons not to start, found before anything is changed.
 
+use jiff::SignedDuration;
+
 use crate::agent::protocol::{Installed, Request};
 use crate::event::Host;
 use crate::module::ValidationError;
 use crate::run::testing::{TestModule, Trial};
+use crate::snapshot::SnapshotDir;
 
 use super::{BOTH, nothing_was_changed, world};
 
@@ -27,8 +30,8 @@ fn validation_errors_of_all_modules_on_both_machines_come_together() {
     assert_eq!(outcome.code(), 3);
     let error = outcome.error();
     for part in [
-        "@home is not a mounted",
-        "it has @, @home",
+        "the subvolume @home is not mounted",
+        "/etc/fstab",
         "one is unhappy",
         "two is unhappy",
     ] {
@@ -51,6 +54,36 @@ fn a_folder_on_a_mount_of_its_own_has_no_way_back_and_is_refused() {
         "{}",
         outcome.error()
     );
+}
+
+#[test]
+fn a_snapshot_directory_inside_what_is_snapshotted_is_refused() {
+    let world = world();
+    world.with(Host::Target, |m| m.snapshot_dir = SnapshotDir::Directory);
+    let outcome = Trial::new(&world).run();
+    assert_eq!(outcome.code(), 3);
+    for part in ["/.snapshots is a plain directory in @", "mv /.snapshots"] {
+        assert!(outcome.error().contains(part), "{}", outcome.error());
+    }
+    nothing_was_changed(&world);
+}
+
+#[test]
+fn clocks_that_are_far_apart_are_refused_and_less_is_warned_of() {
+    for (ahead, code) in [(-7200, 3), (7200, 3), (60, 8), (-60, 8), (20, 0)] {
+        let world = world();
+        world.with(Host::Target, |m| {
+            m.clock_ahead = SignedDuration::from_secs(ahead);
+        });
+        let outcome = Trial::new(&world).run();
+        assert_eq!(outcome.code(), code, "{ahead}: {}", outcome.error());
+        if code == 3 {
+            let way = if ahead < 0 { "behind" } else { "ahead of" };
+            let words = format!("its clock is 2 h {way} that of atlas");
+            assert!(outcome.error().contains(&words), "{}", outcome.error());
+            nothing_was_changed(&world);
+        }
+    }
 }
 
 #[test]

@@ -4,8 +4,10 @@
 //! down however this process ends. The machines' disks are mounted outside too: tests prepare and
 //! judge files there with plain system calls, as the same kernel sees them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -72,6 +74,8 @@ pub struct Lab {
     /// Its end is the end of the lab.
     _holder: ChildStdin,
     used: bool,
+    /// The last test left both machines as it got them; see [`Lab::kept`].
+    kept: bool,
     cgroups: PathBuf,
     /// What each machine has mounted after booting.
     mounts: [Vec<String>; 2],
@@ -83,13 +87,26 @@ impl Lab {
     /// The lab, both machines freshly booted with pristine disks; `None`, after saying so loudly, where
     /// there can be no lab. With `CI=true` that is a failure.
     pub fn fresh() -> Option<MutexGuard<'static, Self>> {
+        let mut lab = Self::lent()?;
+        lab.reset();
+        Some(lab)
+    }
+
+    /// The lab as the last such test left it, or a fresh one: for tests that put back what they change,
+    /// so that many of them need one boot. What stays is what a refused sync leaves: logs, and our own
+    /// directory in `/run`. A test that fails costs the next one a fresh lab.
+    pub fn kept() -> Option<Kept> {
+        let mut lab = Self::lent()?;
+        if !lab.kept {
+            lab.reset();
+        }
+        Some(Kept(lab))
+    }
+
+    fn lent() -> Option<MutexGuard<'static, Self>> {
         match LAB.get_or_init(|| Self::boot().map(Mutex::new)) {
-            Ok(lab) => {
-                // A test that failed while holding the lab left nothing that a reset does not mend.
-                let mut lab = lab.lock().unwrap_or_else(PoisonError::into_inner);
-                lab.reset();
-                Some(lab)
-            }
+            // A test that failed while holding the lab left nothing that a reset does not mend.
+            Ok(lab) => Some(lab.lock().unwrap_or_else(PoisonError::into_inner)),
             Err(reason) => {
                 assert!(
                     std::env::var_os("CI").is_none_or(|v| v != "true"),
@@ -139,6 +156,7 @@ impl Lab {
             name,
             _holder: stdin,
             used: false,
+            kept: false,
             mounts: [Vec::new(), Vec::new()],
         };
         lab.install()
@@ -148,6 +166,7 @@ impl Lab {
     }
 
     fn reset(&mut self) {
+        self.kept = false;
         if self.used {
             run(&self.name, &["reset"]).ok();
             self.install().expect("the program fits on the disk");
@@ -221,13 +240,6 @@ impl Lab {
     /// Starts a sync on atlas and returns while it runs.
     pub fn start_sync(&self, args: &[&str]) -> Running {
         let command = [
-            "as",
-            "dev",
-            ATLAS,
-            "timeout",
-            "-k",
-            "5",
-            LIMIT_SECS,
             "pc-switcher",
             "--batch",
             "sync",
@@ -235,7 +247,13 @@ impl Lab {
             "--yes",
             "--allow-first-sync",
         ];
-        let all = [&command, args].concat();
+        self.start_as_dev(ATLAS, &[&command, args].concat())
+    }
+
+    /// Starts a command as the person and returns while it runs.
+    pub fn start_as_dev(&self, host: &str, argv: &[&str]) -> Running {
+        let command = ["as", "dev", host, "timeout", "-k", "5", LIMIT_SECS];
+        let all = [&command, argv].concat();
         let child = script(&self.name)
             .args(&all)
             .stdin(Stdio::null())
@@ -277,6 +295,16 @@ impl Lab {
             fs::write(&file, text).expect("the directory is writable");
             chown(&file, OWNER, OWNER).expect("root may");
         }
+    }
+
+    /// The logs of runs on atlas, seen from outside.
+    pub fn logs(&self) -> BTreeSet<PathBuf> {
+        let logs = fs::read_dir(self.dev(ATLAS).join(".local/state/pc-switcher/logs"));
+        logs.into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.path())
+            .collect()
     }
 
     /// Waits until `condition` holds; `false` after `limit`.
@@ -399,6 +427,23 @@ impl Lab {
         for host in [ATLAS, VEGA] {
             self.assert_nothing_left_running_on(host, Duration::from_secs(5));
         }
+    }
+}
+
+/// A lab that the next test of the same kind may have as it is.
+pub struct Kept(MutexGuard<'static, Lab>);
+
+impl Deref for Kept {
+    type Target = Lab;
+
+    fn deref(&self) -> &Lab {
+        &self.0
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.kept = !thread::panicking();
     }
 }
 

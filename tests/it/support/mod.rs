@@ -4,6 +4,7 @@ pub mod awkward;
 pub mod lab;
 pub mod oracle;
 pub mod processes;
+pub mod programs;
 pub mod random;
 pub mod scenario;
 pub mod stopped;

@@ -136,3 +136,11 @@ pub fn signal(lab: &Lab, part: Part, signal: Signal) -> bool {
         .iter()
         .fold(false, |any, p| p.signal(signal) | any)
 }
+
+/// Sends a signal to the program where it was started with `argument` on this machine; `false` if it
+/// was not.
+pub fn signal_on(lab: &Lab, host: &str, argument: &str, signal: Signal) -> bool {
+    let mut found = all(lab, host);
+    found.retain(|p| p.is_program() && p.has(argument));
+    found.iter().fold(false, |any, p| p.signal(signal) | any)
+}

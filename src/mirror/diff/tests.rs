@@ -1,0 +1,200 @@
+//! The diff of two snapshots on a real btrfs: what the kernel shows, hides and names oddly.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::escape::escape_bytes;
+use crate::mirror::entry::Kind;
+use crate::mirror::tests_random::{Manifest, manifest};
+use crate::sys::testing::{TestBtrfs, run};
+
+/// A subvolume and two snapshots of it.
+struct Lab {
+    disk: TestBtrfs,
+    live: PathBuf,
+    older: PathBuf,
+    newer: PathBuf,
+}
+
+impl Lab {
+    fn new() -> Option<Self> {
+        let disk = TestBtrfs::new()?;
+        let live = disk.create_subvolume("live");
+        let top = disk.top();
+        Some(Self {
+            disk,
+            live,
+            older: top.join("older"),
+            newer: top.join("newer"),
+        })
+    }
+
+    /// Runs a script in the live subvolume.
+    fn shell(&self, script: &str) {
+        run(&format!("cd '{}' && {{ {script}\n}}", self.live.display()));
+    }
+
+    fn snapshot(&self, at: &Path) {
+        run(&format!(
+            "btrfs subvolume snapshot -r '{}' '{}'",
+            self.live.display(),
+            at.display()
+        ));
+    }
+
+    fn changes(&self) -> Result<Changes, DiffError> {
+        changes_of(&self.older, &self.newer)
+    }
+}
+
+fn changes_of(older: &Path, newer: &Path) -> Result<Changes, DiffError> {
+    let (older, newer) = (File::open(older).unwrap(), File::open(newer).unwrap());
+    changes(older.as_fd(), newer.as_fd(), 100_000, &AbortFlag::new())
+}
+
+/// What changes when `change` follows `setup`, judged and written out, a line a path.
+#[track_caller]
+fn between(setup: &str, change: &str) -> Option<Vec<String>> {
+    let lab = Lab::new()?;
+    lab.shell(setup);
+    lab.snapshot(&lab.older);
+    lab.shell(change);
+    lab.snapshot(&lab.newer);
+    let changes = lab.changes().unwrap_or_else(|e| panic!("{change}: {e}"));
+    judge_against_walk(&lab.older, &lab.newer, &changes, change);
+    Some(lines(&changes))
+}
+
+fn lines(changes: &Changes) -> Vec<String> {
+    changes.list().iter().map(line).collect()
+}
+
+fn line(changed: &Changed) -> String {
+    let names = [
+        (What::APPEARED, "appeared"),
+        (What::GONE, "gone"),
+        (What::CONTENT, "content"),
+        (What::ATTRIBUTES, "attributes"),
+        (What::SUBTREE, "subtree"),
+        (What::NESTED, "nested"),
+    ];
+    let names = names.iter().filter(|(bit, _)| changed.what.has(*bit));
+    let mut line = format!("{}:", escape_bytes(&changed.path));
+    for (_, name) in names {
+        line.push(' ');
+        line.push_str(name);
+    }
+    for range in changed.ranges.iter() {
+        write!(line, " {}..{}", range.start, range.end).unwrap();
+    }
+    if let Some(from) = &changed.from {
+        write!(line, " <- {}", escape_bytes(from)).unwrap();
+    }
+    line
+}
+
+/// Paths that share an inode with each path.
+fn groups(all: &Manifest) -> BTreeMap<&[u8], BTreeSet<&[u8]>> {
+    let mut by_ino: BTreeMap<u64, BTreeSet<&[u8]>> = BTreeMap::new();
+    for (path, entry) in all {
+        if entry.meta.kind != Kind::Dir {
+            by_ino.entry(entry.ino).or_default().insert(path);
+        }
+    }
+    let mut groups = BTreeMap::new();
+    for group in by_ino.values() {
+        for path in group {
+            groups.insert(*path, group.clone());
+        }
+    }
+    groups
+}
+
+/// Every path that differs in a complete walk of both snapshots is covered, ranges are right, and
+/// so is what is said of moves.
+#[track_caller]
+fn judge_against_walk(older: &Path, newer: &Path, changes: &Changes, what: &str) {
+    let (before, now) = (manifest(older), manifest(newer));
+    let (groups_before, groups_now) = (groups(&before), groups(&now));
+    let said = || lines(changes).join("\n");
+    let paths: BTreeSet<&Vec<u8>> = before.keys().chain(now.keys()).collect();
+    for path in paths {
+        let differs = match (before.get(path), now.get(path)) {
+            // The stub of a nested subvolume has the time at which it was looked at.
+            (Some(a), Some(b)) if (a.ino, b.ino) == (2, 2) => false,
+            (Some(a), Some(b)) => {
+                !a.same(b) || groups_before.get(&**path) != groups_now.get(&**path)
+            }
+            _ => true,
+        };
+        assert!(
+            !differs || changes.may_differ(path),
+            "{what}: {} differs and is not named\n{:?}\n{:?}\n{}",
+            escape_bytes(path),
+            before.get(path),
+            now.get(path),
+            said()
+        );
+    }
+    let mut last: Option<&[u8]> = None;
+    for changed in changes.list() {
+        let path = &changed.path;
+        assert!(last < Some(path), "{what}: not sorted\n{}", said());
+        last = Some(path);
+        if let Some(from) = &changed.from {
+            assert_ne!(from, path);
+            if changed.what.has(What::APPEARED) {
+                let inos = (
+                    before.get(from).map(|d| d.ino),
+                    now.get(path).map(|d| d.ino),
+                );
+                assert!(
+                    inos.0.is_some() && inos.0 == inos.1,
+                    "{what}: {}",
+                    line(changed)
+                );
+            }
+        }
+        let origin = changed.from.as_ref().unwrap_or(path);
+        if changed.what.has(What::CONTENT) && !changed.ranges.is_empty() {
+            let text = |top: &Path, path: &[u8]| {
+                std::fs::read(top.join(std::ffi::OsStr::from_bytes(path))).unwrap()
+            };
+            let (mut a, mut b) = (text(older, origin), text(newer, path));
+            let longer = a.len().max(b.len());
+            let mut end = 0;
+            for range in changed.ranges.iter() {
+                assert!(
+                    range.start < range.end && range.end <= longer as u64,
+                    "{what}"
+                );
+                assert!(end == 0 || end < range.start, "{what}: {}", line(changed));
+                end = range.end;
+            }
+            a.resize(longer, 0);
+            b.resize(longer, 0);
+            for range in changed.ranges.iter() {
+                let (start, end) = (
+                    range.start.try_into().unwrap(),
+                    range.end.try_into().unwrap(),
+                );
+                a[start..end].fill(0);
+                b[start..end].fill(0);
+            }
+            assert!(a == b, "{what}: differs outside of {}", line(changed));
+        } else if !changed.what.has(What::CONTENT)
+            && let (Some(a), Some(b)) = (before.get(origin), now.get(path))
+            && a.ino == b.ino
+        {
+            assert!(a.same_content(b), "{what}: {}", line(changed));
+        }
+    }
+}
+
+mod random;
+mod table;
