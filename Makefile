@@ -2,13 +2,16 @@
 
 PREFIX ?= /usr/local
 DESTDIR ?=
+STATIC ?=
 CARGO ?= cargo
 SEEDS ?= 20
 export CARGO
 
 LAB = tests/lab
 
-.PHONY: help build demo test soak lint bench install clean-lab
+PACKAGING = packaging
+
+.PHONY: help build demo test soak lint bench static install uninstall deb release package-check clean-lab
 
 help:
 	@echo "make demo     two real machines on this one, a real sync between them, the proof"
@@ -16,7 +19,12 @@ help:
 	@echo "make soak     the random tests and kill tests with SEEDS=20 seeds, or SEEDS=7,8,9"
 	@echo "make lint     formatting, clippy and documentation, warnings are errors"
 	@echo "make bench    side by side with rsync; writes the table of BENCHMARKS.md"
+	@echo "make static   one static program that runs on any Linux of this architecture"
+	@echo "make deb      a Debian package of it"
+	@echo "make release  a tarball of it with its checksum, the same bytes each time"
+	@echo "make package-check  proves what is said of these three, installed on two machines"
 	@echo "make install  into \$$(DESTDIR)\$$(PREFIX), PREFIX=$(PREFIX)"
+	@echo "              and with STATIC=1 the static program; make uninstall removes it"
 	@echo "make clean-lab  remove what an interrupted lab left behind, and its cache"
 
 build:
@@ -39,14 +47,29 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
-	@if command -v shellcheck >/dev/null; then shellcheck -S warning $(LAB)/*.sh .ci/run; else echo "shellcheck is not installed: the scripts are not checked"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning $(LAB)/*.sh $(PACKAGING)/*.sh .ci/run; else echo "shellcheck is not installed: the scripts are not checked"; fi
 
 bench:
 	@$(LAB)/need.sh build lab
 	@$(LAB)/bench.sh
 
-install: build
-	install -D -m 755 target/release/pc-switcher $(DESTDIR)$(PREFIX)/bin/pc-switcher
+static:
+	@$(PACKAGING)/static.sh
+
+install: $(if $(STATIC),,build)
+	@$(PACKAGING)/install.sh $(if $(STATIC),"$$($(PACKAGING)/static.sh)",target/release/pc-switcher) "$(DESTDIR)$(PREFIX)"
+
+uninstall:
+	@$(PACKAGING)/install.sh --remove "$(DESTDIR)$(PREFIX)"
+
+deb:
+	@$(PACKAGING)/deb.sh
+
+release:
+	@$(PACKAGING)/release.sh
+
+package-check:
+	@$(PACKAGING)/check.sh
 
 clean-lab:
 	@$(LAB)/as-root.sh $(LAB)/lab.sh sweep

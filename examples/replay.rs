@@ -6,13 +6,14 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use pc_switcher::change::{Action, Change};
 use pc_switcher::event::{
     ClosingReport, ConnectionEvent, ConnectionStatus, Event, EventSink, Host, LogEvent, LogLevel,
     ModuleResult, ModuleStatus, Phase, ProgressEvent, ProgressUpdate, SessionState,
 };
 use pc_switcher::interrupt::{AbortFlag, Interrupted};
 use pc_switcher::prompt::{Choice, PromptError, Question};
-use pc_switcher::ui::{self, ChangeLine, ProgressMode, Ui, UiOptions};
+use pc_switcher::ui::{self, ProgressMode, Ui, UiOptions};
 use pc_switcher::{record, signals};
 use serde_json::Map;
 
@@ -46,7 +47,9 @@ impl Stage {
         let module = "user_data";
         self.events.emit(&Event::ModuleStarted {
             module: module.into(),
+            background: false,
         });
+        let working = self.events.working("vega", "changing /home");
         let total = 12_345;
         for n in 0..=100_u64 {
             let item =
@@ -75,6 +78,7 @@ impl Stage {
             }
             self.wait(if n == 60 { 5000 } else { 100 })?;
         }
+        drop(working);
         Ok(())
     }
 
@@ -84,7 +88,9 @@ impl Stage {
                 .emit(&Event::Connection(ConnectionEvent { status, latency }));
         };
         connection(ConnectionStatus::Connecting, None);
-        self.phase(Phase::Initialise, 2500)?;
+        let working = self.events.working("vega", "connecting");
+        self.phase(Phase::Initialise, 5000)?;
+        drop(working);
         self.events.emit(&Event::Session {
             id: "1a2b3c4d".into(),
             source: "atlas".into(),
@@ -104,19 +110,17 @@ impl Stage {
         let snapshot = "snapshot @home-presync-20260102T030405Z-1a2b3c4d";
         self.say(LogLevel::Info, "btrfs_snapshots", Host::Target, snapshot);
         self.phase(Phase::Plan, 500)?;
-        let text = "full scan: first sync with vega";
-        self.say(LogLevel::Info, "user_data", Host::Source, text);
+        self.events.emit(&Event::Log(decision()));
         if self.wants("list") {
-            let _ = ui.print_changes(|printer| {
+            let _ = ui.print_changes("user_data", |printer| {
                 for n in 0..5_u64 {
-                    printer.print(ChangeLine {
-                        sign: '+',
-                        item: format!("/home/me/{n}").as_bytes(),
-                        detail: "content, mode",
+                    let _ = printer.print(&Change {
+                        action: Action::Create,
+                        item: format!("/home/me/{n}").into_bytes(),
+                        detail: "content, mode".into(),
                         bytes: n * 1000,
-                    })?;
+                    });
                 }
-                Ok::<(), ui::ReaderGone>(())
             });
         }
         self.phase(Phase::Execute, 100)?;
@@ -174,11 +178,26 @@ impl Stage {
             dry_run: false,
             exit_code,
             modules,
+            plans: Vec::new(),
+            decisions: vec![decision()],
             warnings: vec![warning.clone(), warning],
             elapsed,
             errors: Vec::new(),
             log_file: None,
         }
+    }
+}
+
+fn decision() -> LogEvent {
+    let mut context = Map::new();
+    context.insert(LogEvent::DECISION_KEY.into(), "full_scan".into());
+    LogEvent {
+        timestamp: Timestamp::now(),
+        level: LogLevel::Info,
+        module: "user_data".into(),
+        host: Some(Host::Target),
+        message: "full scan of /home: first sync with vega".into(),
+        context,
     }
 }
 

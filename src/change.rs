@@ -1,4 +1,8 @@
-//! What plans consist of: one change, and what kind it is.
+//! What plans consist of: one change, what kind it is, and what many of them come to.
+
+mod digest;
+
+pub use digest::{Amount, Amounts, Digest, Digester, FolderAmounts, Notable};
 
 /// What kind of change an item of a plan is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,11 +19,30 @@ pub enum Action {
 }
 
 impl Action {
+    /// All kinds, what is lost first.
+    pub const ALL: [Self; 4] = [Self::Delete, Self::Create, Self::Change, Self::Attributes];
+
+    /// The sign in front of an item.
+    #[must_use]
+    pub fn sign(self) -> char {
+        char::from(self as u8)
+    }
+
+    /// What it does, for programs and people: `delete`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::Create => "create",
+            Self::Change => "change",
+            Self::Attributes => "attributes",
+        }
+    }
+
     /// The kind for a byte off the wire.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
-        let all = [Self::Create, Self::Change, Self::Attributes, Self::Delete];
-        all.into_iter().find(|action| *action as u8 == byte)
+        (Self::ALL.into_iter()).find(|action| *action as u8 == byte)
     }
 }
 
@@ -32,6 +55,6 @@ pub struct Change {
     pub item: Vec<u8>,
     /// Which aspects change, for people ("content, mode").
     pub detail: String,
-    /// Bytes that will be written.
+    /// Bytes that will be written; of a deletion the size of what goes.
     pub bytes: u64,
 }

@@ -3,6 +3,9 @@
 //! Events are data, never text for a terminal; the renderer and the log writer each get every
 //! event on a channel of their own. Nothing below `ui` knows how an event looks.
 
+mod changes;
+mod work;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,6 +15,11 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+pub use changes::{ChangeBatch, ChangesEvent};
+pub use work::{WorkEvent, Working};
+
+use crate::change::Digest;
 
 /// The two machines of a sync, by role; people are shown the real host names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -121,6 +129,18 @@ pub struct LogEvent {
     pub context: Map<String, Value>,
 }
 
+impl LogEvent {
+    /// The key in the context of a line that tells what a module decided, with what kind of decision
+    /// it is (`full_scan`, `conflicts`): the closing block repeats it below the module's result.
+    pub const DECISION_KEY: &'static str = "decision";
+
+    /// What kind of decision this line tells, if it tells one.
+    #[must_use]
+    pub fn decision(&self) -> Option<&str> {
+        self.context.get(Self::DECISION_KEY)?.as_str()
+    }
+}
+
 /// What a progress figure counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -153,7 +173,7 @@ pub struct ProgressUpdate {
 }
 
 /// A module's progress.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ProgressEvent {
     /// When it was said, UTC.
     pub timestamp: Timestamp,
@@ -176,7 +196,7 @@ pub enum ConnectionStatus {
 }
 
 /// The connection changed, or its latency was measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ConnectionEvent {
     /// What it is now.
     pub status: ConnectionStatus,
@@ -285,7 +305,7 @@ pub enum SessionState {
 }
 
 /// An error that ended a run, or went wrong while it was cleaned up, in words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndingError {
     /// What happened: lower case, no full stop.
     pub message: String,
@@ -304,7 +324,7 @@ impl EndingError {
 }
 
 /// Everything the closing block shows.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ClosingReport {
     /// Session id, 8 hex digits.
     pub session: String,
@@ -322,6 +342,10 @@ pub struct ClosingReport {
     pub errors: Vec<EndingError>,
     /// One result per module, in order.
     pub modules: Vec<ModuleResult>,
+    /// What the modules of a dry run would do, in order.
+    pub plans: Vec<Digest>,
+    /// What modules decided, in order.
+    pub decisions: Vec<LogEvent>,
     /// Everything logged at WARNING or above, once each.
     pub warnings: Vec<LogEvent>,
     /// Wall time.
@@ -331,13 +355,16 @@ pub struct ClosingReport {
 }
 
 /// One event of a run.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[derive(Debug, Clone)]
 pub enum Event {
     /// A log line.
     Log(LogEvent),
     /// A module's progress.
     Progress(ProgressEvent),
+    /// A piece of work begins or has ended.
+    Work(WorkEvent),
+    /// Changes that were planned in a dry run, or made.
+    Changes(ChangesEvent),
     /// The connection.
     Connection(ConnectionEvent),
     /// The session and the real names of its machines, as soon as they are known.
@@ -358,6 +385,8 @@ pub enum Event {
     ModuleStarted {
         /// Its name.
         module: String,
+        /// Whether it runs beside the others.
+        background: bool,
     },
     /// A module's execution ended.
     ModuleFinished(ModuleResult),
@@ -391,6 +420,11 @@ impl EventSink {
         for consumer in &self.consumers {
             let _ = consumer.send(event.clone());
         }
+    }
+
+    /// How many events the slowest consumer has not taken yet.
+    fn backlog(&self) -> usize {
+        self.consumers.iter().map(Sender::len).max().unwrap_or(0)
     }
 
     /// Emits a log line of `module` about `host`.

@@ -55,7 +55,7 @@ fn user_info(head: &str, tail: &str) -> Option<usize> {
     word.rfind('@')
 }
 
-/// [`redact`]s every string inside `value`.
+/// [`redact`]s every string inside `value`, names of members included.
 pub fn redact_value(value: &mut Value) {
     match value {
         Value::String(text) => {
@@ -64,7 +64,13 @@ pub fn redact_value(value: &mut Value) {
             }
         }
         Value::Array(items) => items.iter_mut().for_each(redact_value),
-        Value::Object(map) => map.values_mut().for_each(redact_value),
+        Value::Object(map) => {
+            if map.keys().any(|key| matches!(redact(key), Cow::Owned(_))) {
+                let members = std::mem::take(map).into_iter();
+                map.extend(members.map(|(key, value)| (redact(&key).into_owned(), value)));
+            }
+            map.values_mut().for_each(redact_value);
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
@@ -120,11 +126,11 @@ mod tests {
 
     #[test]
     fn strings_at_any_depth_are_redacted() {
-        let mut value = serde_json::json!({"a": [{"b": "ftp://u:p@h/"}], "n": 1});
+        let mut value = serde_json::json!({"a": [{"ftp://u@b": "ftp://u:p@h/"}], "n": 1});
         redact_value(&mut value);
         assert_eq!(
             value,
-            serde_json::json!({"a": [{"b": "ftp://***@h/"}], "n": 1})
+            serde_json::json!({"a": [{"ftp://***@b": "ftp://***@h/"}], "n": 1})
         );
     }
 

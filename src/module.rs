@@ -13,7 +13,10 @@ use serde_json::{Map, Value};
 use crate::agent::client::{AgentClient, AgentError};
 pub use crate::change::{Action, Change};
 use crate::config::Config;
-use crate::event::{Event, EventSink, Host, LogLevel, ProgressEvent, ProgressUpdate};
+use crate::event::{
+    ChangeBatch, Event, EventSink, Host, LogEvent, LogLevel, ProgressEvent, ProgressUpdate,
+};
+use crate::figures::number;
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::prompt::{PromptError, Prompter};
 use crate::record::anchor::{Anchor, NoAnchor, Standing};
@@ -144,6 +147,21 @@ impl PlanSummary {
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
         self.bytes.values().sum()
+    }
+
+    /// The counts in words, without what there is none of: `12 created`, `1 deleted`.
+    #[must_use]
+    pub fn counts(&self) -> Vec<String> {
+        let all = [
+            (self.created, "created"),
+            (self.changed, "changed"),
+            (self.attributes, "with new attributes only"),
+            (self.deleted, "deleted"),
+        ];
+        all.into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, word)| format!("{} {word}", number(count)))
+            .collect()
     }
 }
 
@@ -305,6 +323,23 @@ impl ModuleContext<'_> {
     ) {
         self.events
             .log(level, self.module, Some(host), message, context);
+    }
+
+    /// Says what was decided and why ("full scan of /home: first sync with vega"): a line of the log,
+    /// repeated below the module's result at the end. `kind` names the decision for programs
+    /// (`full_scan`); docs/events.md lists them.
+    pub fn decide(&self, kind: &str, host: Host, message: impl Into<String>) {
+        let mut context = Map::new();
+        context.insert(LogEvent::DECISION_KEY.to_owned(), kind.into());
+        self.log_with(LogLevel::Info, host, message, context);
+    }
+
+    /// For the changes it makes on the target, one by one as they are made: each becomes a line of
+    /// the log at FULL.
+    #[must_use]
+    pub fn changes(&self) -> ChangeBatch {
+        let planned = self.session.dry_run;
+        self.events.changes(self.module, Host::Target, planned)
     }
 
     /// Reports progress over all of the module's work.

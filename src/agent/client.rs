@@ -15,7 +15,7 @@ use super::protocol::{
     Answer, Call, Fault, FaultKind, Frame, FrameError, Kind, PEER_SILENCE, PING_EVERY, Reply,
     Request, encode_frame,
 };
-use crate::event::{Event, EventSink, Host, LogEvent};
+use crate::event::{Event, EventSink, Host, LogEvent, Working};
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::prompt::{Choice, PromptError, Prompter, Question};
 
@@ -105,6 +105,7 @@ impl std::fmt::Debug for ConfirmEach {
 pub struct AgentClient {
     shared: Arc<Shared>,
     stream: Receiver<Vec<u8>>,
+    events: EventSink,
     abort: AbortFlag,
     confirm: Option<ConfirmEach>,
 }
@@ -140,7 +141,7 @@ impl AgentClient {
             shared: Arc::clone(&shared),
             incoming: link.incoming,
             stream: Some(stream_tx),
-            events,
+            events: events.clone(),
         };
         std::thread::Builder::new()
             .name(format!("agent-{host}"))
@@ -149,6 +150,7 @@ impl AgentClient {
         Self {
             shared,
             stream,
+            events,
             abort,
             confirm: None,
         }
@@ -241,6 +243,17 @@ impl AgentClient {
 
     /// Asks `request` and returns at once; the answer is waited for later.
     pub fn begin(&self, request: Request) -> Result<PendingCall, AgentError> {
+        let doing = request.doing();
+        self.begin_doing(request, doing)
+    }
+
+    /// Asks `request` like [`begin`](Self::begin); while the answer is waited for, the machine is said
+    /// to be `doing` this.
+    pub fn begin_doing(
+        &self,
+        request: Request,
+        doing: impl Into<String>,
+    ) -> Result<PendingCall, AgentError> {
         self.abort.check()?;
         if let (Some(confirm), Some(what)) = (&self.confirm, request.mutation()) {
             self.confirm_one(confirm, &what)?;
@@ -254,11 +267,13 @@ impl AgentClient {
             lock(&self.shared.pending).remove(&id);
             return Err(self.nonsense("our own request is too large for a frame"));
         }
+        let working = self.events.working(&self.hostname(), doing);
         self.send(Kind::Call, &payload)?;
         Ok(PendingCall {
             client: self.clone(),
             id,
             answer: rx,
+            _working: working,
         })
     }
 
@@ -360,6 +375,7 @@ pub struct PendingCall {
     client: AgentClient,
     id: u64,
     answer: Receiver<Result<Reply, Fault>>,
+    _working: Working,
 }
 
 impl PendingCall {

@@ -420,7 +420,47 @@ pub struct RunOutput {
 /// A log line sent by an agent (payload of [`Kind::Log`]).
 pub type AgentLog = LogEvent;
 
+/// Characters of a command line that are shown while it is waited for.
+const COMMAND_SHOWN: usize = 60;
+
 impl Request {
+    /// What the machine does when it is asked this, as a phrase that follows a colon: what is shown
+    /// while the answer is waited for.
+    #[must_use]
+    pub fn doing(&self) -> String {
+        let words = match self {
+            Self::Hello { .. } => "starting its agent",
+            Self::Many(requests) => {
+                return requests.first().map(Self::doing).unwrap_or_default();
+            }
+            Self::Lock(_) => "taking its lock",
+            Self::ReadState => "reading its history",
+            Self::Health => "looking at who uses it",
+            Self::WriteIncomplete(Some(_)) => "noting that a sync has begun",
+            Self::WriteIncomplete(None) => "noting that the sync has ended",
+            Self::AppendHistory(_) => "writing its history",
+            Self::Disk { .. } => "looking at its free space",
+            Self::Subvolumes { .. } => "looking at its subvolumes",
+            Self::CreateSnapshots { .. } => "making snapshots",
+            Self::ListSnapshots { .. } => "listing its snapshots",
+            Self::DeleteSnapshots { .. } => "deleting snapshots",
+            Self::Run { argv, .. } => {
+                let line = argv.join(" ");
+                let shown: String = line.chars().take(COMMAND_SHOWN).collect();
+                let rest = if shown.len() < line.len() { " ..." } else { "" };
+                return format!("running {shown}{rest}");
+            }
+            Self::InstallSelf => "installing pc-switcher",
+            Self::ReadUserConfig => "reading its configuration",
+            Self::WriteUserConfig { name, .. } => return format!("writing {name}"),
+            Self::RunDirectory => "making a directory for the log",
+            Self::Service { name, .. } => return format!("working on {name}"),
+            Self::Abort => "stopping its work",
+            Self::Goodbye => "ending its agent",
+        };
+        words.to_owned()
+    }
+
     /// What this request changes on the machine, as a phrase for `--confirm-each-command`;
     /// `None` for one that only reads or only touches `/run`.
     #[must_use]

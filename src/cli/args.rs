@@ -21,7 +21,8 @@ Examples:
 
 const SYNC_EXAMPLES: &str = "\
 Examples:
-  pc-switcher sync vega --dry-run          list every change, make none
+  pc-switcher sync vega --dry-run          say what would change, change nothing
+  pc-switcher sync vega --dry-run -v       list every single change
   pc-switcher sync vega                    ask where something is unclear
   pc-switcher sync vega --only user_data   only people's files
   pc-switcher sync vega --batch --yes --allow-out-of-order
@@ -164,7 +165,7 @@ pub struct SyncArgs {
     #[arg(value_name = "HOST", value_parser = parse_host, value_hint = ValueHint::Hostname)]
     pub host: String,
 
-    /// List exactly what the sync would do; change nothing
+    /// Say exactly what the sync would do, with -v each change; change nothing
     #[arg(long, help_heading = "What is synced")]
     pub dry_run: bool,
     /// Only these modules

@@ -29,11 +29,9 @@ use crate::mirror::wire::Message;
 use crate::modules;
 use crate::record::sessions::{find, undone};
 use crate::record::{HistoryEntry, Incomplete, MachineState};
-use crate::run::Visit;
 use crate::run::error::RunError;
 use crate::snapshot::SnapshotFacts;
 use crate::snapshot::name::{SnapshotKind, SnapshotName};
-use crate::ui::ChangeLine;
 
 /// Lists sessions, or what one of them changed.
 #[must_use]
@@ -452,16 +450,13 @@ impl Listing<'_> {
             .mount_point
             .map_or_else(|| self.subvolume.to_owned(), str::to_owned);
         let mut result = Ok(());
-        let printed = errand.ui().print_changes(|printer| {
+        let printed = errand.ui().print_changes("history", |printer| {
             result = self.each_change(&mut |change| {
-                let item = below(&shown, &change.item);
-                let line = ChangeLine {
-                    sign: char::from(change.action as u8),
-                    item: &item,
-                    detail: &change.detail,
-                    bytes: change.bytes,
+                let shown = Change {
+                    item: below(&shown, &change.item),
+                    ..change.clone()
                 };
-                printer.print(line).map_err(|_| Interrupted)
+                printer.print(&shown).map_err(|_| Interrupted)
             });
         });
         self.settle(result, printed)
@@ -504,7 +499,10 @@ impl Listing<'_> {
     }
 
     /// Calls `visit` with every change; its item is the path below the subvolume.
-    fn each_change(&self, visit: &mut Visit<'_>) -> Result<(), AgentError> {
+    fn each_change(
+        &self,
+        visit: &mut dyn FnMut(&Change) -> Result<(), Interrupted>,
+    ) -> Result<(), AgentError> {
         client::list(&self.target.agent, self.subvolume, &mut |message| {
             let Message::Change {
                 action,

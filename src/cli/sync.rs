@@ -10,7 +10,6 @@ use super::{load_config, report};
 use crate::config::Config;
 use crate::event::{EventSink, LogLevel};
 use crate::exit::ExitStatus;
-use crate::interrupt::Interrupted;
 use crate::modules;
 use crate::record::log::{LogError, LogWriter, bridge, log_dir};
 use crate::run::explain::explain;
@@ -18,7 +17,7 @@ use crate::run::options::{SyncOptions, choose};
 use crate::run::reach::Reach;
 use crate::run::session::SyncSession;
 use crate::run::{Changes, OpenLog, PlanOutput, Setup, sync};
-use crate::ui::{ChangeLine, Ui};
+use crate::ui::Ui;
 
 /// Runs one sync.
 #[must_use]
@@ -92,20 +91,16 @@ fn options(global: &GlobalArgs, args: &SyncArgs) -> SyncOptions {
 struct Listed(Arc<Ui>);
 
 impl PlanOutput for Listed {
-    fn print(&mut self, heading: &str, changes: &mut Changes<'_>) -> io::Result<()> {
-        self.0.print_changes(|printer| {
-            if printer.heading(heading).is_err() {
-                return;
-            }
+    fn print(&mut self, module: &str, heading: &str, changes: &mut Changes<'_>) -> io::Result<()> {
+        if !self.0.lists_changes() {
+            changes(&mut |_| {});
+            return Ok(());
+        }
+        self.0.print_changes(module, |printer| {
+            printer.heading(heading);
+            // The log wants them all, also when the reader has gone.
             changes(&mut |change| {
-                printer
-                    .print(ChangeLine {
-                        sign: char::from(change.action as u8),
-                        item: &change.item,
-                        detail: &change.detail,
-                        bytes: change.bytes,
-                    })
-                    .map_err(|_| Interrupted)
+                let _ = printer.print(change);
             });
         })
     }

@@ -52,6 +52,17 @@ pub enum LocalRequest {
     },
 }
 
+impl LocalRequest {
+    /// What the machine does meanwhile, as a phrase that follows a colon.
+    fn doing(&self) -> String {
+        match self {
+            Self::Plan(plan) => format!("comparing {}", escape_bytes(&plan.to)),
+            Self::List { .. } => "listing what changes".to_owned(),
+            Self::Apply { .. } => "changing files".to_owned(),
+        }
+    }
+}
+
 /// Two trees of one machine, and what of them is compared.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LocalPlan {

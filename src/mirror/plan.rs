@@ -85,6 +85,15 @@ impl Op {
         }
     }
 
+    /// Bytes a person is shown beside it: what will be written, or the size of what goes.
+    #[must_use]
+    pub fn bytes_shown(&self) -> u64 {
+        match (self.step, &self.old) {
+            (Step::Delete, Some(old)) if old.kind == Kind::File => old.size,
+            _ => self.bytes(),
+        }
+    }
+
     /// Bytes on disk it will need.
     #[must_use]
     pub fn bytes(&self) -> u64 {

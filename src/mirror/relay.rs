@@ -16,22 +16,24 @@ pub fn begin(
     request: &MirrorRequest,
     changes: Option<&str>,
 ) -> Result<PendingCall, AgentError> {
-    begin_with(agent, SERVICE, request, changes)
+    begin_with(agent, SERVICE, request, request.doing(), changes)
 }
 
-/// Begins a request of the service `name`.
+/// Begins a request of the service `name`; meanwhile the machine is said to be `doing` this.
 pub fn begin_with(
     agent: &AgentClient,
     name: &str,
     request: &impl Serialize,
+    doing: String,
     changes: Option<&str>,
 ) -> Result<PendingCall, AgentError> {
     let body = serde_json::to_value(request).expect("a request is plain data");
-    agent.begin(Request::Service {
+    let service = Request::Service {
         name: name.to_owned(),
         body,
         changes: changes.map(str::to_owned),
-    })
+    };
+    agent.begin_doing(service, doing)
 }
 
 fn mirror_reply(agent: &AgentClient, reply: Reply) -> Result<MirrorReply, AgentError> {

@@ -173,7 +173,7 @@ pub(super) fn list_plan(context: &ServiceContext, plan: &FolderPlan) -> Result<M
             cli.push(&Message::Change {
                 action: op.action() as u8,
                 aspects: op.aspects.0,
-                bytes: op.bytes(),
+                bytes: op.bytes_shown(),
                 path: &op.path,
             })?;
         }

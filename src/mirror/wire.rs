@@ -646,6 +646,21 @@ pub enum MirrorRequest {
     },
 }
 
+impl MirrorRequest {
+    /// What the machine does meanwhile, as a phrase that follows a colon.
+    #[must_use]
+    pub fn doing(&self) -> String {
+        match self {
+            Self::Check { root } => format!("looking at {root}"),
+            Self::ScanSource(scan) => format!("reading {}", scan.root),
+            Self::ScanTarget(scan) => format!("comparing {}", scan.root),
+            Self::ListPlan { root } => format!("listing the plan for {root}"),
+            Self::Serve { root } => format!("sending files of {root}"),
+            Self::Apply { root } => format!("changing {root}"),
+        }
+    }
+}
+
 /// Which tree to scan and how.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ScanTree {

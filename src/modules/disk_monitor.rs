@@ -13,6 +13,7 @@ use super::space;
 use crate::agent::client::AgentError;
 use crate::agent::protocol::{DiskFacts, FaultKind, Request};
 use crate::event::{Host, LogLevel};
+use crate::figures::bytes;
 use crate::module::{
     ListPlan, Module, ModuleContext, ModuleError, ModuleKind, Plan, ValidationError,
 };
@@ -109,8 +110,8 @@ impl DiskMonitor {
                 host,
                 format!(
                     "{} of {} free on {}",
-                    space::human(fact.free_bytes),
-                    space::human(fact.total_bytes),
+                    bytes(fact.free_bytes),
+                    bytes(fact.total_bytes),
                     fact.mount_point
                 ),
                 detail(&fact, timing),

@@ -1,11 +1,10 @@
 //! Disk space as configured and as found: what a threshold means on a filesystem, and which
 //! filesystems a sync touches.
 
-use bytesize::ByteSize;
-
 use crate::agent::client::{AgentClient, AgentError};
 use crate::agent::protocol::{DiskFacts, Reply, Request};
 use crate::config::Space;
+use crate::figures;
 use crate::module::{DiskSpaceCritical, Machine};
 use crate::snapshot::Subvolume;
 
@@ -19,12 +18,6 @@ pub fn threshold(space: &Space, total: u64) -> u64 {
         }
         Space::Bytes(bytes, _) => *bytes,
     }
-}
-
-/// Bytes for people ("3.2 GiB").
-#[must_use]
-pub fn human(bytes: u64) -> String {
-    ByteSize(bytes).to_string()
 }
 
 /// The paths whose filesystems a sync touches on a machine: its root (our own state and binary)
@@ -112,7 +105,7 @@ pub fn low_words(low: &DiskSpaceCritical) -> String {
 #[must_use]
 pub fn share(bytes: u64, total: u64) -> String {
     let percent = u128::from(bytes) * 100 / u128::from(total.max(1));
-    format!("{} ({percent}%)", human(bytes))
+    format!("{} ({percent}%)", figures::bytes(bytes))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::agent::client::AgentClient;
 use crate::config::{Config, Folder};
 use crate::escape::escape_bytes;
 use crate::event::{Host, LogLevel, ProgressUpdate};
+use crate::figures::{self, counted};
 use crate::interrupt::Interrupted;
 use crate::mirror::entry::{Aspects, Time};
 use crate::mirror::filter::{Filter, MAX_FILTER_BYTES, SHIPPED};
@@ -46,6 +47,29 @@ struct Planned {
     /// What the filter means, in one word.
     digest: String,
     totals: PlanTotals,
+}
+
+/// Why every entry is looked at.
+fn full_scan_reason(context: &ModuleContext<'_>) -> String {
+    let target = &context.target.hostname;
+    match &context.session.equal_at {
+        None => format!("first sync with {target}"),
+        Some(at) => format!(
+            "what was touched since {} is compared by content",
+            at.source.strftime("%Y-%m-%d %H:%M UTC")
+        ),
+    }
+}
+
+/// Adds a folder's plan to that of the module.
+fn add(summary: &mut PlanSummary, planned: &Planned) {
+    let totals = &planned.totals;
+    summary.created += totals.created;
+    summary.changed += totals.changed;
+    summary.attributes += totals.attributes;
+    summary.deleted += totals.deleted;
+    summary.existing += totals.existing;
+    (summary.bytes).insert(planned.path.clone(), totals.bytes);
 }
 
 /// Reads a folder's filter file; an error is a message and what to do about it.
@@ -325,6 +349,9 @@ impl Module for UserData {
                 origin,
                 totals: PlanTotals::default(),
             };
+            let why = full_scan_reason(context);
+            let text = format!("full scan of {}: {why}", folder.path);
+            context.decide("full_scan", Host::Target, text);
             let began = Instant::now();
             let (source, target) = Self::scan(context, &planned, false)?;
             let totals = target.plan.clone().unwrap_or_default();
@@ -332,23 +359,24 @@ impl Module for UserData {
             facts.insert("source_entries".into(), Value::from(source.items));
             facts.insert("target_entries".into(), Value::from(target.items));
             facts.insert("seconds".into(), Value::from(began.elapsed().as_secs_f64()));
-            let message = format!(
-                "{}: full scan of {} entries; {} to create, {} to change, {} to delete",
-                folder.path,
-                source.items,
-                totals.created,
-                totals.changed + totals.attributes,
-                totals.deleted,
-            );
-            context.log_with(LogLevel::Info, Host::Target, message, facts);
-            Self::warn_unmatched(context, &planned, [&source, &target]);
-            summary.created += totals.created;
-            summary.changed += totals.changed;
-            summary.attributes += totals.attributes;
-            summary.deleted += totals.deleted;
-            summary.existing += totals.existing;
-            summary.bytes.insert(folder.path.clone(), totals.bytes);
             planned.totals = totals;
+            let mut own = PlanSummary::default();
+            add(&mut own, &planned);
+            let found = own.counts().join(", ");
+            let message = format!(
+                "{}: {} compared{}{found}",
+                folder.path,
+                counted(source.items, "entry"),
+                if found.is_empty() { "" } else { ": " },
+            );
+            // The plan of the only folder is that of the module, which is told anyway.
+            let level = match context.config.user_data.folders.len() {
+                1 => LogLevel::Full,
+                _ => LogLevel::Info,
+            };
+            context.log_with(level, Host::Target, message, facts);
+            Self::warn_unmatched(context, &planned, [&source, &target]);
+            add(&mut summary, &planned);
             self.planned.push(planned);
         }
         let folders = self.planned.iter().map(|p| p.path.clone()).collect();
@@ -416,23 +444,22 @@ impl Module for UserData {
         if context.session.verify {
             self.verify(context)?;
         }
-        let count =
-            |f: fn(&PlanTotals) -> u64| self.planned.iter().map(|p| f(&p.totals)).sum::<u64>();
-        let counts = [
-            (count(|t| t.created), "created"),
-            (count(|t| t.changed + t.attributes), "changed"),
-            (count(|t| t.deleted), "deleted"),
-        ];
-        let mut summary = if counts.iter().all(|(count, _)| *count == 0) {
+        let mut done = PlanSummary::default();
+        for planned in &self.planned {
+            add(&mut done, planned);
+        }
+        let mut parts = done.counts();
+        if bytes > 0 {
+            parts.push(format!("{} written", figures::bytes(bytes)));
+        }
+        let mut summary = if parts.is_empty() {
             "nothing to change".to_owned()
         } else {
-            let [created, changed, deleted] = counts.map(|(count, word)| format!("{count} {word}"));
-            let bytes = bytesize::ByteSize::b(bytes).display().iec();
-            format!("{created}, {changed}, {deleted}, {bytes}")
+            parts.join(", ")
         };
         if errors > 0 {
             use std::fmt::Write as _;
-            let _ = write!(summary, "; {errors} not done");
+            let _ = write!(summary, "; {} not done", figures::number(errors));
         }
         Ok(summary)
     }

@@ -339,6 +339,8 @@ fn close(mut run: Run, ending: Ending) -> Ended {
         exit_code: status.code(),
         errors: ending.errors.iter().map(Explained::ending).collect(),
         modules,
+        plans: std::mem::take(&mut run.plans),
+        decisions: counts.decisions,
         warnings: (counts.lines.into_iter())
             .filter(|line| line.module != super::CORE || !ending.logged.contains(&line.message))
             .collect(),

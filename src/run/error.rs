@@ -2,6 +2,7 @@
 
 use crate::agent::client::AgentError;
 use crate::event::Host;
+use crate::figures::counted;
 use crate::interrupt::Interrupted;
 use crate::module::{ConfigError, DiskSpaceCritical, ModuleError, ValidationError};
 use crate::prompt::PromptError;
@@ -25,7 +26,7 @@ pub enum RunError {
         hint: String,
     },
     /// Modules cannot work with their configuration.
-    #[error("the configuration has {}", counted(.0.len(), "error"))]
+    #[error("the configuration has {}", counted(.0.len() as u64, "error"))]
     Config(Vec<ConfigError>),
     /// A machine cannot be reached, or its agent not be started.
     #[error(transparent)]
@@ -65,7 +66,7 @@ pub enum RunError {
         ours: &'static str,
     },
     /// Modules found reasons not to start, each on a machine of this name.
-    #[error("{} not to start", counted(.0.len(), "reason"))]
+    #[error("{} not to start", counted(.0.len() as u64, "reason"))]
     Validation(Vec<(String, ValidationError)>),
     /// A gate was not opened.
     #[error("{message}")]
@@ -134,13 +135,6 @@ pub enum RunError {
     /// A defect in the run itself.
     #[error(transparent)]
     Transition(#[from] ForbiddenTransition),
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    match count {
-        1 => format!("1 {noun}"),
-        _ => format!("{count} {noun}s"),
-    }
 }
 
 impl RunError {

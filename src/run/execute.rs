@@ -49,6 +49,7 @@ fn execute(run: &mut Run, pair: &Pair, index: usize) -> Result<(), RunError> {
     record::mark(run, pair, Some(name))?;
     shared.events.emit(&Event::ModuleStarted {
         module: name.to_owned(),
+        background: false,
     });
     run.current = Some(index);
     let began = Timestamp::now();
@@ -142,6 +143,7 @@ impl Work {
         let shared = &self.shared;
         shared.events.emit(&Event::ModuleStarted {
             module: self.name.to_owned(),
+            background: true,
         });
         let own = self.own_agent();
         let machines = [

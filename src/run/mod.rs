@@ -51,6 +51,7 @@ pub use plan::{Changes, PlanOutput, Visit, totals};
 
 use crate::agent::client::{AgentClient, ConfirmEach};
 use crate::agent::protocol::AgentFacts;
+use crate::change::Digest;
 use crate::config::Config;
 use crate::event::{ClosingReport, Event, EventSink, Host, LogLevel, Phase, SessionState};
 use crate::exit::ExitStatus;
@@ -200,6 +201,8 @@ struct Run {
     /// Whether history has this session.
     recorded: bool,
     plan_output: Box<dyn PlanOutput>,
+    /// What the modules of a dry run would do.
+    plans: Vec<Digest>,
     /// What reconciling the target's configuration will write.
     config_writes: Vec<reconcile::Write>,
     log_file: Option<PathBuf>,
@@ -251,6 +254,7 @@ impl Run {
             mirrored: None,
             recorded: false,
             plan_output: setup.plan_output,
+            plans: Vec::new(),
             config_writes: Vec::new(),
             log_file: setup.log_file,
             open_log: setup.open_log,

@@ -8,23 +8,23 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::error::RunError;
-use super::{Pair, Run, Shared, context, gates, preflight, reconcile};
+use super::{Pair, Run, context, gates, preflight, reconcile};
+use crate::change::Digester;
 use crate::event::{Host, LogLevel, ModuleResult, ModuleStatus};
-use crate::interrupt::Interrupted;
+use crate::figures::bytes;
 use crate::module::{Change, ModuleKind, Plan, PlanSummary};
-use crate::modules::space::human;
 
-/// Calls its argument with every change of a list, until that returns an error.
+/// Calls its argument with every change of a list.
 pub type Changes<'a> = dyn FnMut(&mut Visit<'_>) + 'a;
 
-/// What is called with every change; an error says that nobody wants more of them.
-pub type Visit<'a> = dyn FnMut(&Change) -> Result<(), Interrupted> + 'a;
+/// What is called with every change.
+pub type Visit<'a> = dyn FnMut(&Change) + 'a;
 
 /// Where a dry run lists its plan.
 pub trait PlanOutput {
-    /// Prints a heading and a list of changes under it. A reader that has gone (`| head`) is no
-    /// error; the list is cut short.
-    fn print(&mut self, heading: &str, changes: &mut Changes<'_>) -> io::Result<()>;
+    /// Prints a heading and a list of changes of `module` under it, if a list is wanted; goes
+    /// through all of them in any case. A reader that has gone (`| head`) is no error.
+    fn print(&mut self, module: &str, heading: &str, changes: &mut Changes<'_>) -> io::Result<()>;
 }
 
 /// A plan's totals for people.
@@ -33,19 +33,9 @@ pub fn totals(summary: &PlanSummary) -> String {
     if summary.is_empty() {
         return "nothing to change".to_owned();
     }
-    let mut parts = Vec::new();
-    for (count, word) in [
-        (summary.created, "created"),
-        (summary.changed, "changed"),
-        (summary.attributes, "with new attributes only"),
-        (summary.deleted, "deleted"),
-    ] {
-        if count > 0 {
-            parts.push(format!("{count} {word}"));
-        }
-    }
+    let mut parts = summary.counts();
     if summary.total_bytes() > 0 {
-        parts.push(format!("{} to write", human(summary.total_bytes())));
+        parts.push(format!("{} to write", bytes(summary.total_bytes())));
     }
     parts.join(", ")
 }
@@ -55,12 +45,13 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     let dry_run = shared.options.dry_run;
     run.config_writes = reconcile::decide(run, pair)?;
     if dry_run {
-        reconcile::list(&run.config_writes, &mut *run.plan_output).map_err(RunError::Output)?;
+        reconcile::list(run)?;
     }
     let mut planned = BTreeMap::<String, u64>::new();
     let mut mass_deletes = Vec::new();
-    for module in &mut run.selection.foreground {
-        let name = module.name();
+    for index in 0..run.selection.foreground.len() {
+        let module = &mut run.selection.foreground[index];
+        let (name, kind) = (module.name(), module.kind());
         shared.stop.check()?;
         let context = context(&shared, pair, &run.facts, name);
         let plan = module.plan(&context).map_err(RunError::module(name))?;
@@ -77,14 +68,14 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
         ) {
             mass_deletes.push((name, summary.clone()));
         }
-        if module.kind() == ModuleKind::Sync || !summary.is_empty() {
+        if kind == ModuleKind::Sync || !summary.is_empty() {
             context.log(
                 LogLevel::Info,
                 Host::Target,
                 format!("plan: {}", totals(summary)),
             );
             if dry_run {
-                list(&shared, &*plan, name, &mut *run.plan_output)?;
+                list(run, &*plan, name)?;
                 run.session.push_result(dry_result(name, summary));
             }
         }
@@ -108,21 +99,41 @@ fn dry_result(module: &str, summary: &PlanSummary) -> ModuleResult {
     }
 }
 
-fn list(
-    shared: &Shared,
-    plan: &dyn Plan,
-    module: &'static str,
-    out: &mut dyn PlanOutput,
-) -> Result<(), RunError> {
+/// Goes through a plan once: every change to the log and, if wanted, to the output; what all of
+/// them come to is kept for the end.
+fn list(run: &mut Run, plan: &dyn Plan, module: &'static str) -> Result<(), RunError> {
     let heading = format!("{module}: {}", totals(plan.summary()));
     let mut result = Ok(());
-    out.print(&heading, &mut |visit| result = plan.for_each(visit))
-        .map_err(RunError::Output)?;
-    match result.map_err(RunError::module(module)) {
-        // Stopped by the output, whose reader has gone.
-        Err(error) if error.is_interruption() && !shared.stop.flag().is_raised() => Ok(()),
-        result => result,
-    }
+    let mut each = |visit: &mut Visit<'_>| {
+        result = plan.for_each(&mut |change| {
+            visit(change);
+            Ok(())
+        });
+    };
+    digest(run, module, &heading, &mut each)?;
+    result.map_err(RunError::module(module))
+}
+
+/// The same for any list of changes.
+pub(super) fn digest(
+    run: &mut Run,
+    module: &str,
+    heading: &str,
+    changes: &mut Changes<'_>,
+) -> Result<(), RunError> {
+    let events = &run.shared.events;
+    let mut logged = events.changes(module, Host::Target, true);
+    let mut digester = Digester::new(module);
+    let mut passed_on = |visit: &mut Visit<'_>| {
+        changes(&mut |change| {
+            digester.add(change);
+            logged.push(change.clone());
+            visit(change);
+        });
+    };
+    (run.plan_output.print(module, heading, &mut passed_on)).map_err(RunError::Output)?;
+    run.plans.push(digester.finish());
+    Ok(())
 }
 
 /// More than `percent` of what exists, and more than `count`.

@@ -7,6 +7,7 @@ use super::error::RunError;
 use super::{Pair, Peer, Run};
 use crate::agent::protocol::DiskFacts;
 use crate::event::{Host, LogLevel};
+use crate::figures::bytes;
 use crate::module::DiskSpaceCritical;
 use crate::modules::space;
 use crate::snapshot::Subvolume;
@@ -71,8 +72,8 @@ fn check(run: &Run, pair: &Pair, planned: &BTreeMap<String, u64>) -> Result<(), 
                 if needed > 0 {
                     low.free_space = format!(
                         "{} minus {} to be written",
-                        space::human(fact.free_bytes),
-                        space::human(needed)
+                        bytes(fact.free_bytes),
+                        bytes(needed)
                     );
                 }
                 critical.push(low);
@@ -87,7 +88,7 @@ fn check(run: &Run, pair: &Pair, planned: &BTreeMap<String, u64>) -> Result<(), 
                         "{} free on {}, {} will be written",
                         space::share(fact.free_bytes, fact.total_bytes),
                         fact.mount_point,
-                        space::human(needed)
+                        bytes(needed)
                     ),
                 );
             }

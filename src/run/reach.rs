@@ -12,6 +12,9 @@ use crate::event::Host;
 use crate::host::ssh::{self, SshConnection, SshOptions};
 use crate::prompt::{PromptError, Prompter, Question, Secret};
 
+/// What a machine does before there is anybody to ask.
+const STARTING: &str = "receiving and starting the agent";
+
 /// This machine and one other.
 #[derive(Debug)]
 pub struct Reach {
@@ -38,6 +41,7 @@ impl Reach {
         access: &Access,
         prompter: &dyn Prompter,
     ) -> Result<SshConnection, MachineError> {
+        let _working = access.events.working(&self.host, "connecting");
         ssh::connect(
             &self.host,
             &self.ssh,
@@ -61,15 +65,17 @@ impl Reach {
 
 impl Machines for Reach {
     fn local(&self, access: &Access) -> Result<AgentClient, MachineError> {
+        let hostname = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        let working = access.events.working(&hostname, "starting the agent");
         let link =
             start_local_agent(&*access.prompter, &access.abort).map_err(|error| match error {
                 DeployError::Interrupted(interrupted) => MachineError::Interrupted(interrupted),
                 source => MachineError::Local(Box::new(source)),
             })?;
-        let hostname = rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned();
+        drop(working);
         Ok(AgentClient::new(
             link,
             Host::Source,
@@ -85,6 +91,7 @@ impl Machines for Reach {
             memory: Arc::clone(&self.memory),
         };
         let connection = self.connect(access, &prompter)?;
+        let _working = access.events.working(&self.host, STARTING);
         let started = AgentBinary::find().and_then(|binary| {
             start_agent(connection, &binary, &access.session, &*access.prompter)
         });
@@ -113,6 +120,7 @@ impl Machines for Reach {
             memory: Mutex::new(self.memory.answers()),
         };
         let connection = self.connect(access, &prompter)?;
+        let _working = access.events.working(&self.host, STARTING);
         let link = start_extra_agent(connection, first, &how).map_err(|e| self.unreached(e))?;
         Ok(AgentClient::new(
             link,

@@ -5,19 +5,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use similar::TextDiff;
 
 use super::error::RunError;
-use super::plan::{PlanOutput, totals};
+use super::plan::{digest, totals};
 use super::{Pair, Run};
 use crate::agent::protocol::{Reply, Request};
 use crate::config::Config;
 use crate::escape::escape_str;
 use crate::event::{Host, LogLevel};
-use crate::module::{Action, Change, PlanSummary};
+use crate::module::{Action, Change, ListPlan};
 use crate::prompt::{Choice, PromptError, Question};
 
 /// The name of the configuration file on every machine.
@@ -208,33 +208,24 @@ fn ask(
 }
 
 /// Lists what will be written, in a dry run.
-pub(super) fn list(writes: &[Write], out: &mut dyn PlanOutput) -> io::Result<()> {
-    if writes.is_empty() {
+pub(super) fn list(run: &mut Run) -> Result<(), RunError> {
+    let changes = run.config_writes.iter().map(|write| Change {
+        action: if write.replaces {
+            Action::Change
+        } else {
+            Action::Create
+        },
+        item: format!("~/.config/pc-switcher/{}", write.name).into_bytes(),
+        detail: String::new(),
+        bytes: write.content.len() as u64,
+    });
+    let plan = ListPlan::new(changes.collect());
+    if plan.changes.is_empty() {
         return Ok(());
     }
-    let replaced = writes.iter().filter(|write| write.replaces).count() as u64;
-    let summary = PlanSummary {
-        created: writes.len() as u64 - replaced,
-        changed: replaced,
-        ..PlanSummary::default()
-    };
-    let heading = format!("configuration: {}", totals(&summary));
-    out.print(&heading, &mut |visit| {
-        for write in writes {
-            let change = Change {
-                action: if write.replaces {
-                    Action::Change
-                } else {
-                    Action::Create
-                },
-                item: format!("~/.config/pc-switcher/{}", write.name).into_bytes(),
-                detail: String::new(),
-                bytes: 0,
-            };
-            if visit(&change).is_err() {
-                return;
-            }
-        }
+    let heading = format!("configuration: {}", totals(&plan.summary));
+    digest(run, "configuration", &heading, &mut |visit| {
+        plan.changes.iter().for_each(&mut *visit);
     })
 }
 

@@ -16,6 +16,9 @@ use crate::interrupt::{AbortFlag, Interrupted};
 /// Different warnings kept for the closing block; more are counted in one last line.
 const MAX_WARNINGS: usize = 200;
 
+/// Decisions kept for the closing block.
+const MAX_DECISIONS: usize = 50;
+
 /// The abort flag with a reason: whoever stops the run first says why.
 #[derive(Debug, Clone)]
 pub struct Stop {
@@ -72,6 +75,8 @@ pub struct Counts {
     pub warnings: u64,
     /// Lines at WARNING or above, each different one once.
     pub lines: Vec<LogEvent>,
+    /// Lines that tell a decision.
+    pub decisions: Vec<LogEvent>,
 }
 
 /// Counts what is logged, on a thread of its own, in bounded memory.
@@ -153,6 +158,9 @@ fn count(heard: &Receiver<Event>, asked: &Receiver<Sender<Counts>>) {
 impl Counts {
     fn take(&mut self, event: Event, seen: &mut HashSet<(LogLevel, String, String)>) {
         let Event::Log(line) = event else { return };
+        if line.decision().is_some() && self.decisions.len() < MAX_DECISIONS {
+            self.decisions.push(line.clone());
+        }
         match line.level {
             LogLevel::Error | LogLevel::Critical => self.errors += 1,
             LogLevel::Warning => self.warnings += 1,

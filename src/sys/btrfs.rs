@@ -46,6 +46,7 @@ const READ: u64 = 2;
 
 const IOC_SYNC: u64 = ioc(NONE, 8, 0);
 const IOC_SUBVOL_CREATE: u64 = ioc(WRITE, 14, size_of::<VolArgs>());
+const IOC_CLONE_RANGE: u64 = ioc(WRITE, 13, size_of::<CloneRange>());
 const IOC_SNAP_DESTROY: u64 = ioc(WRITE, 15, size_of::<VolArgs>());
 const IOC_INO_LOOKUP: u64 = ioc(READ | WRITE, 18, size_of::<InoLookupArgs>());
 const IOC_SNAP_CREATE_V2: u64 = ioc(WRITE, 23, size_of::<VolArgsV2>());
@@ -57,6 +58,15 @@ const IOC_GET_SUBVOL_INFO: u64 = ioc(READ, 60, size_of::<SubvolInfoArgs>());
 struct VolArgs {
     fd: i64,
     name: [u8; 4088],
+}
+
+/// `struct file_clone_range`.
+#[repr(C)]
+struct CloneRange {
+    from: i64,
+    from_offset: u64,
+    length: u64,
+    to_offset: u64,
 }
 
 /// `struct btrfs_ioctl_vol_args_v2`, with the unions in the form used here.
@@ -119,6 +129,7 @@ struct InoLookupArgs {
 const _: () = {
     assert!(size_of::<VolArgs>() == 4096);
     assert!(size_of::<VolArgsV2>() == 4096);
+    assert!(size_of::<CloneRange>() == 32);
     assert!(size_of::<FsInfoArgs>() == 1024);
     assert!(size_of::<SubvolInfoArgs>() == 504);
     assert!(size_of::<InoLookupArgs>() == 4096);
@@ -312,6 +323,25 @@ pub fn destroy_subvolume(parent: impl AsFd, name: &OsStr) -> io::Result<()> {
     put_name(name, &mut args.name)?;
     // SAFETY: this is BTRFS_IOC_SNAP_DESTROY's structure; the name ends with a NUL.
     unsafe { ioctl(parent, IOC_SNAP_DESTROY, &mut args) }
+}
+
+/// Makes `length` bytes of `to` from `to_offset` on share the data of `from` from `from_offset` on
+/// (`FICLONERANGE`). All in whole blocks, but for a length that reaches the end of `from`.
+pub fn clone_range(
+    from: impl AsFd,
+    from_offset: u64,
+    length: u64,
+    to: impl AsFd,
+    to_offset: u64,
+) -> io::Result<()> {
+    let mut args = CloneRange {
+        from: from.as_fd().as_raw_fd().into(),
+        from_offset,
+        length,
+        to_offset,
+    };
+    // SAFETY: this is FICLONERANGE's structure, and the descriptor in it is open.
+    unsafe { ioctl(to, IOC_CLONE_RANGE, &mut args) }
 }
 
 /// Commits everything written to the filesystem so far; generations are current afterwards.

@@ -182,6 +182,22 @@ fn start_guardian(directory: &Path) -> Child {
     guardian
 }
 
+/// Writes into a file through a mapping of it.
+#[expect(unsafe_code, reason = "that is what a mapping is")]
+pub fn write_mapped(file: &std::fs::File, bytes: &[u8]) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: a fresh mapping of the whole length, used only here; the file is as long, and nobody
+    // cuts it meanwhile.
+    unsafe {
+        let (read_write, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        let none = std::ptr::null_mut();
+        let at = libc::mmap(none, bytes.len(), read_write, shared, file.as_raw_fd(), 0);
+        assert_ne!(at, libc::MAP_FAILED);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), at.cast(), bytes.len());
+        assert_eq!(libc::munmap(at, bytes.len()), 0);
+    }
+}
+
 /// Runs a shell line for a test's set-up and returns its output, or what it complained about.
 pub fn sh(script: &str) -> Result<String, String> {
     let done = command("/bin/sh")

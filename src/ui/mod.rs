@@ -4,10 +4,13 @@
 //! for people, stdout for results (`--progress json`, the list of a dry run). This is the only place
 //! that knows terminals. Nothing that is not ours is written unescaped.
 
+mod bar;
 mod changes;
+mod json;
 mod live;
 mod look;
 mod meter;
+mod plan;
 mod renderer;
 mod report;
 mod screen;
@@ -23,7 +26,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 
@@ -31,13 +34,13 @@ use crate::event::{Event, LogLevel};
 use crate::interrupt::AbortFlag;
 use crate::prompt::Prompter;
 
-pub use changes::{ChangeLine, ChangePrinter, ReaderGone};
+pub use changes::{ChangePrinter, ReaderGone};
 pub use look::ColorMode;
 pub use report::{ErrorReport, report_error, report_errors, set_color};
 pub use tty::restore_terminal;
 
 use look::{Look, is_utf8};
-use renderer::{FRAME, Mode, Renderer};
+use renderer::{Mode, Renderer};
 use screen::stderr_screen;
 use terminal::{Paused, Request, Terminal};
 
@@ -184,11 +187,6 @@ fn run(
 /// The renderer thread.
 fn render(mut renderer: Renderer, mut events: Receiver<Event>, orders: &Receiver<Request>) {
     loop {
-        let patience = if renderer.is_animated() {
-            FRAME
-        } else {
-            Duration::from_hours(1)
-        };
         let order = select! {
             recv(orders) -> order => Some(order.unwrap_or(Request::Finish)),
             recv(events) -> event => {
@@ -198,7 +196,7 @@ fn render(mut renderer: Renderer, mut events: Receiver<Event>, orders: &Receiver
                 }
                 None
             }
-            default(patience) => None,
+            default(renderer.patience()) => None,
         };
         // What was said before an order comes before what the order does.
         let ready = if order.is_some() { usize::MAX } else { BATCH };
@@ -247,11 +245,21 @@ impl Ui {
         let _ = self.renderer.send(Request::Level(level));
     }
 
-    /// Lets `print` write a list of changes to stdout, with the live lines out of the way.
+    /// Whether a dry run lists every change: `-v` asks for it, and so does whoever reads stdout
+    /// with a program or into a file. Else a person is told what they come to.
+    #[must_use]
+    pub fn lists_changes(&self) -> bool {
+        self.options.verbosity > 0
+            || self.options.progress == ProgressMode::Json
+            || !io::stdout().is_terminal()
+    }
+
+    /// Lets `print` write a list of changes of `module` to stdout, with the live lines out of the way.
     ///
-    /// A reader that goes away is no error: `print` is told so, to stop early.
+    /// A reader that goes away is no error: `print` is told so, and may stop early.
     pub fn print_changes<R>(
         &self,
+        module: &str,
         print: impl FnOnce(&mut ChangePrinter<'_>) -> R,
     ) -> io::Result<R> {
         let paused = Paused::new(&self.renderer);
@@ -260,7 +268,7 @@ impl Ui {
         let color = self.options.color.applies(stdout.is_terminal(), env);
         let json = self.options.progress == ProgressMode::Json;
         let mut out = BufWriter::with_capacity(64 << 10, stdout.lock());
-        let mut printer = ChangePrinter::new(&mut out, json, color);
+        let mut printer = ChangePrinter::new(&mut out, module, json, color);
         let result = print(&mut printer);
         let finished = printer.finish();
         // Not dropped: that would write to the closed pipe once more.

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::event::{EndingError, Event, LogEvent, LogLevel};
-use crate::jsonline::{redact_value, safe};
+use crate::event::{ChangesEvent, EndingError, Event, LogEvent, LogLevel};
 use crate::prompt::Question;
+
+use super::{changes, json};
 
 use super::live::{Live, Screen};
 use super::look::{Line, Look, Paint};
@@ -22,6 +22,14 @@ pub(super) const FRAME: Duration = Duration::from_millis(100);
 
 /// Without live lines, a module's progress is told this often.
 const PLAIN_PROGRESS: Duration = Duration::from_secs(10);
+
+/// Without live lines, what is waited for is told after this much silence and then at these times.
+const PLAIN_WAITING: [Duration; 4] = [
+    Duration::from_secs(2),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_mins(1),
+];
 
 /// Log lines a second that a person can follow at all, and how many may come at once.
 const LINES_PER_SEC: f64 = 8.0;
@@ -55,6 +63,8 @@ pub(super) struct Renderer {
     json_rows: String,
     limiter: Limiter,
     told: HashMap<String, Instant>,
+    /// At how much silence it was last told what is waited for.
+    waiting_told: Option<Duration>,
     drawn_at: Option<Instant>,
     paused: bool,
 }
@@ -82,6 +92,7 @@ impl Renderer {
             json_rows: String::new(),
             limiter: Limiter::new(now),
             told: HashMap::new(),
+            waiting_told: None,
             drawn_at: None,
             paused: false,
         }
@@ -92,19 +103,24 @@ impl Renderer {
         self.level = level;
     }
 
-    /// Whether frames must be drawn while nothing happens.
-    pub(super) fn is_animated(&self) -> bool {
-        self.mode == Mode::Live && !self.paused
+    /// How long nothing need be drawn while nothing happens.
+    pub(super) fn patience(&self) -> Duration {
+        match self.mode {
+            _ if self.paused => Duration::from_hours(1),
+            Mode::Live => FRAME,
+            Mode::Plain | Mode::Json => Duration::from_millis(500),
+            Mode::Quiet => Duration::from_hours(1),
+        }
     }
 
     /// Takes an event in; [`flush`](Self::flush) shows it.
     pub(super) fn take(&mut self, event: &Event, now: Instant) {
-        if self.mode == Mode::Json {
-            self.take_json(event);
-            return;
-        }
         let shown = matches!(event, Event::Log(log) if log.level >= self.level());
         self.view.take(event, shown, now);
+        if self.mode == Mode::Json {
+            self.take_json(event, shown);
+            return;
+        }
         match event {
             // The closing block begins with it, cause, hint and all.
             Event::Log(log) if log.context.contains_key(EndingError::STATUS_KEY) => {}
@@ -118,7 +134,8 @@ impl Renderer {
             {
                 self.tell_progress(&progress.module, now);
             }
-            Event::ModuleStarted { module } => {
+            Event::Changes(event) if self.lists(event) => self.take_changes(event, now),
+            Event::ModuleStarted { module, .. } => {
                 self.told.insert(module.clone(), now);
             }
             Event::ModuleFinished(result) => {
@@ -148,6 +165,9 @@ impl Renderer {
     pub(super) fn flush(&mut self, now: Instant) {
         if self.paused {
             return;
+        }
+        if self.mode != Mode::Live {
+            self.tell_waiting(now);
         }
         if !self.json_rows.is_empty() {
             let text = std::mem::take(&mut self.json_rows);
@@ -197,6 +217,8 @@ impl Renderer {
     pub(super) fn resume(&mut self, now: Instant) {
         self.paused = false;
         self.drawn_at = None;
+        // A person who took their time was no silence of the machines.
+        self.view.heard(now);
         self.flush(now);
     }
 
@@ -260,6 +282,25 @@ impl Renderer {
         self.push_always(&lines);
     }
 
+    /// Whether changes are listed as they are made; those of a dry run are a list of their own.
+    fn lists(&self, event: &ChangesEvent) -> bool {
+        !event.planned && self.level() <= LogLevel::Full
+    }
+
+    fn take_changes(&mut self, event: &ChangesEvent, now: Instant) {
+        let width = self.log_width();
+        for change in &*event.changes {
+            if self.mode == Mode::Live && !self.limiter.admits(LogLevel::Full, now) {
+                continue;
+            }
+            let line = changes::line(change);
+            self.push(&[match width {
+                Some(width) => line.fitted(width, self.look),
+                None => line,
+            }]);
+        }
+    }
+
     fn tell_progress(&mut self, module: &str, now: Instant) {
         let told = self.told.entry(module.to_owned()).or_insert(now);
         if now.saturating_duration_since(*told) < PLAIN_PROGRESS {
@@ -271,18 +312,50 @@ impl Renderer {
         }
     }
 
-    fn take_json(&mut self, event: &Event) {
-        if self.json.is_none() {
-            return;
-        }
-        let Ok(Value::Object(mut object)) = serde_json::to_value(event) else {
+    /// Without live lines: what is waited for, now and then.
+    fn tell_waiting(&mut self, now: Instant) {
+        let Some(waiting) = self.view.waiting(now) else {
+            self.waiting_told = None;
             return;
         };
-        object.insert("ts".into(), format!("{:.6}", Timestamp::now()).into());
-        let mut value = Value::Object(object);
-        redact_value(&mut value);
-        self.json_rows.push_str(&safe(&value.to_string()));
-        self.json_rows.push('\n');
+        let silence = waiting.silence;
+        let told = self.waiting_told;
+        let last = PLAIN_WAITING[PLAIN_WAITING.len() - 1];
+        let next = (PLAIN_WAITING.into_iter())
+            .find(|at| told.is_none_or(|told| *at > told))
+            .or_else(|| Some(told? + last));
+        if next.is_none_or(|next| silence < next) {
+            return;
+        }
+        self.waiting_told = Some(silence);
+        if self.mode == Mode::Json {
+            self.push_json(json::waiting(&waiting));
+        } else if self.level <= LogLevel::Info {
+            let words = waiting.words(None, self.look);
+            self.push(&[Line::of(words, Paint::Dim)]);
+        }
+    }
+
+    fn take_json(&mut self, event: &Event, shown: bool) {
+        if let Event::Changes(event) = event
+            && self.lists(event)
+        {
+            for change in &*event.changes {
+                self.push_json(json::change(&event.module, change, false));
+            }
+        }
+        // Programs read what people read: `-v` and `-q` choose among the log lines.
+        if (shown || !matches!(event, Event::Log(_)))
+            && let Some(object) = json::object(event, self.view.hosts())
+        {
+            self.push_json(object);
+        }
+    }
+
+    fn push_json(&mut self, object: Value) {
+        if self.json.is_some() {
+            self.json_rows.push_str(&json::line(object));
+        }
     }
 
     fn push(&mut self, lines: &[Line]) {

@@ -1,15 +1,14 @@
 //! What the renderer writes for which events, on terminals, pipes and as JSON.
 
-use std::sync::{Arc, Mutex};
-
+use jiff::Timestamp;
 use serde_json::{Map, json};
 
 use super::super::live::memory::MemoryScreen;
 use super::super::text::columns;
 use super::*;
 use crate::event::{
-    ClosingReport, ConnectionEvent, ConnectionStatus, Host, ModuleResult, ModuleStatus, Phase,
-    ProgressEvent, ProgressUpdate, SessionState,
+    ClosingReport, ConnectionEvent, ConnectionStatus, EventSink, Host, ModuleResult, ModuleStatus,
+    Phase, ProgressEvent, ProgressUpdate, SessionState, WorkEvent,
 };
 use crate::prompt::Choice;
 
@@ -85,6 +84,12 @@ fn progress(current: u64, item: &str) -> Event {
 fn running(source: &str, target: &str, item: &str) -> Vec<Event> {
     vec![
         session(source, target),
+        Event::Work(WorkEvent {
+            id: 1,
+            machine: target.into(),
+            doing: item.into(),
+            ended: false,
+        }),
         Event::Connection(ConnectionEvent {
             status: ConnectionStatus::Connected,
             latency: Some(Duration::from_micros(420)),
@@ -98,6 +103,7 @@ fn running(source: &str, target: &str, item: &str) -> Vec<Event> {
         log_event(LogLevel::Warning, "two rules match nothing"),
         Event::ModuleStarted {
             module: "user_data".into(),
+            background: false,
         },
         progress(12_345, item),
     ]
@@ -131,6 +137,8 @@ fn report() -> ClosingReport {
             result("docker", ModuleStatus::Skipped, "not installed"),
             result("dummy_fail", ModuleStatus::Failed, "told to fail"),
         ],
+        plans: Vec::new(),
+        decisions: Vec::new(),
         warnings: vec![warning.clone(), warning],
         elapsed: Duration::from_secs(83),
         log_file: Some("/home/me/.local/state/pc-switcher/logs/x.log".into()),
@@ -147,7 +155,7 @@ fn at_40_columns_the_lines_say_the_most_important() {
     insta::assert_snapshot!(stage.screen.text(), @"
     warning: user_data (vega): two rules
       match nothing
-    atlas → vega  7/10 execute  0:00  ⚠1
+    atlas → vega  7/10 execute  0.4 ms  ⚠1
     user_data  ━───────  21%  12,345/56,789
       /home/me/pro…/of/directories/file.txt
     ");
@@ -196,6 +204,7 @@ fn nothing_wraps_at_any_width_whatever_the_names() {
             stage.play(&running(name, name, &name.repeat(20)));
             stage.play(&[Event::ModuleStarted {
                 module: name.repeat(3),
+                background: true,
             }]);
             for _ in 0..4 {
                 stage.pass(Duration::from_secs(1));
@@ -281,30 +290,122 @@ fn no_byte_of_others_acts_on_the_terminal() {
 
 #[test]
 fn after_two_silent_seconds_it_says_what_is_waited_for() {
+    let mut sink = EventSink::none();
+    let heard = sink.subscribe();
     let mut stage = Stage::new(Mode::Live, 20, 80);
     stage.play(&[session("atlas", "vega")]);
-    stage.play(&[Event::Phase {
-        phase: Phase::PresyncSnapshots,
-    }]);
+    stage.play(&[Event::Phase { phase: Phase::Plan }]);
     stage.pass(Duration::from_millis(1900));
     assert!(!stage.screen.text().contains("waiting"));
     stage.pass(Duration::from_millis(1100));
-    assert!(
-        stage.screen.text().contains("waiting 0:03 for vega"),
-        "{}",
-        stage.screen.text()
+    let last = |stage: &Stage| {
+        let text = stage.screen.text();
+        let line = text.lines().last().unwrap_or_default();
+        line.trim_start_matches(|c: char| !c.is_alphabetic())
+            .to_owned()
+    };
+    assert_eq!(last(&stage), "waiting for plan, 3 s");
+    // What began first is what is waited for; a look at the disk beside it is not.
+    let first = sink.working("vega", "comparing /home");
+    let second = sink.working("vega", "looking at its free space");
+    stage.play(&heard.try_iter().collect::<Vec<_>>());
+    stage.pass(Duration::from_secs(9));
+    assert_eq!(last(&stage), "waiting for vega: comparing /home, 12 s");
+    drop(first);
+    stage.play(&heard.try_iter().collect::<Vec<_>>());
+    stage.pass(Duration::from_secs(100));
+    assert_eq!(
+        last(&stage),
+        "waiting for vega: looking at its free space, 1 min 52 s"
     );
-    stage.play(&[log_event(LogLevel::Full, "snapshot of @home")]);
+    drop(second);
+    stage.play(&heard.try_iter().collect::<Vec<_>>());
+    stage.play(&[progress(1, "x")]);
     stage.pass(Duration::from_secs(1));
+    assert!(!stage.screen.text().contains("waiting"));
+}
+
+#[test]
+fn at_40_columns_the_time_waited_is_never_cut() {
+    let mut sink = EventSink::none();
+    let heard = sink.subscribe();
+    let mut stage = Stage::new(Mode::Live, 20, 40);
+    let _work = sink.working("vega", "comparing /srv/a-very-long-name/of-a-folder");
+    stage.play(&heard.try_iter().collect::<Vec<_>>());
+    stage.pass(Duration::from_secs(5));
+    let text = stage.screen.text();
+    let last = text.lines().last().unwrap_or_default();
+    assert!(
+        last.ends_with("folder, 5 s") && last.contains("waiting for vega: c"),
+        "{text}"
+    );
+}
+
+#[test]
+fn without_live_lines_the_heartbeat_comes_less_and_less_often() {
+    let mut stage = Stage::new(Mode::Plain, 20, 80);
+    stage.play(&[Event::Phase { phase: Phase::Plan }]);
+    for _ in 0..400 {
+        stage.pass(Duration::from_millis(500));
+    }
+    insta::assert_snapshot!(stage.screen.text(), @"
+    [6/10] plan
+    waiting for plan, 2 s
+    waiting for plan, 10 s
+    waiting for plan, 30 s
+    waiting for plan, 1 min 0 s
+    waiting for plan, 2 min 0 s
+    waiting for plan, 3 min 0 s
+    ");
+    stage.play(&[Event::Phase {
+        phase: Phase::Execute,
+    }]);
+    for _ in 0..6 {
+        stage.pass(Duration::from_millis(500));
+    }
     assert!(
         stage
             .screen
             .text()
-            .contains("for vega (last heard: user_data: snapshot of @home)")
+            .ends_with("[7/10] execute\nwaiting for execute, 2 s")
     );
-    stage.play(&[progress(1, "x")]);
+}
+
+#[test]
+fn a_person_who_takes_their_time_is_no_silence() {
+    let mut stage = Stage::new(Mode::Live, 20, 80);
+    stage.play(&[Event::Phase {
+        phase: Phase::Gates,
+    }]);
+    stage.renderer.pause(stage.now);
+    stage.now += Duration::from_mins(1);
+    stage.renderer.resume(stage.now);
     stage.pass(Duration::from_secs(1));
     assert!(!stage.screen.text().contains("waiting"));
+}
+
+#[test]
+fn what_a_module_decided_is_below_its_result() {
+    let mut report = report();
+    let Event::Log(mut line) =
+        log_event(LogLevel::Info, "full scan of /home: first sync with vega")
+    else {
+        unreachable!()
+    };
+    let key = LogEvent::DECISION_KEY.to_owned();
+    line.context.insert(key, json!("full_scan"));
+    report.decisions = vec![line];
+    let lines = words::closing(&report, LOOK, Some(39));
+    let text: Vec<String> = lines.iter().map(|l| l.render(LOOK)).collect();
+    assert_eq!(
+        text[2..6].to_vec(),
+        [
+            "✔ user_data    1:12",
+            "    12 created, 4.2 MiB",
+            "    full scan of /home: first sync with",
+            "    vega"
+        ]
+    );
 }
 
 #[test]
@@ -372,7 +473,7 @@ fn quiet_shows_errors_and_the_closing_block_only() {
 
     Failed: atlas → vega
     ✔ user_data    1:12  12 created, 4.2 MiB
-    ⏭ docker       1:12  skipped: not installed
+    ○ docker       1:12  skipped: not installed
     ✖ dummy_fail   1:12  failed: told to fail
     2 warnings:
     - user_data (vega): two rules match nothing (2 times)
@@ -393,12 +494,12 @@ fn the_closing_block_fits_a_narrow_terminal() {
       match nothing
 
     Failed: atlas → vega
-    ✔ user_data    1:12  12 created, 4.2
-        MiB
-    ⏭ docker       1:12  skipped: not
-        installed
-    ✖ dummy_fail   1:12  failed: told to
-        fail
+    ✔ user_data    1:12
+        12 created, 4.2 MiB
+    ○ docker       1:12
+        skipped: not installed
+    ✖ dummy_fail   1:12
+        failed: told to fail
     2 warnings:
     - user_data (vega): two rules match
         nothing (2 times)
@@ -455,7 +556,7 @@ fn what_stopped_a_run_is_told_once_with_its_hint() {
     cause: told to fail
     hint: switch dummy_fail off
     ✔ user_data    1:12  12 created, 4.2 MiB
-    ⏭ docker       1:12  skipped: not installed
+    ○ docker       1:12  skipped: not installed
     ✖ dummy_fail   1:12  failed
     2 warnings:
     - user_data (vega): two rules match nothing (2 times)
@@ -476,7 +577,7 @@ fn errors_found_together_are_a_list_in_the_closing_block() {
     let lines = words::closing(&report, LOOK, None);
     let text: Vec<String> = lines.iter().map(|l| l.render(LOOK)).collect();
     assert_eq!(
-        text[2..6],
+        text[2..6].to_vec(),
         [
             "error: not enough disk space",
             "  atlas: 1 GiB free",
@@ -558,60 +659,6 @@ fn a_question_interrupts_the_bars_and_they_come_back() {
         "{text}"
     );
     assert_eq!(text.matches("━").count(), text.rmatches("━").count().min(8));
-}
-
-#[test]
-fn json_is_an_object_a_line_with_the_time_and_no_secrets() {
-    #[derive(Clone, Default)]
-    struct Pipe(Arc<Mutex<Vec<u8>>>);
-    impl Write for Pipe {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let pipe = Pipe::default();
-    let screen = MemoryScreen::new(10, 80);
-    let now = Instant::now();
-    let json = Some(Box::new(pipe.clone()) as Box<dyn Write + Send>);
-    let mut renderer = Renderer::new(Mode::Json, LOOK, true, Box::new(screen.clone()), json, now);
-    for event in running("atlas", "vega", "https://u:p@h/\u{9b}2J") {
-        renderer.take(&event, now);
-    }
-    renderer.take(&Event::Closing(report()), now);
-    renderer.finish(now);
-    assert_eq!(screen.raw(), "", "nothing for people");
-    let text = String::from_utf8(pipe.0.lock().unwrap().clone()).unwrap();
-    assert!(!text.replace('\n', "").contains(crate::escape::is_unsafe));
-    let events: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    assert!(
-        events
-            .iter()
-            .all(|e| e["ts"].as_str().unwrap().ends_with('Z'))
-    );
-    let kinds: Vec<&str> = events
-        .iter()
-        .map(|e| e["event"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        kinds,
-        [
-            "session",
-            "connection",
-            "phase",
-            "phase",
-            "log",
-            "module_started",
-            "progress",
-            "closing"
-        ]
-    );
-    assert_eq!(events[6]["update"]["item"], "https://***@h/\u{9b}2J");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::escape::escape_str;
+pub(super) use crate::figures::{bytes, counted, number, span};
 use crate::jsonline::redact;
 
 /// Text of others on one line: secrets in URLs hidden, tabs as spaces, the rest escaped.
@@ -149,30 +150,6 @@ pub(super) fn wrap(text: &str, width: usize, indent: usize) -> Vec<String> {
     lines
 }
 
-/// `1234567` as `1,234,567`.
-pub(super) fn number(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// `1 file`, `2 files`.
-pub(super) fn counted(n: u64, noun: &str) -> String {
-    let s = if n == 1 { "" } else { "s" };
-    format!("{} {noun}{s}", number(n))
-}
-
-/// Bytes in binary units ("4.2 MiB").
-pub(super) fn bytes(n: u64) -> String {
-    bytesize::ByteSize(n).display().iec().to_string()
-}
-
 /// A time span as a clock shows it: `0:07`, `12:34`, `1:02:03`.
 pub(super) fn clock(time: Duration) -> String {
     let secs = time.as_secs();
@@ -181,17 +158,6 @@ pub(super) fn clock(time: Duration) -> String {
         format!("{h}:{m:02}:{s:02}")
     } else {
         format!("{m}:{s:02}")
-    }
-}
-
-/// A time span in a sentence: `0.4 s`, `12 s`, `2 min 5 s`, `1 h 2 min`.
-pub(super) fn span(time: Duration) -> String {
-    let secs = time.as_secs();
-    match secs {
-        0..=9 => format!("{:.1} s", time.as_secs_f64()),
-        10..=59 => format!("{secs} s"),
-        60..=3599 => format!("{} min {} s", secs / 60, secs % 60),
-        _ => format!("{} h {} min", secs / 3600, secs / 60 % 60),
     }
 }
 
@@ -246,15 +212,8 @@ mod tests {
 
     #[test]
     fn figures_are_readable() {
-        assert_eq!(
-            (number(0), number(1_234_567)),
-            ("0".into(), "1,234,567".into())
-        );
         assert_eq!(clock(Duration::from_secs(3723)), "1:02:03");
-        assert_eq!(span(Duration::from_millis(420)), "0.4 s");
-        assert_eq!(span(Duration::from_secs(125)), "2 min 5 s");
         assert_eq!(millis(Duration::from_micros(420)), "0.4 ms");
-        assert_eq!(bytes(4_404_019), "4.2 MiB");
     }
 
     proptest! {

@@ -2,22 +2,22 @@
 //!
 //! A pure picture of the events so far; time comes in as an argument, text goes out as lines.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::event::{
-    ConnectionEvent, ConnectionStatus, Event, LogEvent, LogLevel, Phase, ProgressEvent,
-    ProgressUpdate,
+    ConnectionEvent, ConnectionStatus, Event, LogEvent, LogLevel, Phase, ProgressEvent, WorkEvent,
 };
 
+use super::bar::{Frame, ModuleView, ONE_LINE};
 use super::look::{Line, Look, Paint};
-use super::meter::Meter;
-use super::text::{bytes, clean, clock, columns, fit_middle, millis, number};
+use super::text::{clean, clock, columns, counted, fit_middle, millis, number, span};
 
 /// Silence after which the lines say what is being waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Widths from which a bar and what it is at share a line.
-const ONE_LINE: usize = 120;
+/// Pieces of work kept in mind; there are as many as threads that wait.
+const MAX_WORK: usize = 256;
 
 /// What the events so far add up to.
 pub(super) struct View {
@@ -30,17 +30,8 @@ pub(super) struct View {
     errors: u64,
     modules: Vec<ModuleView>,
     last_sign: Instant,
-    last_words: Option<String>,
-}
-
-struct ModuleView {
-    name: String,
-    started: bool,
-    began: Instant,
-    update: ProgressUpdate,
-    waiting_for: Option<String>,
-    bytes: Meter,
-    items: Meter,
+    /// What machines were asked and have not answered, by its number: what began first is first.
+    work: BTreeMap<u64, WorkEvent>,
 }
 
 impl View {
@@ -56,7 +47,7 @@ impl View {
             errors: 0,
             modules: Vec::new(),
             last_sign: now,
-            last_words: None,
+            work: BTreeMap::new(),
         }
     }
 
@@ -91,19 +82,32 @@ impl View {
             }
             Event::Phase { phase } => {
                 self.phase = Some(*phase);
-                self.last_words = None;
                 // What a module said while it planned is over; what runs, runs on.
                 self.modules.retain(|m| m.started);
             }
-            Event::ModuleStarted { module } => {
+            Event::ModuleStarted { module, background } => {
                 self.modules.retain(|m| m.name != *module);
                 let mut view = ModuleView::new(module, now);
                 view.started = true;
+                view.background = *background;
                 self.modules.push(view);
+                // What is watched comes first; the sort keeps the order otherwise.
+                self.modules.sort_by_key(|m| m.background);
             }
+            Event::Work(work) => {
+                self.work(work);
+                return;
+            }
+            // What makes them tells how far it is.
+            Event::Changes(_) => return,
             Event::ModuleFinished(result) => self.modules.retain(|m| m.name != result.module),
             Event::Closing(_) => self.modules.clear(),
         }
+        self.last_sign = now;
+    }
+
+    /// Something was heard: what was silence is over.
+    pub(super) fn heard(&mut self, now: Instant) {
         self.last_sign = now;
     }
 
@@ -112,32 +116,17 @@ impl View {
         (self.source.as_deref(), self.target.as_deref())
     }
 
-    /// Modules with something to say, each with one line of figures, for plain output.
+    /// A module's figures in one line, for plain output.
     pub(super) fn figures(&self, module: &str, now: Instant) -> Option<String> {
         let module = self.modules.iter().find(|m| m.name == module)?;
-        let update = &module.update;
-        let mut parts = Vec::new();
-        parts.extend(module.percent().map(|p| format!("{p}%")));
-        parts.extend(of(update.current, update.total, number, " of "));
-        parts.extend(of(update.current_bytes, update.total_bytes, bytes, " of "));
-        parts.extend(module.rate(now));
-        parts.extend(module.eta(now).map(|eta| format!("{} left", clock(eta))));
-        parts.extend(update.item.as_deref().map(clean));
-        (!parts.is_empty()).then(|| parts.join(", "))
+        module.figures(now)
     }
 
     fn count(&mut self, log: &LogEvent) {
         match log.level {
             LogLevel::Warning => self.warnings += 1,
             LogLevel::Error | LogLevel::Critical => self.errors += 1,
-            LogLevel::Full | LogLevel::Info => {
-                let message = clean(log.message.lines().next().unwrap_or_default());
-                self.last_words = Some(match log.module.as_str() {
-                    "core" => message,
-                    module => format!("{}: {message}", clean(module)),
-                });
-            }
-            LogLevel::Debug => {}
+            LogLevel::Info | LogLevel::Full | LogLevel::Debug => {}
         }
     }
 
@@ -147,26 +136,14 @@ impl View {
             self.modules.push(ModuleView::new(&progress.module, now));
             self.modules.len() - 1
         });
-        let module = &mut self.modules[at];
-        if progress.update.heartbeat {
-            module.waiting_for.clone_from(&progress.update.item);
-            return;
-        }
-        module.waiting_for = None;
-        module.update = progress.update.clone();
-        if let Some(n) = module.update.current_bytes {
-            module.bytes.add(now, n);
-        }
-        if let Some(n) = module.update.current {
-            module.items.add(now, n);
-        }
+        self.modules[at].take(&progress.update, now);
     }
 
     /// The lines for a screen of `rows` by `cols`.
     pub(super) fn lines(&self, rows: usize, cols: usize, look: Look, now: Instant) -> Vec<Line> {
         let width = cols.saturating_sub(1);
         let mut lines = vec![self.status(width, look, now)];
-        let waiting = self.waiting(look, now);
+        let waiting = self.waiting_line(width, look, now);
         // Half of the screen stays for the log.
         let room = (rows / 2)
             .max(2)
@@ -175,8 +152,15 @@ impl View {
         let names = self.modules.iter().map(|m| columns(&clean(&m.name))).max();
         let name_width = names.unwrap_or(0).min((width / 4).clamp(10, 24));
         let item_lines = width < ONE_LINE && shown * 2 <= room;
+        let frame = Frame {
+            width,
+            name_width,
+            item_line: item_lines,
+            look,
+            now,
+        };
         for module in &self.modules[..shown] {
-            module.draw(&mut lines, width, name_width, item_lines, look, now);
+            module.draw(&mut lines, frame);
         }
         let hidden = self.modules.len() - shown;
         if let Some(last) = lines.last_mut().filter(|_| hidden > 0) {
@@ -188,24 +172,25 @@ impl View {
 
     fn status(&self, width: usize, look: Look, now: Instant) -> Line {
         let elapsed = clock(now.saturating_duration_since(self.began));
-        // Each attempt says less, until it fits.
+        let phase = self.phase.map(|phase| (phase.number(), phase.title()));
+        // Each attempt says less, until it fits: first words are cut, then the time, the phase's
+        // title, the round trip, and at last the names.
         for attempt in 0..6 {
             let mut line = Line::default();
-            let room = if attempt < 4 { width } else { width / 5 };
+            let room = if attempt < 5 { width } else { width / 5 };
             self.push_hosts(&mut line, room, look);
-            if let Some(phase) = self.phase {
-                let (n, title) = (phase.number(), phase.title());
+            if let Some((n, title)) = phase {
                 let text = match attempt {
                     0 => format!("  [{n}/10] {title}"),
-                    5 => format!("  {n}/10"),
-                    _ => format!("  {n}/10 {title}"),
+                    1 | 2 => format!("  {n}/10 {title}"),
+                    _ => format!("  {n}/10"),
                 };
                 line.push(text, Paint::Accent);
             }
-            if attempt < 2 {
+            if attempt < 4 {
                 self.push_connection(&mut line);
             }
-            if attempt < 4 {
+            if attempt < 2 {
                 line.push(format!("  {elapsed}"), Paint::Dim);
             }
             for (count, noun, short, paint) in [
@@ -213,7 +198,7 @@ impl View {
                 (self.warnings, "warning", look.sign("⚠", "W"), Paint::Warn),
             ] {
                 if count > 0 && attempt < 1 {
-                    line.push(format!("  {}", super::text::counted(count, noun)), paint);
+                    line.push(format!("  {}", counted(count, noun)), paint);
                 } else if count > 0 {
                     line.push(format!("  {short}{}", number(count)), paint);
                 }
@@ -250,12 +235,33 @@ impl View {
         }
     }
 
-    /// The line that says, after a while of silence, that we are alive and what we wait for.
-    fn waiting(&self, look: Look, now: Instant) -> Option<Line> {
+    /// What is being waited for, after a while of silence.
+    pub(super) fn waiting(&self, now: Instant) -> Option<Waiting> {
         let silence = now.saturating_duration_since(self.last_sign);
-        if silence < PATIENCE {
+        if silence < PATIENCE || self.phase.is_none() && self.work.is_empty() {
             return None;
         }
+        let told = self.modules.iter().find_map(|m| {
+            let item = m.waiting_for.as_ref()?;
+            Some((Some(clean(&m.name)), clean(item)))
+        });
+        // What began first is what the others wait for: a transfer, not a look at the disk beside it.
+        let asked = || {
+            let (_, work) = self.work.first_key_value()?;
+            Some((Some(clean(&work.machine)), clean(&work.doing)))
+        };
+        let running = || {
+            let module = self.modules.iter().find(|m| !m.background)?;
+            Some((None, clean(&module.name)))
+        };
+        let phase = || Some((None, self.phase?.title().to_owned()));
+        let (who, what) = (told.or_else(asked)).or_else(running).or_else(phase)?;
+        Some(Waiting { who, what, silence })
+    }
+
+    /// The line for it, with a sign that turns: we are alive.
+    fn waiting_line(&self, width: usize, look: Look, now: Instant) -> Option<Line> {
+        let waiting = self.waiting(now)?;
         let signs: &[&str] = if look.unicode {
             &["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"]
         } else {
@@ -264,163 +270,48 @@ impl View {
         let turn = now.saturating_duration_since(self.began).as_millis() / 100;
         let sign = signs[usize::try_from(turn % signs.len() as u128).unwrap_or(0)];
         let mut line = Line::of(sign, Paint::Accent);
-        let what = self.what_is_waited_for();
-        let time = clock(silence);
-        line.push(format!(" waiting {time} for {what}"), Paint::Plain);
-        if let Some(words) = &self.last_words {
-            line.push(format!(" (last heard: {words})"), Paint::Dim);
-        }
+        let words = waiting.words(Some(width.saturating_sub(2)), look);
+        line.push(format!(" {words}"), Paint::Plain);
         Some(line)
     }
 
-    fn what_is_waited_for(&self) -> String {
-        let told = self.modules.iter().rev().find_map(|m| {
-            let item = m.waiting_for.as_ref()?;
-            Some(format!("{}: {}", clean(&m.name), clean(item)))
-        });
-        let running = || Some(clean(&self.modules.last()?.name));
-        told.or_else(running)
-            .or_else(|| self.target.clone())
-            .unwrap_or_else(|| "the other machine".into())
+    fn work(&mut self, work: &WorkEvent) {
+        if work.ended {
+            self.work.remove(&work.id);
+        } else if self.work.len() < MAX_WORK {
+            self.work.insert(work.id, work.clone());
+        }
     }
 }
 
-impl ModuleView {
-    fn new(name: &str, now: Instant) -> Self {
-        Self {
-            name: name.to_owned(),
-            started: false,
-            began: now,
-            update: ProgressUpdate::default(),
-            waiting_for: None,
-            bytes: Meter::default(),
-            items: Meter::default(),
-        }
-    }
+/// What is waited for, and since when nothing was heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Waiting {
+    /// The machine, or the module that said so itself; escaped.
+    pub(super) who: Option<String>,
+    /// What it does; escaped.
+    pub(super) what: String,
+    /// How long nothing was heard.
+    pub(super) silence: Duration,
+}
 
-    fn percent(&self) -> Option<u8> {
-        let update = &self.update;
-        let ratio = |current: Option<u64>, total: Option<u64>| {
-            let (current, total) = (current?, total.filter(|t| *t > 0)?);
-            let percent = u128::from(current.min(total)) * 100 / u128::from(total);
-            u8::try_from(percent).ok()
+impl Waiting {
+    /// `waiting for vega: comparing /home, 12 s`, in at most `width` columns if possible: how long
+    /// it has been is never cut.
+    pub(super) fn words(&self, width: Option<usize>, look: Look) -> String {
+        let time = match self.silence.as_secs() {
+            secs @ ..60 => format!("{secs} s"),
+            _ => span(self.silence),
         };
-        update
-            .percent
-            .map(|percent| percent.min(100))
-            .or_else(|| ratio(update.current_bytes, update.total_bytes))
-            .or_else(|| ratio(update.current, update.total))
-    }
-
-    fn rate(&self, now: Instant) -> Option<String> {
-        let of_bytes = self.update.current_bytes.and(self.bytes.rate(now));
-        of_bytes
-            .filter(|rate| *rate > 0.0)
-            .map(|rate| format!("{}/s", bytes(whole(rate))))
-            .or_else(|| {
-                let rate = self.items.rate(now).filter(|rate| *rate > 0.0)?;
-                Some(format!("{}/s", number(whole(rate))))
-            })
-    }
-
-    fn eta(&self, now: Instant) -> Option<Duration> {
-        let update = &self.update;
-        let left = |current: Option<u64>, total: Option<u64>| total?.checked_sub(current?);
-        update.eta.or_else(|| {
-            left(update.current_bytes, update.total_bytes)
-                .and_then(|n| self.bytes.time_for(n, now))
-                .or_else(|| {
-                    left(update.current, update.total).and_then(|n| self.items.time_for(n, now))
-                })
-        })
-    }
-
-    fn draw(
-        &self,
-        lines: &mut Vec<Line>,
-        width: usize,
-        name_width: usize,
-        item_line: bool,
-        look: Look,
-        now: Instant,
-    ) {
-        let name = fit_middle(&clean(&self.name), name_width, look.ellipsis());
-        let pad = " ".repeat(name_width.saturating_sub(columns(&name)));
-        let mut line = Line::of(format!("{name}{pad}"), Paint::Bold);
-        let bar = match width {
-            0..50 => 8,
-            50..100 => 16,
-            _ => 24,
+        let head = match &self.who {
+            Some(who) => format!("waiting for {who}: "),
+            None => "waiting for ".to_owned(),
         };
-        if let Some(percent) = self.percent() {
-            let full = usize::from(percent) * bar / 100;
-            line.push("  ", Paint::Plain);
-            line.push(look.sign("━", "#").repeat(full), Paint::Good);
-            line.push(look.sign("─", ".").repeat(bar - full), Paint::Dim);
-            line.push(format!(" {percent:>3}%"), Paint::Plain);
-        } else {
-            let time = clock(now.saturating_duration_since(self.began));
-            line.push(format!("  {time}"), Paint::Plain);
-        }
-        // By how much they matter; shown in another order.
-        let update = &self.update;
-        let eta = self.eta(now).map(clock).map(|eta| format!("{eta} left"));
-        let figures = [
-            (2, self.rate(now)),
-            (3, eta),
-            (0, of(update.current, update.total, number, "/")),
-            (1, of(update.current_bytes, update.total_bytes, bytes, "/")),
-        ];
-        let mut room = width.saturating_sub(line.columns());
-        let mut kept: Vec<(u8, String)> = Vec::new();
-        for (place, text) in figures {
-            if let Some(text) = text.filter(|t| columns(t) + 2 <= room) {
-                room -= columns(&text) + 2;
-                kept.push((place, text));
-            }
-        }
-        kept.sort();
-        for (_, text) in kept {
-            line.push(format!("  {text}"), Paint::Plain);
-        }
-        let item = update.item.as_deref().map(clean);
-        if width >= ONE_LINE {
-            let room = width.saturating_sub(line.columns() + 2);
-            if let Some(item) = item.filter(|_| room >= 20) {
-                line.push("  ", Paint::Plain);
-                line.push(fit_middle(&item, room, look.ellipsis()), Paint::Dim);
-            }
-            lines.push(line);
-        } else {
-            lines.push(line);
-            if let Some(item) = item.filter(|_| item_line) {
-                let item = fit_middle(&item, width.saturating_sub(2), look.ellipsis());
-                lines.push(Line::of(format!("  {item}"), Paint::Dim));
-            }
-        }
+        let room = width.map(|width| width.saturating_sub(columns(&head) + columns(&time) + 2));
+        let what = room.map_or_else(
+            || self.what.clone(),
+            |room| fit_middle(&self.what, room, look.ellipsis()),
+        );
+        format!("{head}{what}, {time}")
     }
-}
-
-/// `3/7`, or `3` if nobody knows of how many.
-fn of(
-    current: Option<u64>,
-    total: Option<u64>,
-    show: impl Fn(u64) -> String,
-    between: &str,
-) -> Option<String> {
-    let current = show(current?);
-    Some(match total {
-        Some(total) => format!("{current}{between}{}", show(total)),
-        None => current,
-    })
-}
-
-/// A rate without its fraction.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "rates are finite, not negative and far below 2^64"
-)]
-fn whole(rate: f64) -> u64 {
-    rate as u64
 }

@@ -12,11 +12,15 @@ use crate::event::{
 use crate::prompt::Question;
 
 use super::look::{Line, Look, Paint};
+use super::plan;
 use super::report::ErrorReport;
 use super::text::{clean, clean_lines, clock, columns, counted, number, span, wrap};
 
 /// Lines of one message that are shown; the rest is in the log.
 const MESSAGE_LINES: usize = 20;
+
+/// Below this many columns a result does not stand beside its module.
+const NARROW: usize = 60;
 
 /// Different warnings the closing block repeats.
 const WARNINGS_SHOWN: usize = 20;
@@ -118,7 +122,7 @@ pub(super) fn module_result(
 ) -> Vec<Line> {
     let (sign, paint) = match result.status {
         ModuleStatus::Success => (look.sign("✔", "ok     "), Paint::Good),
-        ModuleStatus::Skipped => (look.sign("⏭", "skipped"), Paint::Dim),
+        ModuleStatus::Skipped => (look.sign("○", "skipped"), Paint::Dim),
         ModuleStatus::Failed => (look.sign("✖", "failed "), Paint::Bad),
     };
     let name = clean(&result.module);
@@ -144,12 +148,29 @@ pub(super) fn module_result(
         .map(|text| clean_lines(text, 1).join(" "))
         .collect();
     let head = format!("{sign} ");
-    let text = format!("{name}{pad}  {took}  {}", texts.join(": "));
-    paragraph((&head, paint), (text.trim_end(), Paint::Plain), width, 4)
+    let (title, text) = (format!("{name}{pad}  {took}"), texts.join(": "));
+    let line = format!("{title}  {text}");
+    let is_narrow = |width| width < NARROW && columns(&head) + columns(&line) > width;
+    if !width.is_some_and(is_narrow) {
+        return paragraph((&head, paint), (line.trim_end(), Paint::Plain), width, 4);
+    }
+    // No table fits: what was done begins on a line of its own.
+    let mut lines = paragraph((&head, paint), (&title, Paint::Plain), width, 4);
+    lines.extend(indented(4, (&text, Paint::Plain), width));
+    lines
+}
+
+/// `text` as lines that all begin `margin` spaces from the left.
+fn indented(margin: usize, (text, paint): (&str, Paint), width: Width) -> Vec<Line> {
+    let room = width.map(|width| width.saturating_sub(margin).max(10));
+    let margin = " ".repeat(margin);
+    let rows = wrapped(text, room, 0).into_iter();
+    rows.map(|row| Line::of(format!("{margin}{row}"), paint))
+        .collect()
 }
 
 /// The width for a column of module names.
-pub(super) fn name_width(modules: &[ModuleResult]) -> usize {
+fn name_width(modules: &[&ModuleResult]) -> usize {
     let names = modules.iter().map(|m| columns(&clean(&m.module)));
     names.max().unwrap_or(0).min(24)
 }
@@ -177,14 +198,28 @@ pub(super) fn closing(report: &ClosingReport, look: Look, width: Width) -> Vec<L
     for error in &report.errors {
         lines.extend(ending_error(error, width));
     }
-    let names = name_width(&report.modules);
-    for module in &report.modules {
+    let decisions = |module: &str| {
+        let all = report.decisions.iter().filter(|d| d.module == module);
+        let texts = all.map(|d| clean_lines(&d.message, 1).join(" "));
+        texts
+            .flat_map(|text| indented(4, (&text, Paint::Dim), width))
+            .collect::<Vec<_>>()
+    };
+    for digest in &report.plans {
+        let decided = decisions(&digest.module);
+        lines.extend(plan::plan(digest, decided, look, width));
+    }
+    let is_told = |module: &&ModuleResult| !report.plans.iter().any(|p| p.module == module.module);
+    let modules: Vec<&ModuleResult> = report.modules.iter().filter(is_told).collect();
+    let names = name_width(&modules);
+    for module in modules {
         let mut module = module.clone();
         let told = |text: &String| told_above(text, &report.errors);
         if module.status == ModuleStatus::Failed && module.error.as_ref().is_some_and(told) {
             module.error = None;
         }
         lines.extend(module_result(&module, names, look, width));
+        lines.extend(decisions(&module.module));
     }
     if !report.warnings.is_empty() {
         let noun = if errors {
@@ -220,6 +255,15 @@ pub(super) fn closing(report: &ClosingReport, look: Look, width: Width) -> Vec<L
         width,
         2,
     ));
+    if report.plans.iter().any(|plan| !plan.is_whole) {
+        let text = "each with -v, and in the log at level FULL";
+        lines.extend(paragraph(
+            ("Changes ", Paint::Dim),
+            (text, Paint::Plain),
+            width,
+            2,
+        ));
+    }
     if let Some(log) = &report.log_file {
         // Not wrapped: a path is there to be copied.
         let mut line = Line::of("Log     ", Paint::Dim);

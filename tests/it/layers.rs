@@ -18,8 +18,9 @@ pub const FLOORS: &[&[&str]] = &[
     &["snapshot"],
     &["host"],
     &["ui"],
-    &["prompt", "config", "signals", "change", "jsonline"],
+    &["prompt", "config", "signals", "jsonline"],
     &["event", "sys"],
+    &["change"],
     &["exit", "interrupt", "escape", "figures"],
 ];
 

@@ -33,6 +33,7 @@
 #   LAB_EXTRA  extra packages, comma separated                  so that programs built here run there)
 #   LAB_CACHE  the root file system's tarball        LAB_BASE   disks and state of running labs
 #   LAB_OWNER  pid the lab belongs to, for `sweep`   LAB_SNAPSHOTS=absent  no .snapshots subvolume
+#   LAB_TARGET_SUITE  vega's release, if it is not that of atlas (trixie)
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -46,7 +47,8 @@ LAB_SUITE=${LAB_SUITE:-$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}"
 LAB_EXTRA=${LAB_EXTRA:-}
 LAB_OWNER=${LAB_OWNER:-}
 LAB_SNAPSHOTS=${LAB_SNAPSHOTS:-subvolume}
-export LAB_NAME LAB_CACHE LAB_BASE LAB_SIZE LAB_SUITE LAB_EXTRA LAB_SNAPSHOTS
+LAB_TARGET_SUITE=${LAB_TARGET_SUITE:-$LAB_SUITE}
+export LAB_NAME LAB_CACHE LAB_BASE LAB_SIZE LAB_SUITE LAB_EXTRA LAB_SNAPSHOTS LAB_TARGET_SUITE
 
 DIR=$LAB_BASE/$LAB_NAME # everything of one running lab
 WIRE=$LAB_NAME-wire     # the network namespace between the machines
@@ -54,8 +56,7 @@ HOSTS=(atlas vega)
 declare -A ADDR=([atlas]=10.77.0.1 [vega]=10.77.0.2)
 SAFE_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 PACKAGES=systemd-sysv,dbus,libpam-systemd,openssh-server,openssh-client,sudo,btrfs-progs,rsync,procps,acl,attr,e2fsprogs,iproute2,iputils-ping,netcat-openbsd,less
-TAG=$LAB_SUITE-$(printf %s "$PACKAGES,$LAB_EXTRA" "$(sed -n '/^customise()/,/^}/p' "$SELF")" | md5sum | cut -c1-8)
-TARBALL=$LAB_CACHE/rootfs-$TAG.tar.zst
+MADE_AS=$(printf %s "$PACKAGES,$LAB_EXTRA" "$(sed -n '/^customise()/,/^}/p' "$SELF")" | md5sum | cut -c1-8)
 
 # ---------------------------------------------------------------- small helpers
 
@@ -63,6 +64,8 @@ say() { echo "lab: $*" >&2 || true; } # whoever listened may be gone
 die() { say "$*"; exit 1; }
 need_root() { [[ $EUID == 0 ]] || die "needs root (namespaces, loop devices, mounts)"; }
 check_host() { [[ -n ${ADDR[${1:-}]:-} ]] || die "no such machine: '${1:-}' (atlas, vega)"; }
+suite() { [[ $1 == atlas ]] && echo "$LAB_SUITE" || echo "$LAB_TARGET_SUITE"; }
+tarball() { echo "$LAB_CACHE/rootfs-$1-$MADE_AS.tar.zst"; } # SUITE
 other() { [[ $1 == atlas ]] && echo vega || echo atlas; }
 netns() { echo "$LAB_NAME-$1"; }
 
@@ -116,23 +119,30 @@ apt_mirror() { # the mirror this system itself uses
 }
 
 cmd_build() {
+  local suite
   need_root
   command -v debootstrap >/dev/null || die "debootstrap is missing (apt-get install debootstrap)"
   mkdir -p "$LAB_CACHE"
   exec 8>"$LAB_CACHE/build.lock"; flock 8 # two labs starting together build once
-  if [[ -s $TARBALL ]]; then exec 8>&-; return; fi
-  local root=$LAB_CACHE/build-$TAG log=$LAB_CACHE/debootstrap-$TAG.log components=main mirror
+  for suite in "$LAB_SUITE" "$LAB_TARGET_SUITE"; do
+    [[ -s $(tarball "$suite") ]] || build_suite "$suite"
+  done
+  exec 8>&-
+}
+
+build_suite() {
+  local suite=$1 tarball root log components=main mirror
+  tarball=$(tarball "$suite") root=$LAB_CACHE/build-$suite-$MADE_AS log=$LAB_CACHE/debootstrap-$suite-$MADE_AS.log
   mirror=$(apt_mirror); [[ -n $mirror ]] || die "no package mirror found in /etc/apt"
   if grep -q '^ID=ubuntu' /etc/os-release; then components=main,universe; fi
   rm -rf --one-file-system "$root"
-  say "building a $LAB_SUITE root file system, once (log: $log)"
+  say "building a $suite root file system, once (log: $log)"
   debootstrap --variant=minbase --components="$components" --include="$PACKAGES${LAB_EXTRA:+,$LAB_EXTRA}" \
-    "$LAB_SUITE" "$root" "$mirror" >"$log" 2>&1 || { tail -n 5 "$log" >&2; rm -rf --one-file-system "$root"; die "debootstrap failed"; }
+    "$suite" "$root" "$mirror" >"$log" 2>&1 || { tail -n 5 "$log" >&2; rm -rf --one-file-system "$root"; die "debootstrap failed"; }
   customise "$root"
-  tar -C "$root" --numeric-owner --xattrs --acls --one-file-system -cf - . | zstd -q -T0 -3 -f -o "$TARBALL.new"
-  mv "$TARBALL.new" "$TARBALL"
+  tar -C "$root" --numeric-owner --xattrs --acls --one-file-system -cf - . | zstd -q -T0 -3 -f -o "$tarball.new"
+  mv "$tarball.new" "$tarball"
   rm -rf --one-file-system "$root"
-  exec 8>&-
 }
 
 customise() { # turns a bare root file system into a machine; its text is part of the cache's name
@@ -186,7 +196,7 @@ make_disk() { # a fresh disk for HOST, with pristine copies of its subvolumes fo
   attach "$h"
   btrfs subvolume create "$d/@" >/dev/null
   btrfs subvolume create "$d/@home" >/dev/null
-  zstd -dcq "$TARBALL" | tar -C "$d/@" --numeric-owner --xattrs --xattrs-include='*' --acls -xpf -
+  zstd -dcq "$(tarball "$(suite "$h")")" | tar -C "$d/@" --numeric-owner --xattrs --xattrs-include='*' --acls -xpf -
   chmod 755 "$d/@" "$d/@home"
   cp -a "$d/@/home/." "$d/@home/"; find "$d/@/home" -mindepth 1 -delete
   uuid=$(blkid -p -o value -s UUID "$DIR/$h.img")
@@ -479,7 +489,7 @@ cmd_up() {
   trap 'cmd_down' EXIT # until everything stands
   mkdir -p "$LAB_BASE"; mkdir -m 700 "$DIR"; lock
   if [[ -n $LAB_OWNER ]]; then save_pid owner "$LAB_OWNER"; fi
-  [[ -s $TARBALL ]] || cmd_build
+  [[ -s $(tarball "$LAB_SUITE") && -s $(tarball "$LAB_TARGET_SUITE") ]] || cmd_build
   ssh-keygen -q -t ed25519 -N '' -C lab -f "$DIR/lab_key"
   net_up
   both make_disk

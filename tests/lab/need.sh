@@ -1,5 +1,5 @@
 #!/bin/bash
-# need.sh [--check] build|lab|test|ci...: makes sure that the programs a task needs are there.
+# need.sh [--check] build|lab|test|static|static-debian|package|ci...: makes sure that the programs a task needs are there.
 # Installs only what is missing, says what and why; with --check it only says so and fails.
 set -euo pipefail
 
@@ -34,6 +34,22 @@ LIST
 setfacl     acl          files with everything a file can have
 setfattr    attr         files with everything a file can have
 setcap      libcap2-bin  files with everything a file can have
+LIST
+      ;;
+    static) cat <<'LIST'
+musl-gcc    musl-tools     compiling and linking with a C library that needs no other files
+LIST
+      ;;
+    static-debian) cat <<'LIST'
+/usr/bin/rustc rustc-web   a recent compiler whose library's source is packaged
+/usr/lib/rustlib/src/rust/library/std/Cargo.toml rust-web-src the source of its library
+/usr/lib/llvm-14/lib/libunwind.a libunwind-14-dev unwinding without the GNU C library
+LIST
+      ;;
+    package) cat <<'LIST'
+dpkg-deb    dpkg           making the package
+lintian     lintian        judging the package
+file        file           saying what kind of program it is
 LIST
       ;;
     ci) cat <<'LIST'

@@ -5,9 +5,9 @@
 //! (`ctransid`) beyond `created_generation` (`otransid`), while what leaves its files alone, a
 //! snapshot taken from it or a balance, moves only `generation`.
 
-use std::io;
 use std::os::fd::BorrowedFd;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::error::{DiffError, Side};
@@ -33,8 +33,13 @@ pub struct Fingerprint {
 
 impl Fingerprint {
     /// That of the snapshot the descriptor is in.
-    pub fn of(snapshot: BorrowedFd<'_>) -> io::Result<Self> {
-        let info = subvolume_info(snapshot)?;
+    pub fn of(snapshot: BorrowedFd<'_>) -> Result<Self, DiffError> {
+        let info =
+            subvolume_info(snapshot).map_err(|error| match Errno::from_io_error(&error) {
+                // Another filesystem, or a kernel from before there were such questions.
+                Some(Errno::NOTTY) => DiffError::Unsupported,
+                _ => error.into(),
+            })?;
         Ok(Self {
             uuid: info.uuid,
             parent_uuid: info.parent_uuid,

@@ -254,14 +254,18 @@ impl Judge<'_> {
             // Moved with its directory, or one of the names it no longer has.
             let with_directory = before.names.iter().position(|old| old == name);
             let given_up = || old_paths.iter().position(|old| !new_paths.contains(old));
+            if with_directory.is_some() && what.is_empty() {
+                // The directory that was moved says it.
+                continue;
+            }
             let from = with_directory
                 .or_else(given_up)
                 .map(|at| old_paths[at].clone());
-            let what = what.with(What::APPEARED).with(subtree);
-            // One more name: what changed in the data says nothing about what was here before.
+            let appeared = What::APPEARED.with(subtree);
+            // One more name of something: what differs is no difference to what was here before.
             let (what, ranges) = match from {
-                Some(_) => (what, ranges.clone()),
-                None => (what.without(What::CONTENT), Ranges::default()),
+                Some(_) => (what.with(appeared), ranges.clone()),
+                None => (appeared, Ranges::default()),
             };
             self.add(path.clone(), what, ranges, from)?;
         }

@@ -23,6 +23,8 @@ mod tests;
 
 use std::os::fd::BorrowedFd;
 
+use rustix::io::Errno;
+
 pub use error::{DiffError, Side};
 pub use fingerprint::Fingerprint;
 
@@ -55,12 +57,6 @@ impl What {
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
-    }
-
-    /// This set without those of the other.
-    #[must_use]
-    pub const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
     }
 
     /// Whether all of `other` is in it.
@@ -147,6 +143,16 @@ pub fn changes(
     limit: usize,
     abort: &AbortFlag,
 ) -> Result<Changes, DiffError> {
+    changes_in(stream::VERSION, (older, newer), limit, abort)
+}
+
+/// The same with no stream of a newer format than `newest`.
+fn changes_in(
+    newest: u32,
+    (older, newer): (BorrowedFd<'_>, BorrowedFd<'_>),
+    limit: usize,
+    abort: &AbortFlag,
+) -> Result<Changes, DiffError> {
     let (was, is) = (Fingerprint::of(older)?, Fingerprint::of(newer)?);
     was.check_pristine(Side::Older)?;
     is.check_pristine(Side::Newer)?;
@@ -154,7 +160,7 @@ pub fn changes(
     let older_id = subvolume_info(older)?.id;
     let mut names = Names::new(limit);
     let mut changes = Changes::default();
-    for version in (1..=stream::VERSION).rev() {
+    for version in (1..=newest).rev() {
         let mut feed = Feed::start(older_id, newer, version, abort)?;
         if let Some(stream) = Stream::open(&mut feed)? {
             (changes.version, changes.commands) = follow(stream, &mut names, (&was, &is))?;
@@ -166,28 +172,15 @@ pub fn changes(
             .finish()
             .err()
             .ok_or(DiffError::Malformed("it is empty"))?;
-        match error.raw_os_error() {
+        match Errno::from_io_error(&error) {
             // A version, or the flag to ask for one, that this kernel does not know.
-            Some(libc_error::EPROTO | libc_error::EINVAL | libc_error::EOPNOTSUPP)
-                if version > 1 => {}
-            Some(libc_error::ENOTTY | libc_error::EOPNOTSUPP) => {
-                return Err(DiffError::Unsupported);
-            }
-            Some(libc_error::EPERM) => return Err(DiffError::NotPermitted),
+            Some(Errno::PROTO | Errno::INVAL | Errno::OPNOTSUPP) if version > 1 => {}
+            Some(Errno::NOTTY | Errno::OPNOTSUPP) => return Err(DiffError::Unsupported),
+            Some(Errno::PERM) => return Err(DiffError::NotPermitted),
             _ => return Err(error.into()),
         }
     }
     Err(DiffError::Unsupported)
-}
-
-/// Error numbers, as the standard library reports them.
-mod libc_error {
-    use rustix::io::Errno;
-    pub(super) const EPROTO: i32 = Errno::PROTO.raw_os_error();
-    pub(super) const EINVAL: i32 = Errno::INVAL.raw_os_error();
-    pub(super) const EOPNOTSUPP: i32 = Errno::OPNOTSUPP.raw_os_error();
-    pub(super) const ENOTTY: i32 = Errno::NOTTY.raw_os_error();
-    pub(super) const EPERM: i32 = Errno::PERM.raw_os_error();
 }
 
 /// Reads a stream to its end; its version and how many commands it held.

@@ -188,6 +188,7 @@ impl Names {
                     return Err(DiffError::Disagreement("it links a directory"));
                 }
                 let (dir, name) = self.parent(path)?;
+                self.check_outside(id, dir)?;
                 self.attach(id, dir, name)?;
             }
             Command::Remove { path, is_dir } => self.remove(path, is_dir)?,
@@ -279,6 +280,18 @@ impl Names {
         }
     }
 
+    /// A name for `id` in `dir` must not make it its own ancestor.
+    fn check_outside(&self, id: Id, dir: Id) -> Result<(), DiffError> {
+        let mut above = dir;
+        while above != ROOT {
+            if above == id {
+                return Err(DiffError::Disagreement("it puts a directory into itself"));
+            }
+            above = self.places(above).first().ok_or(NOWHERE)?.0;
+        }
+        Ok(())
+    }
+
     fn child(&mut self, dir: Id, name: &[u8]) -> Result<Id, DiffError> {
         self.check_dir(dir)?;
         match self.node(dir).entries.get(name) {
@@ -345,13 +358,7 @@ impl Names {
         let id = self.find(from)?;
         let (from_dir, from_name) = self.parent(from)?;
         let (to_dir, to_name) = self.parent(to)?;
-        let mut above = to_dir;
-        while above != ROOT {
-            if above == id {
-                return Err(DiffError::Disagreement("it moves a directory into itself"));
-            }
-            above = self.places(above).first().ok_or(NOWHERE)?.0;
-        }
+        self.check_outside(id, to_dir)?;
         self.detach(from_dir, from_name)?;
         self.attach(id, to_dir, to_name)
     }

@@ -1,73 +1,92 @@
 //! The diff of two snapshots on a real btrfs: what the kernel shows, hides and names oddly.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::escape::escape_bytes;
 use crate::mirror::entry::Kind;
 use crate::mirror::tests_random::{Manifest, manifest};
+use crate::sys::btrfs;
 use crate::sys::testing::{TestBtrfs, run};
 
-/// A subvolume and two snapshots of it.
+/// One disk for all tests here; the guardian process takes it away when this process ends.
+static DISK: LazyLock<Option<TestBtrfs>> = LazyLock::new(TestBtrfs::new);
+
+/// A subvolume of its own, and snapshots of it.
 struct Lab {
-    disk: TestBtrfs,
+    top: PathBuf,
+    /// What the names of its snapshots begin with.
+    name: String,
     live: PathBuf,
-    older: PathBuf,
-    newer: PathBuf,
 }
 
 impl Lab {
     fn new() -> Option<Self> {
-        let disk = TestBtrfs::new()?;
-        let live = disk.create_subvolume("live");
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let disk = DISK.as_ref()?;
+        let name = format!("live{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let live = disk.create_subvolume(&name);
         let top = disk.top();
-        Some(Self {
-            disk,
-            live,
-            older: top.join("older"),
-            newer: top.join("newer"),
-        })
+        Some(Self { top, name, live })
     }
 
     /// Runs a script in the live subvolume.
+    #[track_caller]
     fn shell(&self, script: &str) {
-        run(&format!("cd '{}' && {{ {script}\n}}", self.live.display()));
-    }
-
-    fn snapshot(&self, at: &Path) {
         run(&format!(
-            "btrfs subvolume snapshot -r '{}' '{}'",
-            self.live.display(),
-            at.display()
+            "cd '{}' && set -e && {{ {script}\n}}",
+            self.live.display()
         ));
     }
 
-    fn changes(&self) -> Result<Changes, DiffError> {
-        changes_of(&self.older, &self.newer)
+    /// Makes a snapshot.
+    fn snapshot(&self, name: &str) -> PathBuf {
+        let (live, top) = (
+            File::open(&self.live).unwrap(),
+            File::open(&self.top).unwrap(),
+        );
+        let name = format!("{}-{name}", self.name);
+        btrfs::create_readonly_snapshot(live, top, OsStr::new(&name)).unwrap();
+        self.top.join(name)
     }
 }
 
-fn changes_of(older: &Path, newer: &Path) -> Result<Changes, DiffError> {
+fn compare(version: u32, older: &Path, newer: &Path) -> Result<Changes, DiffError> {
     let (older, newer) = (File::open(older).unwrap(), File::open(newer).unwrap());
-    changes(older.as_fd(), newer.as_fd(), 100_000, &AbortFlag::new())
+    let both = (older.as_fd(), newer.as_fd());
+    changes_in(version, both, 100_000, &AbortFlag::new())
 }
 
-/// What changes when `change` follows `setup`, judged and written out, a line a path.
+/// What both formats of the stream show, which must be the same, judged by a walk.
+#[track_caller]
+fn judged(older: &Path, newer: &Path, what: &str) -> Changes {
+    let [first, second] = [1, 2].map(|version| {
+        let changes = compare(version, older, newer).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(changes.version, version);
+        judge_against_walk(older, newer, &changes, what);
+        changes
+    });
+    assert_eq!(lines(&first), lines(&second), "{what}");
+    second
+}
+
+/// What changes when `change` follows `setup`, a line a path.
 #[track_caller]
 fn between(setup: &str, change: &str) -> Option<Vec<String>> {
     let lab = Lab::new()?;
     lab.shell(setup);
-    lab.snapshot(&lab.older);
+    let older = lab.snapshot("older");
     lab.shell(change);
-    lab.snapshot(&lab.newer);
-    let changes = lab.changes().unwrap_or_else(|e| panic!("{change}: {e}"));
-    judge_against_walk(&lab.older, &lab.newer, &changes, change);
-    Some(lines(&changes))
+    let newer = lab.snapshot("newer");
+    Some(lines(&judged(&older, &newer, change)))
 }
 
 fn lines(changes: &Changes) -> Vec<String> {
@@ -162,9 +181,8 @@ fn judge_against_walk(older: &Path, newer: &Path, changes: &Changes, what: &str)
         }
         let origin = changed.from.as_ref().unwrap_or(path);
         if changed.what.has(What::CONTENT) && !changed.ranges.is_empty() {
-            let text = |top: &Path, path: &[u8]| {
-                std::fs::read(top.join(std::ffi::OsStr::from_bytes(path))).unwrap()
-            };
+            let text =
+                |top: &Path, path: &[u8]| std::fs::read(top.join(OsStr::from_bytes(path))).unwrap();
             let (mut a, mut b) = (text(older, origin), text(newer, path));
             let longer = a.len().max(b.len());
             let mut end = 0;
@@ -197,4 +215,7 @@ fn judge_against_walk(older: &Path, newer: &Path, changes: &Changes, what: &str)
 }
 
 mod random;
+mod refusals;
+mod scenarios;
+mod streams;
 mod table;

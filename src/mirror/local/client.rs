@@ -16,7 +16,7 @@ fn ask(
 ) -> Result<MirrorReply, AgentError> {
     // What an earlier, broken-off request left on the way.
     while agent.stream().try_recv().is_ok() {}
-    let call = begin_with(agent, SERVICE, request, changes)?;
+    let call = begin_with(agent, SERVICE, request, request.doing(), changes)?;
     attend(agent, &call, on_message)
 }
 

@@ -1,5 +1,6 @@
 //! Events as lines of the log file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -7,9 +8,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::escape::escape_bytes;
 use crate::event::{
-    ClosingReport, ConnectionEvent, ConnectionStatus, Event, Host, LogEvent, LogLevel,
-    ModuleResult, ModuleStatus, Phase, ProgressEvent,
+    ChangesEvent, ClosingReport, ConnectionEvent, ConnectionStatus, Event, Host, LogEvent,
+    LogLevel, ModuleResult, ModuleStatus, Phase, ProgressEvent,
 };
 use crate::jsonline::{redact, redact_value, safe};
 
@@ -104,6 +106,14 @@ impl Lines {
                 }
                 return;
             }
+            Event::Changes(changes) => {
+                if self.level <= LogLevel::Full {
+                    self.write_changes(&changes, out);
+                }
+                return;
+            }
+            // Whoever shows a run says what is waited for; that it was is in the times of the lines.
+            Event::Work(_) => return,
             Event::Connection(connection) => connection_line(&connection),
             Event::Session { id, source, target } => {
                 let message = format!("session {id}: {source} to {target}");
@@ -114,7 +124,7 @@ impl Lines {
                 line
             }
             Event::Phase { phase } => phase_line(phase),
-            Event::ModuleStarted { module } => {
+            Event::ModuleStarted { module, .. } => {
                 let mut line = Line::core("module_started", LogLevel::Info, "started".into());
                 line.module = module;
                 line
@@ -180,7 +190,34 @@ impl Lines {
         }
     }
 
-    fn format(&self, line: Line) -> Vec<u8> {
+    /// A line for each change: sign and path, bytes. All of a batch begin alike, which is done once.
+    fn write_changes(&self, event: &ChangesEvent, out: &mut dyn FnMut(&[u8])) {
+        let mut line = Line::core("change", LogLevel::Full, String::new());
+        line.timestamp = event.timestamp;
+        line.module.clone_from(&event.module);
+        line.host = Some(event.host);
+        let mut beginning = self.head(&line);
+        push(&mut beginning, "planned", &event.planned);
+        for change in &*event.changes {
+            let mut json = beginning.clone();
+            let item = escape_bytes(&change.item);
+            push(
+                &mut json,
+                "message",
+                &format!("{} {item}", change.action.sign()),
+            );
+            if !change.detail.is_empty() {
+                push(&mut json, "detail", &*change.detail);
+            }
+            if change.bytes > 0 {
+                push(&mut json, "bytes", &change.bytes);
+            }
+            out(&ended(json));
+        }
+    }
+
+    /// The fixed keys of a line, but its message.
+    fn head(&self, line: &Line) -> String {
         let hostname = match line.host {
             Some(Host::Source) => self.source.as_deref(),
             Some(Host::Target) => self.target.as_deref(),
@@ -198,20 +235,34 @@ impl Lines {
         }
         push(&mut json, "session", &self.session);
         push(&mut json, "event", line.event);
+        json
+    }
+
+    fn format(&self, line: Line) -> Vec<u8> {
+        let mut json = self.head(&line);
         push(&mut json, "message", &*redact(&line.message));
-        for (key, mut value) in line.context {
-            redact_value(&mut value);
+        let mut context = Value::Object(line.context);
+        redact_value(&mut context);
+        for (key, value) in context.as_object().into_iter().flatten() {
             if FIXED.contains(&key.as_str()) {
-                push(&mut json, &format!("context_{key}"), &value);
+                push(&mut json, &format!("context_{key}"), value);
             } else {
-                push(&mut json, &key, &value);
+                push(&mut json, key, value);
             }
         }
-        json.push('}');
-        let mut bytes = safe(&json).into_owned().into_bytes();
-        bytes.push(b'\n');
-        bytes
+        ended(json)
     }
+}
+
+/// The line that `json` is all but the end of.
+fn ended(mut json: String) -> Vec<u8> {
+    json.push('}');
+    let mut bytes = match safe(&json) {
+        Cow::Borrowed(_) => json.into_bytes(),
+        Cow::Owned(safe) => safe.into_bytes(),
+    };
+    bytes.push(b'\n');
+    bytes
 }
 
 /// Appends one member to the object that `json` is the beginning of.

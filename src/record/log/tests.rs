@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::change::{Action, Change};
 use crate::event::{
     EventSink, Host, ModuleResult, ModuleStatus, Phase, ProgressEvent, ProgressUpdate,
 };
@@ -194,4 +195,78 @@ fn progress_is_a_line_a_second_and_module_and_the_last_is_kept() {
     assert_eq!(written["a"], [0, 10, 20, 24]);
     // What was held back goes out when its second is over, whoever speaks then.
     assert_eq!(written["b"], [0, 9, 19, 24]);
+}
+
+#[test]
+fn every_change_has_a_line_at_full_and_none_above() {
+    let dir = tempfile::tempdir().unwrap();
+    for (level, expected) in [(LogLevel::Full, 3), (LogLevel::Info, 0)] {
+        let mut sink = EventSink::none();
+        let log = LogWriter::start("1a2b3c4d", sink.subscribe()).unwrap();
+        log.open(&dir.path().join(level.name()), level).unwrap();
+        let mut changes = sink.changes("user_data", Host::Target, false);
+        for (action, bytes) in [
+            (Action::Create, 7),
+            (Action::Attributes, 0),
+            (Action::Delete, 0),
+        ] {
+            changes.push(Change {
+                action,
+                item: b"/home/a\n\xff\"\x1b".to_vec(),
+                detail: if bytes > 0 {
+                    "content".into()
+                } else {
+                    String::new()
+                },
+                bytes,
+            });
+        }
+        drop(changes);
+        let lines = parse(&log.finish().unwrap());
+        let lines: Vec<&Value> = lines.iter().filter(|l| l["event"] == "change").collect();
+        assert_eq!(lines.len(), expected);
+        let Some(first) = lines.first() else { continue };
+        for (key, value) in [
+            ("level", json!("FULL")),
+            ("module", json!("user_data")),
+            ("host", json!("target")),
+            ("session", json!("1a2b3c4d")),
+            ("planned", json!(false)),
+            ("message", json!("+ /home/a\\x0a\\xff\"\\x1b")),
+            ("detail", json!("content")),
+            ("bytes", json!(7)),
+        ] {
+            assert_eq!(first[key], value, "{key}");
+        }
+        assert_eq!(lines[2]["message"], "- /home/a\\x0a\\xff\"\\x1b");
+        assert!(lines[2].get("bytes").is_none());
+    }
+}
+
+/// `cargo test --release --lib -- --ignored --nocapture what_a_million_changes_cost`
+#[test]
+#[ignore = "a measurement"]
+fn what_a_million_changes_cost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sink = EventSink::none();
+    let log = LogWriter::start("1a2b3c4d", sink.subscribe()).unwrap();
+    let path = log.open(dir.path(), LogLevel::Full).unwrap();
+    let begun = Instant::now();
+    let mut changes = sink.changes("user_data", Host::Target, false);
+    for n in 0..1_000_000_u64 {
+        changes.push(Change {
+            action: Action::Create,
+            item: format!("/home/dev/projects/some-project/node_modules/x{n}/index.js").into(),
+            detail: String::new(),
+            bytes: n,
+        });
+    }
+    drop(changes);
+    let said = begun.elapsed();
+    log.finish().unwrap();
+    let bytes = std::fs::metadata(path).unwrap().len();
+    println!(
+        "said in {said:?}, written after {:?}, {bytes} bytes",
+        begun.elapsed()
+    );
 }

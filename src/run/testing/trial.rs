@@ -61,7 +61,12 @@ impl Outcome {
 struct Listed(Arc<Mutex<String>>);
 
 impl PlanOutput for Listed {
-    fn print(&mut self, heading: &str, changes: &mut Changes<'_>) -> std::io::Result<()> {
+    fn print(
+        &mut self,
+        _module: &str,
+        heading: &str,
+        changes: &mut Changes<'_>,
+    ) -> std::io::Result<()> {
         let mut text = self.0.lock().unwrap();
         text.push_str(heading);
         text.push('\n');
@@ -70,7 +75,6 @@ impl PlanOutput for Listed {
             text.push(' ');
             text.push_str(&String::from_utf8_lossy(&change.item));
             text.push('\n');
-            Ok(())
         });
         Ok(())
     }

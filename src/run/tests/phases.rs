@@ -1,11 +1,14 @@
 //! What a good run does, in which order.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::agent::protocol::Request;
+use crate::change::Action;
 use crate::event::{Event, Host, ModuleStatus, Phase, SessionState};
+use crate::module::PlanSummary;
 use crate::run::session::SyncSession;
 use crate::run::testing::{TestModule, Trial, World};
 
@@ -101,7 +104,7 @@ fn modules_run_in_the_order_of_the_configuration() {
     let outcome = trial.run();
     assert_eq!(outcome.code(), 0, "{}", outcome.error());
     let started = outcome.events.iter().filter_map(|event| match event {
-        Event::ModuleStarted { module } if module.len() == 1 => Some(module.as_str()),
+        Event::ModuleStarted { module, .. } if module.len() == 1 => Some(module.as_str()),
         _ => None,
     });
     assert_eq!(started.collect::<Vec<_>>(), ["b", "a"]);
@@ -177,6 +180,64 @@ fn a_dry_run_makes_no_changing_request() {
     );
     assert_eq!(outcome.ended.report.state, SessionState::Completed);
     assert!(world.nothing_runs());
+    // What it would do is at the end and, one by one, in the log.
+    let plans = outcome.ended.report.plans.iter();
+    let created: Vec<(&str, u64)> = plans
+        .map(|plan| (plan.module.as_str(), plan.total.of(Action::Create).items))
+        .collect();
+    assert_eq!(
+        created,
+        [("configuration", 1), ("install_on_target", 1), ("work", 0)]
+    );
+    let logged = outcome.events.iter().filter_map(|event| match event {
+        Event::Changes(event) => Some((event.planned, event.changes.len())),
+        _ => None,
+    });
+    assert_eq!(logged.collect::<Vec<_>>(), [(true, 1), (true, 1)]);
+}
+
+#[test]
+fn what_a_module_decides_is_in_the_log_and_in_the_report() {
+    let world = world();
+    let mut work = TestModule::new("work");
+    work.plan = Box::new(|context| {
+        context.decide("full_scan", Host::Target, "full scan of /home: first sync");
+        PlanSummary::default()
+    });
+    let outcome = Trial::of(&world, vec![work]).run();
+    let decisions = &outcome.ended.report.decisions;
+    assert_eq!(decisions.len(), 1);
+    assert_eq!(decisions[0].decision(), Some("full_scan"));
+    assert_eq!(
+        (decisions[0].module.as_str(), decisions[0].message.as_str()),
+        ("work", "full scan of /home: first sync")
+    );
+}
+
+#[test]
+fn what_is_asked_of_a_machine_is_told_while_it_is_waited_for() {
+    let world = world();
+    let outcome = Trial::new(&world).run();
+    let mut open = BTreeMap::new();
+    let mut told = BTreeSet::new();
+    for event in &outcome.events {
+        let Event::Work(work) = event else { continue };
+        if work.ended {
+            assert!(open.remove(&work.id).is_some(), "it began: {work:?}");
+        } else {
+            told.insert((work.machine.as_str(), work.doing.as_str()));
+            open.insert(work.id, work);
+        }
+    }
+    assert!(open.is_empty(), "all of it ended: {open:?}");
+    for doing in ["making snapshots", "reading its history", "taking its lock"] {
+        for machine in ["atlas", "vega"] {
+            assert!(
+                told.contains(&(machine, doing)),
+                "{machine}: {doing}: {told:?}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //!
 //! `PCS_SEEDS=500` tries that many seeds instead of a few; `PCS_SEED=17` begins at that one.
 
-use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 
@@ -12,7 +11,6 @@ use super::*;
 use crate::mirror::entry::split;
 use crate::mirror::tests_property::{empty, number};
 use crate::mirror::tests_random::{Random, grow, list, mutate, thaw};
-use crate::sys::btrfs;
 
 fn under(top: &Path, path: &[u8]) -> PathBuf {
     top.join(OsStr::from_bytes(path))
@@ -182,14 +180,6 @@ fn part(full: &Path, rng: &mut Random) {
     }
 }
 
-/// A snapshot nobody had before: some cannot be deleted, as their root is immutable.
-fn snapshot(lab: &Lab, name: &str) -> PathBuf {
-    let live = File::open(&lab.live).unwrap();
-    let top = File::open(lab.disk.top()).unwrap();
-    btrfs::create_readonly_snapshot(live, top, OsStr::new(name)).unwrap();
-    lab.disk.top().join(name)
-}
-
 #[test]
 fn random_changes_are_all_found() {
     let Some(lab) = Lab::new() else { return };
@@ -203,7 +193,7 @@ fn random_changes_are_all_found() {
         empty(&lab.live);
         grow(&lab.live, &mut rng, 60);
         disturb(&lab.live, &mut rng, 10);
-        let older = snapshot(&lab, &format!("{seed}-older"));
+        let older = lab.snapshot(&format!("{seed}-older"));
         for step in 0..3 {
             let changes = 1 + rng.below(20);
             disturb(&lab.live, &mut rng, changes);
@@ -211,10 +201,9 @@ fn random_changes_are_all_found() {
                 let changes = 1 + rng.below(6);
                 grow(&lab.live, &mut rng, changes);
             }
-            let newer = snapshot(&lab, &format!("{seed}-newer-{step}"));
+            let newer = lab.snapshot(&format!("{seed}-newer-{step}"));
             let what = format!("seed {seed} step {step}");
-            let changes = changes_of(&older, &newer).unwrap_or_else(|e| panic!("{what}: {e}"));
-            judge_against_walk(&older, &newer, &changes, &what);
+            judged(&older, &newer, &what);
         }
     }
 }
@@ -227,11 +216,10 @@ fn random_changes_of_everything_are_all_found() {
         let mut rng = Random::new(seed);
         empty(&lab.live);
         grow(&lab.live, &mut rng, 60);
-        let older = snapshot(&lab, &format!("{seed}-older"));
+        let older = lab.snapshot(&format!("{seed}-older"));
         mutate(&lab.live, &mut rng, 15);
-        let newer = snapshot(&lab, &format!("{seed}-newer"));
+        let newer = lab.snapshot(&format!("{seed}-newer"));
         let what = format!("seed {seed}");
-        let changes = changes_of(&older, &newer).unwrap_or_else(|e| panic!("{what}: {e}"));
-        judge_against_walk(&older, &newer, &changes, &what);
+        judged(&older, &newer, &what);
     }
 }

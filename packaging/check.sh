@@ -1,0 +1,102 @@
+#!/bin/bash
+# check.sh: proves what is said of the static program, the package and the tarball. Needs root for two machines in the lab:
+# one installs the package, the other is a newer Debian that has nothing.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+here=$PWD
+tests/lab/need.sh build lab package
+root() { tests/lab/as-root.sh "$@"; }
+step() { printf '\n==> %s\n' "$*"; }
+fail() { echo "package-check: $*" >&2; exit 1; }
+largest=$((8 << 20)) # of the program, in bytes
+slowest=10           # of `--help`, in milliseconds
+
+scratch=$(mktemp -d)
+export LAB_NAME=pcs-package-$$ LAB_TARGET_SUITE=${LAB_TARGET_SUITE:-trixie}
+lab() { root tests/lab/lab.sh "$@"; }
+cleanup() { trap '' INT TERM HUP; lab down; root rm -rf --one-file-system "$scratch"; }
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+step "The static program"
+binary=$(packaging/static.sh)
+file -b "$binary"
+headers=$(readelf -lW "$binary")
+if grep -q INTERP <<<"$headers"; then fail "the program wants an interpreter"; fi
+if readelf -dW "$binary" | grep NEEDED; then fail "the program wants other files"; fi
+if readelf -SW "$binary" | grep -q '\.symtab'; then fail "the program is not stripped"; fi
+size=$(stat -c %s "$binary")
+echo "$size bytes"
+((size <= largest)) || fail "larger than $largest bytes"
+
+step "It runs where there is nothing else"
+mkdir "$scratch/root"
+cp "$binary" "$scratch/root/pc-switcher"
+root chroot "$scratch/root" /pc-switcher --version
+root chroot "$scratch/root" /pc-switcher completions fish >/dev/null
+cargo=${CARGO:-cargo}
+probe=$(STATIC_PROBE=1 packaging/static.sh)
+cp "$probe" "$scratch/root/probe"
+root chroot "$scratch/root" /probe
+
+step "--help takes"
+times=()
+for _ in {1..21}; do
+  from=$EPOCHREALTIME; "$binary" --help >/dev/null; to=$EPOCHREALTIME
+  times+=($(((${to/./} - ${from/./}))))
+done
+micros=$(printf '%s\n' "${times[@]}" | sort -n | sed -n 11p)
+echo "$micros µs (median of 21)"
+((micros < slowest * 1000)) || fail "more than $slowest ms"
+
+step "The package"
+deb=$(packaging/deb.sh)
+ls -l "$deb"
+dpkg-deb --info "$deb" | sed -n '/^ Package/,$p'
+dpkg-deb --contents "$deb" | awk '{print $1, $6}'
+lintian --fail-on error --display-info --tag-display-limit 0 "$deb"
+
+step "The tarball"
+tarball=$(packaging/release.sh)
+cp "$tarball" "$scratch/once.tar.gz"
+packaging/release.sh >/dev/null
+cmp "$tarball" "$scratch/once.tar.gz"
+(cd "${tarball%/*}" && sha256sum --check ./*.sha256)
+
+step "Two machines: the package on atlas, nothing on vega, which is a $LAB_TARGET_SUITE"
+LAB_OWNER=$$ lab up
+lab put atlas "$deb" /root/pc-switcher.deb
+lab exec atlas dpkg --install /root/pc-switcher.deb
+lab exec vega sh -c '. /etc/os-release && echo "vega: $PRETTY_NAME"'
+lab exec atlas sh -c '. /etc/os-release && echo "atlas: $PRETTY_NAME"'
+lab exec atlas sh -c 'pc-switcher --version && zcat /usr/share/man/man1/pc-switcher-sync.1.gz | head -n 2'
+lab as dev atlas pc-switcher init
+# The lab's disks are small files on a full disk of somebody.
+lab as dev atlas sed -i 's/minimum: "[0-9]*%"/minimum: "1%"/' .config/pc-switcher/config.yaml
+disk=$(lab disk atlas) other=$(lab disk vega)
+"$cargo" build --quiet --release --example lab-files
+root target/release/examples/lab-files awkward "$disk/@home/dev/work"
+compare() { root target/release/examples/lab-files compare "$disk/@home/dev/work" "$other/@home/dev/work"; }
+sync_from() { # HOST TO FLAG
+  local status=0
+  lab as dev "$1" pc-switcher sync "$2" --batch --yes "$3" || status=$?
+  ((status == 0 || status == 8)) || fail "the sync from $1 to $2 ended with status $status"
+}
+step "dev@atlas\$ pc-switcher sync vega"
+sync_from atlas vega --allow-first-sync
+compare
+step "dev@vega\$ pc-switcher sync atlas"
+lab exec vega sh -c 'cmp /usr/local/bin/pc-switcher -' <"$binary"
+lab as dev vega sh -c 'echo "from the other side" >work/answer'
+sync_from vega atlas --allow-mass-delete
+compare
+[[ $(root cat "$disk/@home/dev/work/answer") == "from the other side" ]] || fail "what vega wrote did not come back"
+
+step "The package leaves nothing behind"
+lab exec atlas dpkg --purge pc-switcher
+left=$(lab exec atlas find /usr -name '*pc-switcher*')
+[[ -z $left ]] || fail "left: $left"
+step "All of it holds"
+cd "$here"

@@ -1,0 +1,55 @@
+#!/bin/bash
+# static.sh [--debian]: one static program, for any Linux of this architecture; prints where it is.
+#
+# With rustup its musl target is used. Without rustup, or with --debian, Debian's own packages build the standard library
+# for musl: rustc-web and rust-web-src are one recent compiler and its library's source. Installs what is missing.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+way=rustup
+if [[ ${1:-} == --debian ]] || ! command -v rustup >/dev/null; then way=debian; fi
+
+arch=$(uname -m)
+case $arch in
+  x86_64 | aarch64) ;;
+  *) echo "static.sh: no static program for $arch has been tried" >&2; exit 1 ;;
+esac
+target=$arch-unknown-linux-musl
+variable=${target//-/_} # as the variables for C spell it; those for cargo are in capitals
+cargo=${CARGO:-cargo}
+build=(build --profile static --target "$target" --bin pc-switcher --locked)
+flags=()
+
+# Paths of whoever builds do not belong into the program, and would make two builds differ.
+home=${CARGO_HOME:-$HOME/.cargo}
+remap=("--remap-path-prefix=$home/registry/src=/crates" "--remap-path-prefix=$PWD=/pc-switcher")
+
+# By name: OpenSSL keeps in itself how it was compiled.
+export PATH=$PWD/packaging:$PATH "CC_$variable=musl-cc"
+# C is never unwound through: its tables would be a third of a megabyte.
+export "CFLAGS_$variable=-fno-asynchronous-unwind-tables -fno-unwind-tables"
+# OpenSSL writes the time into itself.
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+
+if [[ $way == rustup ]]; then
+  tests/lab/need.sh build static
+  if ! rustup target list --installed | grep -qx "$target"; then
+    echo "Adding the target $target to the toolchain" >&2
+    rustup target add "$target" >&2
+  fi
+  # Half a megabyte of relocations becomes a few kilobytes; the C library that comes with the target can read them.
+  flags+=(-C "link-arg=-Wl,-z,pack-relative-relocs")
+else
+  tests/lab/need.sh build static static-debian
+  unwind=$PWD/target/unwind
+  packaging/unwind.sh "$unwind"
+  export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
+  export "CARGO_TARGET_${variable^^}_LINKER=musl-gcc"
+  flags+=(-L "native=$unwind" -C link-self-contained=no -C target-feature=+crt-static -C relocation-model=static)
+  build+=(-Z "build-std=std,panic_unwind")
+fi
+flags+=("${remap[@]}")
+export "CARGO_TARGET_${variable^^}_RUSTFLAGS=${flags[*]}"
+
+"$cargo" "${build[@]}" >&2
+echo "target/$target/static/pc-switcher"
