@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::codec::Malformed;
 use super::delta;
+use super::delta::ranged::{Prepared, prepare};
 use super::delta::rebuild::{Ended, Job, Line, Question, Trouble, first_look, rebuild};
 use super::delta::survey::Survey;
 use super::entry::{Aspects, Kind, Meta, Time, split};
@@ -34,6 +35,8 @@ use crate::interrupt::{AbortFlag, Interrupted};
 const BATCH_ITEMS: usize = 8192;
 /// ... or this much content.
 const BATCH_BYTES: u64 = 256 << 20;
+/// As many copies of old versions wait for what differs in them; each is an open file.
+const PREPARED_MAX: usize = 64;
 /// Credit is given back in steps of this size.
 const CREDIT_STEP: u64 = 2 << 20;
 
@@ -288,6 +291,7 @@ fn apply_staged(
             asked_bytes: 0,
             asked: VecDeque::new(),
             ask_no_more: false,
+            prepared: 0,
             planned: plan.begun,
             uncredited: 0,
             cursor: FrameCursor::default(),
@@ -412,8 +416,17 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct Asked {
     /// The question's length.
     bytes: usize,
-    /// How it is cut; `None`: all of it.
-    survey: Option<Survey>,
+    what: What,
+}
+
+/// What of a file was asked for.
+enum What {
+    /// All of it.
+    Whole,
+    /// How it is cut.
+    Survey(Survey),
+    /// What can differ, which will be written into this.
+    Parts(Prepared),
 }
 
 /// The thread that asks, receives and writes.
@@ -440,6 +453,8 @@ struct Writer<'a> {
     asked: VecDeque<Asked>,
     /// What is asked next depends on the answer to what was asked last.
     ask_no_more: bool,
+    /// How many copies of old versions wait for what differs.
+    prepared: usize,
     /// When the plan was made.
     planned: Time,
     uncredited: u64,
@@ -487,6 +502,7 @@ impl Writer<'_> {
         }
         while self.requested - self.received < FETCH_WINDOW
             && self.asked_bytes < FETCH_PATHS
+            && self.prepared < PREPARED_MAX
             && !self.ask_no_more
         {
             let Some(op) = self.ahead.next_op()? else {
@@ -502,21 +518,51 @@ impl Writer<'_> {
 
     fn ask_for(&mut self, op: &Op) -> Result<(), ApplyError> {
         let (id, path) = (self.requested, &op.path[..]);
-        let survey = delta::is_worth_it(op).then(|| {
+        let mut bytes = path.len();
+        let what = if let Some(prepared) = self.prepare(op)? {
+            let parts = prepared.question();
+            self.peer.push(&Message::Parts { id, path, parts })?;
+            self.prepared += 1;
+            bytes += prepared.weight();
+            What::Parts(prepared)
+        } else if delta::is_worth_it(op) {
             let old = op.old.as_ref().map_or(0, |old| old.size);
-            first_look(op.meta.size.max(old))
-        });
-        if let Some(survey) = survey.clone() {
-            self.peer.push(&Message::Survey { id, path, survey })?;
+            let survey = first_look(op.meta.size.max(old));
+            self.peer.push(&Message::Survey {
+                id,
+                path,
+                survey: survey.clone(),
+            })?;
             self.ask_no_more = true;
+            What::Survey(survey)
         } else {
             self.peer.push(&Message::Fetch { id, path })?;
-        }
+            What::Whole
+        };
         self.requested += 1;
-        let bytes = path.len();
         self.asked_bytes += bytes;
-        self.asked.push_back(Asked { bytes, survey });
+        self.asked.push_back(Asked { bytes, what });
         Ok(())
+    }
+
+    /// Makes a copy of the old version, where only ranges of it can differ.
+    fn prepare(&mut self, op: &Op) -> Result<Option<Prepared>, ApplyError> {
+        let Some(changed) = delta::worthy_ranges(op) else {
+            return Ok(None);
+        };
+        // What has changed meanwhile is left alone when its turn comes.
+        let Ok(old) = self.open_old(op) else {
+            return Ok(None);
+        };
+        let staged = self.shared.staging.new_name();
+        match prepare(job(self.shared, self.abort, op, &staged), &old, changed) {
+            Ok(prepared) => Ok(Some(prepared)),
+            Err(errno) => {
+                self.abort.check()?;
+                Self::check_fatal(&op.path, errno)?;
+                Ok(None)
+            }
+        }
     }
 
     fn hand_over(&mut self) -> Result<(), ApplyError> {
@@ -714,13 +760,21 @@ impl Writer<'_> {
             return Ok(self.take_over(from, op));
         }
         let asked = self.asked.pop_front().expect("asked before it is fetched");
-        let staged = self.shared.staging.new_name();
-        let received = match &asked.survey {
-            Some(survey) => self.rebuild(op, &staged, survey),
-            None => self.receive(op, &staged),
+        let mut staged = self.shared.staging.new_name();
+        let received = match asked.what {
+            What::Whole => self.receive(op, &staged),
+            What::Survey(survey) => {
+                let rebuilt = self.rebuild(op, &staged, &survey);
+                self.ask_no_more = false;
+                rebuilt
+            }
+            What::Parts(prepared) => {
+                staged.clone_from(&prepared.staged);
+                self.prepared -= 1;
+                self.receive_parts(op, prepared)
+            }
         };
         self.asked_bytes -= asked.bytes;
-        self.ask_no_more &= asked.survey.is_none();
         self.ask()?;
         let fd = match received? {
             Ok(fd) => fd,
@@ -741,13 +795,7 @@ impl Writer<'_> {
         survey: &Survey,
     ) -> Result<Result<OwnedFd, PlaceError>, ApplyError> {
         let old = self.open_old(op);
-        let job = Job {
-            path: &op.path,
-            staging: self.shared.staging,
-            staged,
-            meta: &op.meta,
-            abort: self.abort,
-        };
+        let job = job(self.shared, self.abort, op, staged);
         let before = self.applied.bytes;
         let mut line = FileLine {
             path: &op.path,
@@ -757,8 +805,7 @@ impl Writer<'_> {
         self.abort.check()?;
         match rebuilt {
             Ok(file) => {
-                let arrived = self.applied.bytes - before;
-                self.applied.kept += op.bytes().saturating_sub(arrived);
+                self.count_kept(op, before);
                 Ok(Ok(file))
             }
             Err(Trouble::All(error)) => Err(error),
@@ -774,6 +821,32 @@ impl Writer<'_> {
                 self.requested += 1;
                 self.receive(op, staged)
             }
+        }
+    }
+
+    /// What of `op` did not come since `before` was here already.
+    fn count_kept(&mut self, op: &Op, before: u64) {
+        let arrived = self.applied.bytes - before;
+        self.applied.kept += op.bytes().saturating_sub(arrived);
+    }
+
+    /// Receives what differs in a file whose changed ranges are known.
+    fn receive_parts(
+        &mut self,
+        op: &Op,
+        prepared: Prepared,
+    ) -> Result<Result<OwnedFd, PlaceError>, ApplyError> {
+        let before = self.applied.bytes;
+        let size = op.meta.size;
+        let received = prepared.receive(&op.path, size, |take| self.answer(&op.path, take));
+        match received {
+            Ok(file) => {
+                self.count_kept(op, before);
+                Ok(Ok(file))
+            }
+            Err(Trouble::All(error)) => Err(error),
+            Err(Trouble::File(error)) => Ok(Err(error)),
+            Err(Trouble::AsAWhole) => Ok(Err(PlaceError::Changed)),
         }
     }
 
@@ -874,6 +947,17 @@ impl Writer<'_> {
         self.cursor = cursor;
         self.received += 1;
         Ok(ended)
+    }
+}
+
+/// Where `op` is made, and what.
+fn job<'j>(shared: &'j Shared<'_>, abort: &'j AbortFlag, op: &'j Op, staged: &'j str) -> Job<'j> {
+    Job {
+        path: &op.path,
+        staging: shared.staging,
+        staged,
+        meta: &op.meta,
+        abort,
     }
 }
 

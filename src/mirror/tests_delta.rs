@@ -9,13 +9,17 @@ use super::delta::list::{Part, PieceWriter};
 use super::delta::survey::Survey;
 use super::testing::Pair;
 use super::tests::{Lab, lab, lsattr, rsync_differences, sh};
-use super::tests_peer::{Alone, Line, applying, file, scan};
+use super::tests_peer::{Alone, Line, applying, file, plan, scan};
 use super::wire::{Message, Messages, MirrorRequest};
 use crate::agent::protocol::FaultKind;
 
 /// Mirrors and returns how many bytes the source said while the plan was carried out.
 fn said(lab: &Lab, pair: &mut Pair) -> usize {
     pair.scan(&lab.from, &lab.to, "", false).unwrap();
+    said_applying(lab, pair)
+}
+
+fn said_applying(lab: &Lab, pair: &mut Pair) -> usize {
     pair.record = Some(Arc::default());
     let applied = pair.apply(&lab.from, &lab.to).unwrap();
     assert_eq!(applied.errors, 0, "{:?}", pair.complaints);
@@ -103,6 +107,38 @@ fn a_large_file_edited_on_the_target_meanwhile_is_left_alone() {
     sh(&lab.to, "cmp a ../from/a");
     pair.mirror(&lab.from, &lab.to, "");
     assert_equal(&lab);
+}
+
+#[test]
+fn of_files_whose_changed_ranges_are_known_only_those_are_compared() {
+    let Some(lab) = lab() else { return };
+    sh(
+        &lab.from,
+        "head -c 4000000 /dev/urandom >a; cp a b; chattr +i b; cp a c; ln c d; cp a touched
+         for n in $(seq 100); do cp a many-$n; done; head -c 30000 /dev/urandom >small",
+    );
+    let mut pair = Pair::new();
+    pair.mirror(&lab.from, &lab.to, "");
+    sh(
+        &lab.from,
+        &format!(
+            "{EDIT} edit a 7; chattr -i b; edit b 8; chattr +i b; edit c 9; touch touched
+             for n in $(seq 100); do edit many-$n $n; done; edit small 2"
+        ),
+    );
+    pair.scan(&lab.from, &lab.to, "", false).unwrap();
+    pair.change_plan(&lab.to, |op| {
+        // Of which nobody may see more than its blocks 0 to 120, that is 3 MB of nothing.
+        let end = if op.path == b"touched" { 0 } else { 121 * 4096 };
+        op.ranges = Some(std::iter::once(0..end).collect());
+    });
+    let said = said_applying(&lab, &mut pair);
+    assert_eq!(pair.complaints, Vec::<String>::new());
+    let changed = 103 * 4096 + 30_000;
+    assert!(said > changed && said < changed * 11 / 10, "{said}");
+    assert_equal(&lab);
+    sh(&lab.from, super::tests::CLEAN);
+    sh(&lab.to, super::tests::CLEAN);
 }
 
 /// A target with an old version of `a` of two MiB, about to ask for the new one; and `b`.
@@ -232,6 +268,54 @@ fn a_large_file_that_does_not_arrive_as_announced_is_left_as_it_was() {
         let (_, result) = line.end();
         let reply = result.unwrap();
         assert_eq!(reply.errors, 2, "{said:?}");
+        assert!(fs::read(lab.to.join("a")).unwrap() == before);
+    }
+}
+
+#[test]
+fn a_source_that_lies_about_known_ranges_is_refused_or_changes_nothing() {
+    let Some(lab) = lab() else { return };
+    let asking = || {
+        sh(&lab.to, "rm -f *; head -c 2097152 /dev/urandom >a");
+        let alone = Alone::new();
+        plan(&alone, &lab.to, &[(b"a", file(2 << 20))]);
+        alone.service.change_plan(lab.to.to_str().unwrap(), |op| {
+            op.ranges = Some([0..4096, 8192..16384].into_iter().collect());
+        });
+        alone.begin(MirrorRequest::Apply {
+            root: lab.to.to_str().unwrap().to_owned(),
+        })
+    };
+    let part = |index| Message::Part { id: 0, index };
+    let data = |offset, bytes: &'static [u8]| Message::Data {
+        id: 0,
+        offset,
+        bytes,
+    };
+    let refused: [&[Message<'_>]; 6] = [
+        &[data(0, b"x")],
+        &[part(3)],
+        &[part(1), part(0)],
+        &[part(1), data(0, b"x")],
+        &[part(0), data(4000, &[b'x'; 97])],
+        &[Message::Pieces { id: 0, pieces: b"" }],
+    ];
+    for said in refused {
+        let line = asking();
+        line.say(said);
+        line.refused();
+    }
+    // Nothing differs, says an end that does not know what we have; or something is not as announced.
+    for said in [&[][..], &[part(0), data(0, b"x")]] {
+        let line = asking();
+        let before = fs::read(lab.to.join("a")).unwrap();
+        line.say(said);
+        line.say(&[Message::End {
+            id: 0,
+            size: SIZE,
+            hash: [0; 32],
+        }]);
+        assert_eq!(line.end().1.unwrap().errors, 1);
         assert!(fs::read(lab.to.join("a")).unwrap() == before);
     }
 }

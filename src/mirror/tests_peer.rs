@@ -29,7 +29,7 @@ use crate::interrupt::AbortFlag;
 
 /// One of our services with ourselves as the other agent.
 pub(super) struct Alone {
-    service: Arc<MirrorService>,
+    pub service: Arc<MirrorService>,
 }
 
 /// The line to a service that is at work.
@@ -403,6 +403,14 @@ fn a_source_that_never_ends_is_cut_off_in_bounded_memory() {
 /// A target that has planned `entries` and carries the plan out with us as the source.
 pub(super) fn applying(to: &Path, entries: &[(&[u8], Meta)]) -> Line {
     let alone = Alone::new();
+    plan(&alone, to, entries);
+    alone.begin(MirrorRequest::Apply {
+        root: to.to_str().unwrap().to_owned(),
+    })
+}
+
+/// Has a target plan `entries`.
+pub(super) fn plan(alone: &Alone, to: &Path, entries: &[(&[u8], Meta)]) {
     let encoded = listing(entries);
     let line = alone.begin(MirrorRequest::ScanTarget(scan(to, "")));
     line.say(&[
@@ -415,9 +423,6 @@ pub(super) fn applying(to: &Path, entries: &[(&[u8], Meta)]) -> Line {
         Message::ScanEnd,
     ]);
     line.end().1.unwrap();
-    alone.begin(MirrorRequest::Apply {
-        root: to.to_str().unwrap().to_owned(),
-    })
 }
 
 #[test]

@@ -15,14 +15,19 @@ pub mod files;
 pub mod list;
 pub mod matching;
 pub mod parts;
+pub mod ranged;
 pub mod rebuild;
 pub mod survey;
 
 use super::entry::Kind;
 use super::plan::{Op, Step};
+use super::ranges::Ranges;
 
 /// A file smaller than this goes as a whole: asking would take as long.
 pub const DELTA_MIN: u64 = 1 << 20;
+
+/// With an anchor there is nothing to ask but the ranges, so smaller files are worth it.
+pub const RANGED_MIN: u64 = 64 << 10;
 
 /// What filesystems keep data and holes in, and share.
 pub const BLOCK: u64 = 4096;
@@ -30,10 +35,19 @@ pub const BLOCK: u64 = 4096;
 /// Whether `op` brings new content for a file whose old version is worth a comparison.
 #[must_use]
 pub fn is_worth_it(op: &Op) -> bool {
+    replaces_file_of(op, DELTA_MIN)
+}
+
+fn replaces_file_of(op: &Op, least: u64) -> bool {
     let old = op.old.as_ref().filter(|old| old.kind == Kind::File);
-    op.step == Step::Fetch
-        && op.meta.size >= DELTA_MIN
-        && old.is_some_and(|old| old.size >= DELTA_MIN)
+    op.step == Step::Fetch && op.meta.size >= least && old.is_some_and(|old| old.size >= least)
+}
+
+/// The ranges that can differ, if `op` is worth asking for them alone.
+#[must_use]
+pub fn worthy_ranges(op: &Op) -> Option<&Ranges> {
+    let ranges = op.ranges.as_ref()?;
+    (replaces_file_of(op, RANGED_MIN) && ranges.total() < op.meta.size).then_some(ranges)
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@ use rustix::io::Errno;
 
 use super::files::punch;
 use super::list::Hash;
+use super::rebuild::{Trouble, damaged};
+use crate::mirror::apply::{ApplyError, write_error};
 use crate::mirror::codec::Malformed;
+use crate::mirror::place::PlaceError;
 use crate::mirror::staging::write_all;
 use crate::mirror::wire::{ContentHash, Message};
 
@@ -81,6 +84,16 @@ impl<'a> PartSink<'a> {
         }
     }
 
+    /// The same; and where nothing more can be written, that is the end of everything: the rest need
+    /// not come.
+    pub fn take_or_end(&mut self, path: &[u8], message: &Message<'_>) -> Result<(), ApplyError> {
+        self.take(message)?;
+        match self.trouble {
+            Some(errno) if PlaceError::Io(errno).is_fatal() => Err(write_error(path, errno)),
+            _ => Ok(()),
+        }
+    }
+
     fn write(&mut self, write: impl FnOnce() -> Result<(), Errno>) {
         if self.trouble.is_none() {
             self.trouble = write().err();
@@ -112,12 +125,6 @@ impl<'a> PartSink<'a> {
         }
     }
 
-    /// Why nothing more is written, if so.
-    #[must_use]
-    pub fn trouble(&self) -> Option<Errno> {
-        self.trouble
-    }
-
     /// The source says that was all: which parts came.
     pub fn finish(mut self, hash: &Hash) -> Result<Vec<bool>, PartError> {
         self.close();
@@ -140,4 +147,14 @@ pub enum PartError {
     Io(Errno),
     /// They are not what the source has.
     Damaged,
+}
+
+impl From<PartError> for Trouble {
+    fn from(error: PartError) -> Self {
+        match error {
+            PartError::Malformed(error) => Self::All(error.into()),
+            PartError::Io(errno) => errno.into(),
+            PartError::Damaged => damaged(),
+        }
+    }
 }

@@ -17,10 +17,10 @@ use super::cut::{Cut, Cutter};
 use super::files::{self, Copy, push_copy};
 use super::list::{Brief, Hash, PARTS_MAX, Part, Piece, PieceReader, brief};
 use super::matching::{Found, Gap, Index, Near, find_all, gaps};
-use super::parts::{PartError, PartSink};
+use super::parts::PartSink;
 use super::survey::{PIECES_MAX, Survey, read_full};
 use crate::interrupt::AbortFlag;
-use crate::mirror::apply::{ApplyError, write_error};
+use crate::mirror::apply::ApplyError;
 use crate::mirror::codec::{Malformed, Reader};
 use crate::mirror::entry::{FLAG_NOCOW, Meta};
 use crate::mirror::place::PlaceError;
@@ -180,7 +180,7 @@ fn reflink(job: Job<'_>, old: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
 }
 
 /// Makes `to` (empty) a reflink copy of `from`; `false` where that is not possible.
-fn ficlone(to: BorrowedFd<'_>, from: BorrowedFd<'_>) -> Result<bool, Errno> {
+pub fn ficlone(to: BorrowedFd<'_>, from: BorrowedFd<'_>) -> Result<bool, Errno> {
     match rustix::fs::ioctl_ficlone(to, from) {
         Ok(()) => Ok(true),
         Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::XDEV | Errno::TXTBSY | Errno::NOTTY) => {
@@ -217,7 +217,10 @@ pub fn rebuild(
     // Where most has moved, a copy would only be written over.
     let is_copy =
         basis.is_ours && in_place >= basis.size / 4 && ficlone(file.as_fd(), basis.file.as_fd())?;
-    rustix::fs::ftruncate(&file, job.meta.size)?;
+    // To set the size it has already costs as much as writing it.
+    if !is_copy || basis.size != job.meta.size {
+        rustix::fs::ftruncate(&file, job.meta.size)?;
+    }
     let mut work = Work {
         line,
         job,
@@ -263,7 +266,9 @@ pub fn rebuild(
     Ok(file)
 }
 
-fn damaged() -> Trouble {
+/// What arrived is not what was announced.
+#[must_use]
+pub fn damaged() -> Trouble {
     PlaceError::Content("arrived damaged: its hash is wrong".to_owned()).into()
 }
 
@@ -455,21 +460,11 @@ impl Work<'_> {
             self.line.ask(Question::Parts(&parts))?;
             let mut sink = PartSink::new(self.file, ranges, None);
             let path = self.job.path;
-            let ended = self.line.answer(&mut |message| {
-                sink.take(message)?;
-                // Where nothing more can be written the rest need not come.
-                let fatal = sink.trouble().filter(|e| PlaceError::Io(*e).is_fatal());
-                fatal.map_or(Ok(()), |errno| Err(write_error(path, errno)))
-            })?;
+            let ended = self
+                .line
+                .answer(&mut |message| sink.take_or_end(path, message))?;
             match ended {
-                Ok((size, hash)) if size == self.job.meta.size => match sink.finish(&hash) {
-                    Ok(_) => {}
-                    Err(PartError::Malformed(error)) => {
-                        return Err(ApplyError::from(error).into());
-                    }
-                    Err(PartError::Io(errno)) => return Err(errno.into()),
-                    Err(PartError::Damaged) => return Err(damaged()),
-                },
+                Ok((size, hash)) if size == self.job.meta.size => drop(sink.finish(&hash)?),
                 Ok(_) => return Err(damaged()),
                 Err(text) => return Err(PlaceError::Content(text).into()),
             }

@@ -1,17 +1,20 @@
 //! Files rebuilt from their old versions: the result is the source's, and only what differs is sent.
 
 use std::fs::{self, File, OpenOptions};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use rustix::fs::{FallocateFlags, IFlags, SeekFrom};
 
+use super::ranged::prepare;
 use super::rebuild::{Job, Line, Question, Trouble, first_look, rebuild};
 use super::testing::{Direct, noise};
 use crate::interrupt::AbortFlag;
 use crate::mirror::entry::{FLAG_NOCOW, Kind, Meta};
 use crate::mirror::place::PlaceError;
+use crate::mirror::ranges::Ranges;
 use crate::mirror::staging::Staging;
 use crate::mirror::tests::{Lab, lab};
 use crate::mirror::tests_property::number;
@@ -76,14 +79,58 @@ impl Versions {
         })
     }
 
+    /// Makes the source's version out of ours, of which only `ranges` can differ.
+    fn by_ranges(&self, ranges: &Ranges, flags: u32) -> Sent {
+        let theirs = File::open(self.theirs()).unwrap();
+        let old = OwnedFd::from(File::open(self.ours()).unwrap());
+        let meta = Meta {
+            kind: Kind::File,
+            size: theirs.metadata().unwrap().len(),
+            flags,
+            ..Meta::opaque()
+        };
+        let staged = self.staging.new_name();
+        let job = Job {
+            path: b"file",
+            staging: &self.staging,
+            staged: &staged,
+            meta: &meta,
+            abort: &AbortFlag::new(),
+        };
+        let prepared = prepare(job, &old, ranges).unwrap();
+        let mut line = Direct::new(theirs);
+        line.ask(Question::Parts(&prepared.question())).unwrap();
+        let file = prepared
+            .receive(b"file", meta.size, |take| line.answer(take))
+            .unwrap();
+        Sent {
+            data: line.data_bytes,
+            wire: line.wire_bytes(),
+            file: file.into(),
+        }
+    }
+
+    /// Makes it out of ranges and compares: content and holes.
+    #[track_caller]
+    fn assert_by_ranges(&self, ranges: &[Range<u64>]) -> Sent {
+        let sent = self.by_ranges(&ranges.iter().cloned().collect(), 0);
+        self.assert_same(&sent);
+        sent
+    }
+
     /// Rebuilds and compares: content and holes.
     #[track_caller]
     fn assert_rebuilt(&self) -> Sent {
         let sent = self.rebuild(0).expect("it can be rebuilt");
+        self.assert_same(&sent);
+        sent
+    }
+
+    #[track_caller]
+    fn assert_same(&self, sent: &Sent) {
         let theirs = File::open(self.theirs()).unwrap();
         assert_eq!(runs(&sent.file), runs(&theirs), "holes and data");
         assert!(content(&sent.file) == content(&theirs), "content");
-        sent
     }
 }
 
@@ -401,5 +448,143 @@ fn random_edits_are_rebuilt_exactly_and_cheaply() {
             "seed {seed}: {}",
             sent.wire
         );
+    }
+}
+
+#[test]
+fn of_known_ranges_only_blocks_that_differ_are_sent() {
+    let Some(versions) = Versions::new() else {
+        return;
+    };
+    same(&versions, 16 * MIB);
+    let (theirs, ours) = (edit(&versions.theirs()), edit(&versions.ours()));
+    let mut ranges = Vec::new();
+    for n in 0..300 {
+        let at = n * 13 % 4096 * 4096;
+        ranges.push(at..at + 4096);
+        let block = noise(4096, 100 + n);
+        // Changed there, here, or written on both with the same content.
+        match n % 3 {
+            0 => theirs.write_all_at(&block, at).unwrap(),
+            1 => ours.write_all_at(&block, at).unwrap(),
+            _ => {
+                theirs.write_all_at(&block, at).unwrap();
+                ours.write_all_at(&block, at).unwrap();
+            }
+        }
+    }
+    let sent = versions.assert_by_ranges(&ranges);
+    assert_eq!(sent.data, 200 * 4096);
+    assert!(sent.wire < sent.data * 11 / 10, "{}", sent.wire);
+    // All of it written anew with what it was: hashes alone.
+    same(&versions, 16 * MIB);
+    let all = [Range {
+        start: 0,
+        end: 16 * MIB as u64,
+    }];
+    let sent = versions.assert_by_ranges(&all);
+    assert_eq!(sent.data, 0);
+    assert!(sent.wire < 100_000, "{}", sent.wire);
+    // Nothing can differ: nothing is asked but that.
+    let sent = versions.assert_by_ranges(&[]);
+    assert!(sent.wire < 100, "{}", sent.wire);
+}
+
+#[test]
+fn what_is_outside_the_ranges_is_not_read() {
+    let Some(versions) = Versions::new() else {
+        return;
+    };
+    same(&versions, 4 * MIB);
+    let theirs = edit(&versions.theirs());
+    for block in [1, 500] {
+        theirs.write_all_at(&noise(4096, 5), block * 4096).unwrap();
+    }
+    let sent = versions.by_ranges(&std::iter::once(4096..8192).collect(), 0);
+    let mut expected = content(&theirs);
+    let outside = 500 * 4096..501 * 4096;
+    expected[outside.clone()].copy_from_slice(&noise(4 * MIB, 1)[outside]);
+    assert!(content(&sent.file) == expected);
+}
+
+#[test]
+fn known_ranges_carry_holes_and_sizes() {
+    let Some(versions) = Versions::new() else {
+        return;
+    };
+    same(&versions, 4 * MIB);
+    let (theirs, ours) = (edit(&versions.theirs()), edit(&versions.ours()));
+    let mib = MIB as u64;
+    let punch = |file: &File, offset: u64, length: u64| {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(file, flags, offset, length).unwrap();
+    };
+    punch(&theirs, mib, 40 * 4096);
+    punch(&ours, 2 * mib, 40 * 4096);
+    theirs.write_all_at(&vec![0; 20 * 4096], 3 * mib).unwrap();
+    punch(&ours, 3 * mib, 20 * 4096);
+    let mut ranges = vec![mib..2 * mib, 2 * mib..3 * mib, 3 * mib..3 * mib + 100_000];
+    let sent = versions.assert_by_ranges(&ranges);
+    assert_eq!(sent.data, 60 * 4096);
+    // It grew, by a hole and data; and what we had shrank to less than what is there.
+    theirs.set_len(5 * mib + 77).unwrap();
+    theirs.write_all_at(b"end", 5 * mib + 100_000).unwrap();
+    ours.set_len(3 * mib + 300_001).unwrap();
+    ranges.push(4 * mib..5 * mib + 100_003);
+    versions.assert_by_ranges(&ranges);
+    // It shrank, to within a block.
+    theirs.set_len(2 * mib + 5).unwrap();
+    versions.assert_by_ranges(&ranges);
+    // No reflink is possible: a copy does as well.
+    let sent = versions.by_ranges(&ranges.iter().cloned().collect(), FLAG_NOCOW);
+    assert!(content(&sent.file) == content(&theirs));
+}
+
+#[test]
+fn random_ranges_that_hold_all_changes_make_the_sources_version() {
+    let Some(versions) = Versions::new() else {
+        return;
+    };
+    let first = number("PCS_SEED", 1);
+    for seed in first..first + number("PCS_SEEDS", 12) {
+        let mut rng = Random::new(seed);
+        let bytes = noise(MIB + rng.below(2 * MIB), seed);
+        let mut ranges = Vec::new();
+        for path in [versions.theirs(), versions.ours()] {
+            let _ = fs::remove_file(&path);
+            fs::write(&path, &bytes).unwrap();
+            let file = edit(&path);
+            for _ in 0..rng.below(20) {
+                let at = rng.below(bytes.len() + 100_000) as u64;
+                let most = *rng.pick(&[10, 5000, 200_000]);
+                let length = 1 + rng.below(most);
+                let (zeros, length) = (vec![0; length], length as u64);
+                let end = at + length;
+                match rng.below(4) {
+                    0 => {
+                        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                        rustix::fs::fallocate(&file, flags, at, length).unwrap();
+                    }
+                    1 => file.write_all_at(&zeros, at).unwrap(),
+                    2 => {
+                        let before = file.metadata().unwrap().len();
+                        file.set_len(at).unwrap();
+                        // What was cut off and what was put on may differ from the other's.
+                        ranges.push(before.min(at)..before.max(at));
+                    }
+                    _ => {
+                        let new = noise(zeros.len(), rng.next());
+                        file.write_all_at(&new, at).unwrap();
+                        let before = bytes.len() as u64;
+                        ranges.push(before.min(at)..end);
+                    }
+                }
+                ranges.push(at..end);
+            }
+        }
+        let sent = versions.by_ranges(&ranges.iter().cloned().collect(), 0);
+        let theirs = File::open(versions.theirs()).unwrap();
+        assert!(content(&sent.file) == content(&theirs), "seed {seed}");
+        assert_eq!(runs(&sent.file), runs(&theirs), "seed {seed}");
     }
 }
