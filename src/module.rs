@@ -239,6 +239,12 @@ pub struct SessionFacts {
     pub dry_run: bool,
     /// `--verify`: compare all content afterwards.
     pub verify: bool,
+    /// `--yes`: ordinary questions are answered with their defaults.
+    pub yes: bool,
+    /// `--apply-package-installs`: a run that cannot ask installs what the source has.
+    pub package_installs: bool,
+    /// `--apply-package-removals`: a run that cannot ask removes what the source has not.
+    pub package_removals: bool,
     /// `--full-scan`: start from nothing that is remembered.
     pub full_scan: bool,
     /// When the two machines were last known to be equal. `None` if no completed sync of the two

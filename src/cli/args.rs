@@ -53,6 +53,16 @@ Examples:
   pc-switcher history 1f3          what the sync whose name begins so changed
   pc-switcher history --host vega  past syncs of vega";
 
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  pc-switcher doctor                this machine alone
+  pc-switcher doctor vega           both, and what is between them
+  pc-switcher --batch doctor vega   the same as a timer will find it
+  pc-switcher doctor vega --json | jq '.checks[] | select(.state != \"ok\")'
+
+Nothing is changed. It ends with 0 if a sync can begin, with 8 if there are
+warnings, and else with the status that the sync would end with.";
+
 const SNAPSHOTS_EXAMPLES: &str = "\
 Examples:
   pc-switcher snapshots list               those of this machine
@@ -141,6 +151,8 @@ pub enum ProgressMode {
 pub enum Command {
     /// Put this machine's state on another machine.
     Sync(SyncArgs),
+    /// Check everything that a sync needs, and say how to mend it.
+    Doctor(DoctorArgs),
     /// Write a configuration with every key explained.
     Init(InitArgs),
     /// List past syncs, or what one of them changed.
@@ -196,6 +208,12 @@ pub struct SyncArgs {
     /// Answer ordinary confirmations with yes; opens no gate
     #[arg(short, long, help_heading = "Questions")]
     pub yes: bool,
+    /// Install packages that the target lacks, without asking
+    #[arg(long, help_heading = "Questions")]
+    pub apply_package_installs: bool,
+    /// Remove packages that this machine has not, without asking
+    #[arg(long, help_heading = "Questions")]
+    pub apply_package_removals: bool,
     /// Ask before every command that changes a machine
     #[arg(long, help_heading = "Questions", conflicts_with = "batch")]
     pub confirm_each_command: bool,
@@ -223,6 +241,18 @@ pub struct InitArgs {
     /// Overwrite config.yaml, home.filter and root.filter if they exist
     #[arg(long)]
     pub force: bool,
+}
+
+/// `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = DOCTOR_EXAMPLES)]
+pub struct DoctorArgs {
+    /// Another machine to check too, as for a sync to it
+    #[arg(value_name = "HOST", value_parser = parse_host)]
+    pub host: Option<String>,
+    /// One JSON object with every check
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `history`.
@@ -454,6 +484,8 @@ mod tests {
                 skip: vec!["c".to_owned()],
                 full_scan: true,
                 verify: true,
+                apply_package_installs: false,
+                apply_package_removals: false,
                 yes: true,
                 confirm_each_command: true,
                 allow_first_sync: true,

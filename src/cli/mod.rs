@@ -4,6 +4,7 @@ mod age;
 pub mod agent;
 pub mod args;
 pub mod completions;
+pub mod doctor;
 mod errand;
 pub mod history;
 pub mod init;
@@ -47,6 +48,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
     ui::set_color(session::color(global.color));
     match &cli.command {
         Command::Sync(args) => sync::run(global, args),
+        Command::Doctor(args) => doctor::run(global, args),
         Command::Init(args) => write_config(global, args.force),
         Command::Snapshots(args) => match &args.command {
             SnapshotsCommand::List { host } => snapshots::list(global, host.as_deref()),

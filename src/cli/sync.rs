@@ -82,6 +82,8 @@ fn options(global: &GlobalArgs, args: &SyncArgs) -> SyncOptions {
         allow_out_of_order: args.allow_out_of_order,
         allow_incomplete: args.allow_incomplete,
         allow_mass_delete: args.allow_mass_delete,
+        package_installs: args.apply_package_installs,
+        package_removals: args.apply_package_removals,
         allow_logged_in: args.allow_logged_in,
         confirm_each_command: args.confirm_each_command,
     }

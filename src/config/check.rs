@@ -10,8 +10,8 @@ use super::keys::{self, suggestion};
 use super::problem::ConfigProblem;
 use super::yaml::{Node, Position, Value};
 use super::{
-    Config, DiskConfig, DummyFailConfig, DummySuccessConfig, Folder, KnownModule, SnapshotConfig,
-    Space, UserDataConfig,
+    Config, DiskConfig, DummyFailConfig, DummySuccessConfig, Folder, KnownModule, PackagesConfig,
+    SnapshotConfig, Space, UserDataConfig,
 };
 
 /// Most problems reported at once.
@@ -69,6 +69,7 @@ impl<'a> Checker<'a> {
             &btrfs_snapshots.snapshot_dir,
             user_data_switch.filter(|_| user_data_enabled),
         );
+        let packages = self.packages(&mut top);
         let defaults = DummySuccessConfig::default();
         let mut section = self.subsection(&mut top, "dummy_success", keys::DUMMY_SUCCESS);
         let mut duration = |checker: &mut Self, key: &str, default| {
@@ -95,6 +96,7 @@ impl<'a> Checker<'a> {
             sync_modules,
             disk,
             btrfs_snapshots,
+            packages,
             user_data,
             dummy_success,
             dummy_fail,
@@ -188,6 +190,34 @@ impl<'a> Checker<'a> {
             self.problem_with_hint(at, &path, message, hint);
         }
         disk
+    }
+
+    fn packages(&mut self, top: &mut Section<'_>) -> PackagesConfig {
+        let defaults = PackagesConfig::default();
+        let mut section = self.subsection(top, "packages", keys::PACKAGES);
+        let left_alone = section
+            .take("left_alone")
+            .and_then(|field| self.patterns(&field));
+        PackagesConfig {
+            left_alone: left_alone.unwrap_or(defaults.left_alone),
+            command_timeout: self.number(
+                section.take("command_timeout"),
+                60..=86_400,
+                defaults.command_timeout,
+            ),
+        }
+    }
+
+    /// Names of packages with `*` in them; there may be none.
+    fn patterns(&mut self, field: &Field<'_>) -> Option<Vec<String>> {
+        if matches!(&field.node.value, Value::List(items) if items.is_empty()) {
+            return Some(Vec::new());
+        }
+        let expected = "the name of a package, with * for any run of characters";
+        let items = self.list(field, "a list of names of packages")?;
+        let patterns = items.iter().filter_map(|item| self.text(item, expected));
+        let patterns: Vec<String> = patterns.map(str::to_owned).collect();
+        Some(patterns)
     }
 
     fn snapshots(&mut self, top: &mut Section<'_>) -> SnapshotConfig {

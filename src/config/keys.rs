@@ -11,6 +11,7 @@ pub(super) const TOP: Keys = &[
     ("sync_jobs", "sync_modules"),
     ("disk", "disk"),
     ("btrfs_snapshots", "btrfs_snapshots"),
+    ("packages", "packages"),
     ("user_data", "user_data"),
     ("dummy_success", "dummy_success"),
     ("dummy_fail", "dummy_fail"),
@@ -32,6 +33,12 @@ pub(super) const SNAPSHOTS: Keys = &[
     ("snapshot_dir", "snapshot_dir"),
     ("keep_recent", "keep_recent"),
     ("max_age_days", "max_age_days"),
+];
+
+/// Keys of `packages`.
+pub(super) const PACKAGES: Keys = &[
+    ("left_alone", "left_alone"),
+    ("command_timeout", "command_timeout"),
 ];
 
 /// Keys of `user_data`.

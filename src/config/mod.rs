@@ -130,6 +130,8 @@ pub struct Config {
     pub disk: DiskConfig,
     /// Snapshots.
     pub btrfs_snapshots: SnapshotConfig,
+    /// Software.
+    pub packages: PackagesConfig,
     /// The mirror of people's files.
     pub user_data: UserDataConfig,
     /// The dummy that succeeds.
@@ -139,6 +141,23 @@ pub struct Config {
 }
 
 impl Config {
+    /// The configuration in which nothing is said: every default, and no module switched on.
+    #[must_use]
+    pub fn with_defaults(path: &Path) -> Self {
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        Self {
+            path: path.to_owned(),
+            log_file_level: LogLevel::Full,
+            log_cli_level: LogLevel::Info,
+            sync_modules: Vec::new(),
+            disk: DiskConfig::default(),
+            btrfs_snapshots: SnapshotConfig::default(),
+            user_data: UserDataConfig::in_directory(directory),
+            dummy_success: DummySuccessConfig::default(),
+            dummy_fail: DummyFailConfig::default(),
+        }
+    }
+
     /// Whether the sync module `name` is switched on.
     #[must_use]
     pub fn is_on(&self, name: &str) -> bool {
@@ -212,6 +231,67 @@ impl Default for SnapshotConfig {
         }
     }
 }
+
+/// `packages:`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackagesConfig {
+    /// Names, with `*` for any run of characters, of packages that are never converged.
+    pub left_alone: Vec<String>,
+    /// Seconds that one command of a package manager may take (default 3600).
+    pub command_timeout: u64,
+}
+
+impl Default for PackagesConfig {
+    fn default() -> Self {
+        Self {
+            left_alone: LEFT_ALONE.iter().map(|&name| name.to_owned()).collect(),
+            command_timeout: 3600,
+        }
+    }
+}
+
+/// Packages that belong to a machine and not to the person: kernels, drivers, firmware, boot loaders.
+pub const LEFT_ALONE: &[&str] = &[
+    "linux-image*",
+    "linux-headers*",
+    "linux-modules*",
+    "linux-generic*",
+    "linux-lowlatency*",
+    "linux-oem*",
+    "linux-virtual*",
+    "linux-signed*",
+    "linux-tools*",
+    "kernel*",
+    "*-dkms",
+    "dkms",
+    "akmod-*",
+    "kmod-*",
+    "nvidia-*",
+    "libnvidia-*",
+    "xserver-xorg-video-*",
+    "xorg-x11-drv-*",
+    "xf86-video-*",
+    "broadcom-*",
+    "bcmwl-*",
+    "firmware-*",
+    "*-firmware",
+    "*-microcode",
+    "microcode_ctl",
+    "amd-ucode",
+    "intel-ucode",
+    "grub*",
+    "shim*",
+    "systemd-boot*",
+    "efibootmgr",
+    "refind",
+    "dracut*",
+    "initramfs-tools*",
+    "mkinitcpio*",
+    "cryptsetup-initramfs",
+    "thermald",
+    "tlp*",
+    "fprintd",
+];
 
 /// `user_data:`.
 #[derive(Debug, Clone, PartialEq)]

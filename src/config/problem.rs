@@ -27,7 +27,8 @@ pub struct ConfigProblem {
 
 impl ConfigProblem {
     /// A problem of the whole file.
-    pub(super) fn of_file(file: &Path, message: String, hint: Option<&str>) -> Self {
+    #[must_use]
+    pub fn of_file(file: &Path, message: String, hint: Option<&str>) -> Self {
         Self {
             file: file.to_owned(),
             line: None,

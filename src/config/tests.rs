@@ -134,6 +134,7 @@ fn values_of_every_kind_are_read() {
             keep_recent: 1,
             max_age_days: Some(30),
         },
+        packages: PackagesConfig::default(),
         user_data: UserDataConfig {
             folders: vec![
                 folder("/home", Some("home.filter")),
@@ -168,6 +169,7 @@ fn what_is_left_out_has_its_default() {
             sync_modules: vec![("user_data".to_owned(), true)],
             disk: DiskConfig::default(),
             btrfs_snapshots: SnapshotConfig::default(),
+            packages: PackagesConfig::default(),
             user_data: UserDataConfig::in_directory(directory),
             dummy_success: DummySuccessConfig::default(),
             dummy_fail: DummyFailConfig::default(),
@@ -206,7 +208,8 @@ fn example_directory() -> tempfile::TempDir {
 fn the_example_shows_every_default() {
     let directory = example_directory();
     let example = load(&directory.path().join(FILE_NAME), MODULES).expect("valid example");
-    let modules = b"sync_modules: {user_data: true, dummy_success: false, dummy_fail: false}";
+    let modules =
+        b"sync_modules: {packages: true, user_data: true, dummy_success: false, dummy_fail: false}";
     let defaults = parse(&directory.path().join(FILE_NAME), modules, MODULES).expect("valid");
     assert_eq!(example, defaults);
 }

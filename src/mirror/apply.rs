@@ -10,7 +10,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustix::io::Errno;
@@ -26,6 +26,7 @@ use super::plan::{FolderPlan, Old, Op, Ops, Step};
 use super::scan::{Notes, ScanError};
 use super::spool::{Spool, SpoolWriter};
 use super::staging::{self, LATE_FLAGS, Staging, StagingError};
+use super::told::{Note, Told};
 use super::tree::Tree;
 use super::wire::{Batch, ContentHash, FETCH_PATHS, FETCH_WINDOW, FOR_PEER, FrameCursor, Message};
 use crate::escape::{escape_bytes, escape_str};
@@ -99,6 +100,7 @@ enum Item {
         kind: Kind,
         old: Option<Old>,
         late_flags: u32,
+        note: Note,
     },
     Link {
         leader: Vec<u8>,
@@ -106,6 +108,7 @@ enum Item {
         old: Option<Old>,
         /// What the leader is.
         want: Box<Meta>,
+        note: Note,
     },
 }
 
@@ -174,6 +177,7 @@ fn carry_out(
     if plan.is_empty() {
         return finish_peer(origin.peer).map(|()| Applied::default());
     }
+    let mut told = Told::new(cli);
     let root_before = tree
         .look_root()
         .map_err(|source| write_error(b"", source))?;
@@ -193,7 +197,7 @@ fn carry_out(
     };
     let result = Staging::open(tree)
         .map_err(ApplyError::from)
-        .and_then(|staging| apply_with(tree, plan, &staging, origin, cli, abort));
+        .and_then(|staging| apply_with(tree, plan, &staging, origin, &mut told, abort));
     // Making and removing the staging directory moved the folder's own time.
     let restored = place::restore(tree, &before);
     let (mut applied, made) = result?;
@@ -202,7 +206,7 @@ fn carry_out(
             .notes
             .error("cannot restore the folder's time", &error.to_string());
     }
-    finish_dirs(tree, plan, &made, &mut applied, abort)?;
+    finish_dirs(tree, plan, &made, &mut applied, &mut told, abort)?;
     rustix::fs::syncfs(tree.root()).map_err(|e| write_error(b"", e))?;
     Ok(applied)
 }
@@ -214,12 +218,12 @@ fn apply_with(
     plan: &FolderPlan,
     staging: &Staging,
     origin: Origin<'_>,
-    cli: Batch<'_>,
+    told: &mut Told<'_>,
     abort: &AbortFlag,
 ) -> Result<(Applied, Spool), ApplyError> {
     let shared = Shared::new(tree, staging)?;
     let mut applied = Applied::default();
-    let result = apply_staged(&shared, plan, &mut applied, origin, cli, abort);
+    let result = apply_staged(&shared, plan, &mut applied, origin, told, abort);
     let (touched, displaced) = shared.finish()?;
     let notes = &mut applied.notes;
     for (path, staged) in displaced {
@@ -263,15 +267,18 @@ fn apply_staged(
     plan: &FolderPlan,
     applied: &mut Applied,
     origin: Origin<'_>,
-    cli: Batch<'_>,
+    told: &mut Told<'_>,
     abort: &AbortFlag,
 ) -> Result<Spool, ApplyError> {
     let outcome = Mutex::new(Outcome::default());
     let (tx, rx) = bounded::<Vec<Item>>(1);
+    let mut placed = told.another();
     let made = std::thread::scope(|scope| {
         let committer = std::thread::Builder::new()
             .name("place".into())
-            .spawn_scoped(scope, || commit_batches(shared, &rx, &outcome, abort))
+            .spawn_scoped(scope, || {
+                commit_batches(shared, &rx, &outcome, &mut placed, abort);
+            })
             .map_err(ApplyError::Plan)?;
         let mut writer = Writer {
             shared,
@@ -282,7 +289,7 @@ fn apply_staged(
             here: origin.here,
             incoming: origin.incoming,
             peer: origin.peer,
-            cli,
+            told: told.another(),
             abort,
             ahead: plan.changes()?,
             ahead_ended: false,
@@ -299,7 +306,6 @@ fn apply_staged(
             origins: DirCache::default(),
             applied,
             made: SpoolWriter::new()?,
-            reported: Instant::now(),
         };
         let result = writer.run(plan);
         writer.batches = None;
@@ -318,7 +324,7 @@ fn apply_staged(
         applied.notes.merge(outcome.notes);
     }
     abort.check()?;
-    delete_all(shared, plan, applied, abort)?;
+    delete_all(shared, plan, applied, told, abort)?;
     Ok(made)
 }
 
@@ -341,6 +347,7 @@ fn commit_batches(
     shared: &Shared<'_>,
     batches: &Receiver<Vec<Item>>,
     outcome: &Mutex<Outcome>,
+    told: &mut Told<'_>,
     abort: &AbortFlag,
 ) {
     let mut dirs = DirCache::default();
@@ -353,13 +360,14 @@ fn commit_batches(
             if abort.is_raised() {
                 return;
             }
-            let (path, result) = match &item {
+            let (path, note, result) = match &item {
                 Item::Place {
                     staged,
                     path,
                     kind,
                     old,
                     late_flags,
+                    note,
                 } => {
                     let (dirs, old) = (&mut dirs, old.as_ref());
                     let result = if *late_flags == 0 {
@@ -367,13 +375,14 @@ fn commit_batches(
                     } else {
                         place::place_flagged(shared, dirs, staged, path, old, *late_flags)
                     };
-                    (path, result)
+                    (path, note, result)
                 }
                 Item::Link {
                     leader,
                     path,
                     old,
                     want,
+                    note,
                 } => {
                     if lock(outcome).failed.contains(leader) {
                         let text = format!("{}: its first name failed", escape_bytes(path));
@@ -381,16 +390,18 @@ fn commit_batches(
                         continue;
                     }
                     let (dirs, old) = (&mut dirs, old.as_ref());
-                    (
-                        path,
-                        place::place_link(shared, dirs, leader, path, old, want),
-                    )
+                    let result = place::place_link(shared, dirs, leader, path, old, want);
+                    (path, note, result)
                 }
             };
-            let mut outcome = lock(outcome);
             match result {
-                Ok(()) => outcome.placed += 1,
+                Ok(()) => {
+                    lock(outcome).placed += 1;
+                    // Interrupted: seen at the top of the loop.
+                    let _ = told.made(*note, path);
+                }
                 Err(error) => {
+                    let mut outcome = lock(outcome);
                     outcome.failed.insert(path.clone());
                     let text = format!("{}: {error}", escape_bytes(path));
                     outcome.notes.error("not changed", &text);
@@ -405,6 +416,7 @@ fn commit_batches(
                 }
             }
         }
+        let _ = told.flush();
     }
 }
 
@@ -440,7 +452,7 @@ struct Writer<'a> {
     here: Option<&'a Tree>,
     incoming: &'a Receiver<Vec<u8>>,
     peer: Batch<'a>,
-    cli: Batch<'a>,
+    told: Told<'a>,
     abort: &'a AbortFlag,
     /// Reads the plan ahead of what is being done, to ask for content in time.
     ahead: Ops,
@@ -465,7 +477,6 @@ struct Writer<'a> {
     applied: &'a mut Applied,
     /// Inode numbers of the directories made, 0 for those that could not be.
     made: SpoolWriter,
-    reported: Instant,
 }
 
 impl Writer<'_> {
@@ -486,7 +497,8 @@ impl Writer<'_> {
         self.hand_over()?;
         self.batches = None;
         self.peer.push(&Message::Finished)?;
-        Ok(self.peer.flush()?)
+        self.peer.flush()?;
+        Ok(self.told.flush()?)
     }
 
     /// Asks for the content of files to come, as many as may be under way.
@@ -591,17 +603,9 @@ impl Writer<'_> {
     }
 
     fn report(&mut self, path: &[u8]) -> Result<(), ApplyError> {
-        if self.reported.elapsed() >= Duration::from_millis(100) {
-            self.reported = Instant::now();
-            let items = self.applied.items + self.received;
-            self.cli.push(&Message::Progress {
-                items,
-                bytes: self.applied.bytes + self.applied.kept,
-                path,
-            })?;
-            self.cli.flush()?;
-        }
-        Ok(())
+        let items = self.applied.items + self.received;
+        let bytes = self.applied.bytes + self.applied.kept;
+        Ok(self.told.progress(items, bytes, path)?)
     }
 
     /// One entry could not be made; the others can.
@@ -642,6 +646,7 @@ impl Writer<'_> {
                     path,
                     old,
                     want: Box::new(want),
+                    note: op.into(),
                 });
                 return Ok(());
             }
@@ -662,6 +667,7 @@ impl Writer<'_> {
                     kind: op.meta.kind,
                     old: op.old.clone(),
                     late_flags: op.meta.flags & LATE_FLAGS,
+                    note: op.into(),
                 });
             }
             Err(error) => {
@@ -695,6 +701,7 @@ impl Writer<'_> {
         let ino = match made {
             Ok(ino) => {
                 self.applied.items += 1;
+                self.told.made(op.into(), &op.path)?;
                 ino
             }
             Err(error) => {
@@ -1011,6 +1018,7 @@ fn delete_all(
     shared: &Shared<'_>,
     plan: &FolderPlan,
     applied: &mut Applied,
+    told: &mut Told<'_>,
     abort: &AbortFlag,
 ) -> Result<(), ApplyError> {
     let mut deletions = plan.deletions()?;
@@ -1019,7 +1027,10 @@ fn delete_all(
         abort.check()?;
         let old = op.old.as_ref().ok_or(Malformed("a deletion of nothing"))?;
         match place::delete(shared, &mut dirs, &op.path, old) {
-            Ok(Deleted::Gone) => applied.items += 1,
+            Ok(Deleted::Gone) => {
+                applied.items += 1;
+                told.made((&op).into(), &op.path)?;
+            }
             Ok(Deleted::NotEmpty) => {
                 applied
                     .notes
@@ -1030,8 +1041,9 @@ fn delete_all(
                 applied.notes.error("not deleted", &text);
             }
         }
+        told.progress(applied.items, applied.bytes, &op.path)?;
     }
-    Ok(())
+    Ok(told.flush()?)
 }
 
 /// Attributes of directories, and the times of new ones, when their content moves no more.
@@ -1040,6 +1052,7 @@ fn finish_dirs(
     plan: &FolderPlan,
     made: &Spool,
     applied: &mut Applied,
+    told: &mut Told<'_>,
     abort: &AbortFlag,
 ) -> Result<(), ApplyError> {
     let mut made = made.reader()?;
@@ -1060,15 +1073,19 @@ fn finish_dirs(
         }
         let result = finish_dir(tree, &op.path, ino, &op.meta);
         match result {
-            Ok(()) if op.step == Step::DirAttributes => applied.items += 1,
+            Ok(()) if op.step == Step::DirAttributes => {
+                applied.items += 1;
+                told.made((&op).into(), &op.path)?;
+            }
             Ok(()) => {}
             Err(error) => {
                 let text = format!("{}: {error}", escape_bytes(&op.path));
                 applied.notes.error("attributes not set", &text);
             }
         }
+        told.progress(applied.items, applied.bytes, &op.path)?;
     }
-    Ok(())
+    Ok(told.flush()?)
 }
 
 /// Gives the directory at `path` its attributes, if it is the inode `ino`: not another one that

@@ -28,6 +28,7 @@ pub mod service;
 pub mod spool;
 pub mod staging;
 pub mod suspects;
+pub mod told;
 pub mod tree;
 pub mod wire;
 

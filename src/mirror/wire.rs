@@ -547,6 +547,12 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// An empty batch that goes the same way.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::new(self.class, self.outgoing, self.abort)
+    }
+
     /// Adds a message; sends what has been collected when it is enough.
     pub fn push(&mut self, message: &Message<'_>) -> Result<(), Interrupted> {
         self.body.clear();

@@ -6,6 +6,7 @@ pub mod btrfs_snapshots;
 pub mod disk_monitor;
 pub mod dummy;
 pub mod install_on_target;
+pub mod packages;
 pub mod space;
 pub mod user_data;
 
@@ -20,6 +21,7 @@ pub fn registry() -> Vec<Box<dyn Module>> {
         Box::new(btrfs_snapshots::BtrfsSnapshots),
         Box::new(install_on_target::InstallOnTarget::default()),
         Box::new(disk_monitor::DiskMonitor::default()),
+        Box::new(packages::Packages::default()),
         Box::new(user_data::UserData::default()),
         Box::new(dummy::DummySuccess),
         Box::new(dummy::DummyFail),
@@ -32,6 +34,7 @@ pub fn services() -> Vec<Box<dyn Service>> {
     vec![
         Box::new(crate::mirror::service::MirrorService::default()),
         Box::new(crate::mirror::local::LocalService::default()),
+        Box::new(packages::service::PackagesService),
     ]
 }
 

@@ -226,6 +226,30 @@ struct UserDataPlan {
     folders: Vec<String>,
 }
 
+/// A change that the target tells of, planned or made; `None` for another message.
+fn change(folder: &str, message: &Message<'_>) -> Option<Change> {
+    let Message::Change {
+        action,
+        aspects,
+        bytes,
+        path,
+    } = message
+    else {
+        return None;
+    };
+    let mut item = folder.as_bytes().to_vec();
+    if !path.is_empty() {
+        item.push(b'/');
+        item.extend_from_slice(path);
+    }
+    Some(Change {
+        action: Action::from_byte(*action)?,
+        item,
+        detail: Aspects(*aspects).describe(),
+        bytes: *bytes,
+    })
+}
+
 impl Plan for UserDataPlan {
     fn summary(&self) -> &PlanSummary {
         &self.summary
@@ -240,29 +264,11 @@ impl Plan for UserDataPlan {
                 root: folder.clone(),
             };
             run_alone(&self.target, &request, &mut |message| {
-                let Message::Change {
-                    action,
-                    aspects,
-                    bytes,
-                    path,
-                } = message
-                else {
-                    return Ok(());
-                };
-                let action = Action::from_byte(*action)
-                    .ok_or_else(|| self.target.nonsense("an unknown kind of change"))?;
-                let mut item = folder.clone().into_bytes();
-                if !path.is_empty() {
-                    item.push(b'/');
-                    item.extend_from_slice(path);
+                if matches!(message, Message::Change { .. }) {
+                    let nonsense = || self.target.nonsense("an unknown kind of change");
+                    visit(&change(folder, message).ok_or_else(nonsense)?)?;
                 }
-                let detail = Aspects(*aspects).describe();
-                Ok(visit(&Change {
-                    action,
-                    item,
-                    detail,
-                    bytes: *bytes,
-                })?)
+                Ok(())
             })?;
         }
         Ok(())
@@ -399,14 +405,20 @@ impl Module for UserData {
             .sum();
         let total_bytes: u64 = self.planned.iter().map(|p| p.totals.bytes).sum();
         let (mut items, mut bytes, mut kept, mut errors) = (0, 0, 0, 0);
+        let mut made = context.changes();
         for planned in &self.planned {
             let mut progress = |message: &Message<'_>| {
+                if let Some(change) = change(&planned.path, message) {
+                    made.push(change);
+                }
                 if let Message::Progress {
                     items: i,
                     bytes: b,
                     path,
                 } = message
                 {
+                    // What was made is in the log within a moment.
+                    made.say();
                     context.emit_progress(ProgressUpdate {
                         current: Some(items + i),
                         total: Some(total_items),

@@ -35,13 +35,7 @@ pub(super) fn run(run: &mut Run) -> Result<Arc<Pair>, RunError> {
     let target = start_target(run)?;
     refuse_same_machine(run, &source, &target)?;
     lock(run, &target, &source.machine.hostname)?;
-    if let Some(installed) = target.facts.installed.as_ref().filter(|i| is_newer(i)) {
-        return Err(RunError::NewerTarget {
-            hostname: target.machine.hostname,
-            theirs: escape_str(installed.version.as_deref().unwrap_or_default()),
-            ours: env!("CARGO_PKG_VERSION"),
-        });
-    }
+    refuse_newer_target(&target)?;
 
     run.shared.events.emit(&Event::Session {
         id: run.session.id().to_owned(),
@@ -58,7 +52,7 @@ pub(super) fn run(run: &mut Run) -> Result<Arc<Pair>, RunError> {
     Ok(pair)
 }
 
-fn choose_modules(run: &mut Run) -> Result<(), RunError> {
+pub(super) fn choose_modules(run: &mut Run) -> Result<(), RunError> {
     let registry = std::mem::take(&mut run.registry);
     let shared = Arc::get_mut(&mut run.shared).expect("no thread shares the run before phase 1");
     run.selection = choose(registry, &mut shared.config, &shared.options)?;
@@ -80,7 +74,7 @@ fn choose_modules(run: &mut Run) -> Result<(), RunError> {
     Ok(())
 }
 
-fn start_source(run: &mut Run) -> Result<Peer, RunError> {
+pub(super) fn start_source(run: &mut Run) -> Result<Peer, RunError> {
     let agent = run.shared.machines.local(&run.access())?;
     run.agents.push(agent.clone());
     let uid = Some(rustix::process::getuid().as_raw());
@@ -95,7 +89,7 @@ fn start_source(run: &mut Run) -> Result<Peer, RunError> {
     Ok(peer)
 }
 
-fn start_target(run: &mut Run) -> Result<Peer, RunError> {
+pub(super) fn start_target(run: &mut Run) -> Result<Peer, RunError> {
     let connection = |status| {
         Event::Connection(ConnectionEvent {
             status,
@@ -178,7 +172,19 @@ fn greet(run: &Run, agent: AgentClient, host: Host, uid: Option<u32>) -> Result<
     })
 }
 
-fn refuse_same_machine(run: &Run, source: &Peer, target: &Peer) -> Result<(), RunError> {
+/// A newer pc-switcher there may have written what we do not understand.
+pub(super) fn refuse_newer_target(target: &Peer) -> Result<(), RunError> {
+    match target.facts.installed.as_ref().filter(|i| is_newer(i)) {
+        None => Ok(()),
+        Some(installed) => Err(RunError::NewerTarget {
+            hostname: target.machine.hostname.clone(),
+            theirs: escape_str(installed.version.as_deref().unwrap_or_default()),
+            ours: env!("CARGO_PKG_VERSION"),
+        }),
+    }
+}
+
+pub(super) fn refuse_same_machine(run: &Run, source: &Peer, target: &Peer) -> Result<(), RunError> {
     let same = if source.facts.machine_id.is_empty() && target.facts.machine_id.is_empty() {
         source.facts.hostname == target.facts.hostname
     } else {
@@ -207,14 +213,19 @@ fn lock(run: &Run, peer: &Peer, from: &str) -> Result<(), RunError> {
         .map_err(RunError::agent("taking the lock"))?
     {
         Reply::Lock(None) => Ok(()),
-        Reply::Lock(Some(holder)) => Err(RunError::Locked {
-            hostname: peer.machine.hostname.clone(),
-            holder: LockHolder {
-                session: escape_str(&holder.session),
-                from: escape_str(&holder.from),
-                ..holder
-            },
-        }),
+        Reply::Lock(Some(holder)) => Err(locked(peer, &holder)),
         _ => Err(nonsense(agent, "no answer about the lock")),
+    }
+}
+
+/// The error for a machine whose lock `holder` has.
+pub(super) fn locked(peer: &Peer, holder: &LockHolder) -> RunError {
+    RunError::Locked {
+        hostname: peer.machine.hostname.clone(),
+        holder: LockHolder {
+            session: escape_str(&holder.session),
+            from: escape_str(&holder.from),
+            ..holder.clone()
+        },
     }
 }

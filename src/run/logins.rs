@@ -13,6 +13,9 @@ use crate::config::Config;
 use crate::escape::escape_str;
 use crate::modules::user_data;
 
+/// The flag of the gate.
+pub(super) const FLAG: &str = "--allow-logged-in";
+
 /// More names than these are counted.
 const NAMED: usize = 4;
 
@@ -49,13 +52,13 @@ pub(super) fn gate(
         ),
         detail: Vec::new(),
         effect: format!("make {target} like {source} while they work on it"),
-        flag: "--allow-logged-in",
+        flag: FLAG,
         opened: shared.options.allow_logged_in,
     }))
 }
 
 /// Desktops of people whose homes are among the synced folders.
-fn at_work<'a>(logins: &'a [Login], config: &Config) -> Vec<&'a Login> {
+pub(super) fn at_work<'a>(logins: &'a [Login], config: &Config) -> Vec<&'a Login> {
     if !config.is_on(user_data::NAME) {
         return Vec::new();
     }

@@ -15,6 +15,7 @@
 
 mod cleanup;
 mod clocks;
+pub mod doctor;
 pub mod error;
 mod execute;
 pub mod explain;
@@ -218,6 +219,9 @@ impl Run {
             id: setup.session.id().to_owned(),
             dry_run: setup.options.dry_run,
             verify: setup.options.verify,
+            yes: setup.options.yes,
+            package_installs: setup.options.package_installs,
+            package_removals: setup.options.package_removals,
             full_scan: setup.options.full_scan,
             equal_at: None,
             anchor: Err(NoAnchor::Unread),

@@ -32,6 +32,10 @@ pub struct SyncOptions {
     pub allow_incomplete: bool,
     /// Opens the mass-delete gate.
     pub allow_mass_delete: bool,
+    /// Installs packages without asking.
+    pub package_installs: bool,
+    /// Removes packages without asking.
+    pub package_removals: bool,
     /// Opens the gate of somebody at work on the target's desktop.
     pub allow_logged_in: bool,
     /// Ask before every request that changes something.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::error::RunError;
-use super::{Pair, Peer, Run};
+use super::{Pair, Run};
 use crate::agent::protocol::DiskFacts;
 use crate::event::{Host, LogLevel};
 use crate::figures::bytes;
@@ -12,21 +12,23 @@ use crate::module::DiskSpaceCritical;
 use crate::modules::space;
 use crate::snapshot::Subvolume;
 
+/// One filesystem that a sync touches, and what to think of it.
+pub(super) struct DiskLook {
+    /// Whose it is.
+    pub(super) host: Host,
+    /// Its space.
+    pub(super) fact: DiskFacts,
+    /// What the plan will write to it.
+    needed: u64,
+    /// Less than the minimum is left.
+    pub(super) critical: Option<DiskSpaceCritical>,
+    /// Enough to start, but little.
+    pub(super) low: Option<DiskSpaceCritical>,
+}
+
 /// What is free now.
 pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     check(run, pair, &BTreeMap::new())
-}
-
-/// Says that a filesystem has little space left, though enough to start.
-fn warn_if_low(run: &Run, peer: &Peer, fact: &DiskFacts) {
-    let threshold = &run.shared.config.disk.warning_threshold;
-    if let Some(low) = space::below(&peer.machine, fact, fact.free_bytes, threshold) {
-        run.log(
-            LogLevel::Warning,
-            Some(peer.machine.host),
-            space::low_words(&low),
-        );
-    }
 }
 
 /// What will be free on the target after `planned` bytes were written, by target path.
@@ -42,8 +44,42 @@ pub(super) fn with_plan(
 }
 
 fn check(run: &Run, pair: &Pair, planned: &BTreeMap<String, u64>) -> Result<(), RunError> {
-    let minimum = &run.shared.config.disk.preflight_minimum;
     let mut critical: Vec<DiskSpaceCritical> = Vec::new();
+    for look in look(run, pair, planned)? {
+        if let Some(too_low) = look.critical {
+            critical.push(too_low);
+            continue;
+        }
+        if let Some(low) = look.low.filter(|_| planned.is_empty()) {
+            run.log(LogLevel::Warning, Some(look.host), space::low_words(&low));
+        }
+        let (fact, needed) = (&look.fact, look.needed);
+        run.log(
+            LogLevel::Full,
+            Some(look.host),
+            format!(
+                "{} free on {}, {} will be written",
+                space::share(fact.free_bytes, fact.total_bytes),
+                fact.mount_point,
+                bytes(needed)
+            ),
+        );
+    }
+    if critical.is_empty() {
+        Ok(())
+    } else {
+        Err(RunError::DiskSpace(critical))
+    }
+}
+
+/// Every filesystem that a sync touches on either machine, once.
+pub(super) fn look(
+    run: &Run,
+    pair: &Pair,
+    planned: &BTreeMap<String, u64>,
+) -> Result<Vec<DiskLook>, RunError> {
+    let disk = &run.shared.config.disk;
+    let mut looks = Vec::new();
     for peer in pair.both() {
         let machine = &peer.machine;
         let subvolumes = match machine.host {
@@ -68,37 +104,24 @@ fn check(run: &Run, pair: &Pair, planned: &BTreeMap<String, u64>) -> Result<(), 
                 .copied()
                 .unwrap_or_default();
             let left = fact.free_bytes.saturating_sub(needed);
-            if let Some(mut low) = space::below(machine, &fact, left, minimum) {
-                if needed > 0 {
-                    low.free_space = format!(
-                        "{} minus {} to be written",
-                        bytes(fact.free_bytes),
-                        bytes(needed)
-                    );
-                }
-                critical.push(low);
-            } else {
-                if planned.is_empty() {
-                    warn_if_low(run, peer, &fact);
-                }
-                run.log(
-                    LogLevel::Full,
-                    Some(machine.host),
-                    format!(
-                        "{} free on {}, {} will be written",
-                        space::share(fact.free_bytes, fact.total_bytes),
-                        fact.mount_point,
-                        bytes(needed)
-                    ),
+            let mut critical = space::below(machine, &fact, left, &disk.preflight_minimum);
+            if let Some(low) = critical.as_mut().filter(|_| needed > 0) {
+                low.free_space = format!(
+                    "{} minus {} to be written",
+                    bytes(fact.free_bytes),
+                    bytes(needed)
                 );
             }
+            looks.push(DiskLook {
+                host: machine.host,
+                low: space::below(machine, &fact, fact.free_bytes, &disk.warning_threshold),
+                fact,
+                needed,
+                critical,
+            });
         }
     }
-    if critical.is_empty() {
-        Ok(())
-    } else {
-        Err(RunError::DiskSpace(critical))
-    }
+    Ok(looks)
 }
 
 fn receiving<'a>(subvolumes: &'a [Subvolume], path: &str) -> &'a str {

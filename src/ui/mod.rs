@@ -6,6 +6,7 @@
 
 mod bar;
 mod changes;
+mod checkup;
 mod json;
 mod live;
 mod look;
@@ -35,6 +36,7 @@ use crate::interrupt::AbortFlag;
 use crate::prompt::Prompter;
 
 pub use changes::{ChangePrinter, ReaderGone};
+pub use checkup::{CheckGroup, CheckRow, Mark, print_checks};
 pub use look::ColorMode;
 pub use report::{ErrorReport, report_error, report_errors, set_color};
 pub use tty::restore_terminal;

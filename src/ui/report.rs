@@ -59,7 +59,7 @@ pub fn set_color(mode: ColorMode) {
     COLOR.store(mode as u8, Ordering::Relaxed);
 }
 
-fn color() -> ColorMode {
+pub(super) fn color() -> ColorMode {
     let wanted = COLOR.load(Ordering::Relaxed);
     let found = ColorMode::ALL.iter().find(|(_, m)| *m as u8 == wanted);
     found.map_or(ColorMode::Auto, |(_, mode)| *mode)

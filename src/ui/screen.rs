@@ -21,6 +21,12 @@ pub(super) fn stderr_screen() -> impl Screen {
     Stderr(console::Term::stderr())
 }
 
+/// Columns of the terminal behind stdout.
+pub(super) fn stdout_columns() -> usize {
+    let size = console::Term::stdout().size_checked();
+    size.map_or(80, |(_, columns)| usize::from(columns))
+}
+
 impl Screen for Stderr {
     fn size(&self) -> (usize, usize) {
         let (rows, cols) = self.0.size_checked().unwrap_or((24, 80));

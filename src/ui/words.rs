@@ -31,7 +31,7 @@ pub(super) type Hosts<'a> = (Option<&'a str>, Option<&'a str>);
 /// What `width` there is to wrap to: none when the output is no terminal.
 pub(super) type Width = Option<usize>;
 
-fn wrapped(text: &str, width: Width, indent: usize) -> Vec<String> {
+pub(super) fn wrapped(text: &str, width: Width, indent: usize) -> Vec<String> {
     match width {
         // A line that begins with a space is a command to copy: it is left whole.
         Some(width) if !text.starts_with(' ') => wrap(text, width, indent),

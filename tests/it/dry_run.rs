@@ -25,6 +25,26 @@ fn planned(run: &Output) -> BTreeSet<(char, String)> {
         .collect()
 }
 
+/// The changes below `/home` that the log of a run has.
+fn logged(lab: &Lab, run: &Output, planned: bool) -> BTreeSet<(char, String)> {
+    let text = run.text();
+    let (_, path) = text.rsplit_once("\nLog     ").expect("where the log is");
+    let log = lab.exec(ATLAS, &["cat", path.trim_end()]).ok().stdout;
+    let lines = log.lines().map(|line| {
+        let value: serde_json::Value = serde_json::from_str(line).expect("an object a line");
+        value
+    });
+    lines
+        .filter(|line| line["event"] == "change" && line["module"] == "user_data")
+        .map(|line| {
+            assert_eq!(line["planned"], planned, "{line}");
+            let message = line["message"].as_str().expect("a message");
+            let (sign, path) = message.split_once(' ').expect("sign and path");
+            (sign.chars().next().expect("a sign"), path.to_owned())
+        })
+        .collect()
+}
+
 #[test]
 fn a_dry_run_lists_exactly_what_the_real_run_does() {
     let Some(lab) = Lab::fresh() else { return };
@@ -70,6 +90,10 @@ fn a_dry_run_lists_exactly_what_the_real_run_does() {
     changed.retain(|p| !only_time.contains(p));
     listed.retain(|p| !only_time.contains(p));
     assert_eq!(listed, changed, "the dry run printed:\n{}", dry.stdout);
+    // The logs of both have a line for each of them: as planned, and as made.
+    for (run, planned_only) in [(&dry, true), (&real, false)] {
+        assert_eq!(logged(&lab, run, planned_only), planned(&dry));
+    }
     let signs: BTreeSet<char> = planned(&dry).into_iter().map(|(s, _)| s).collect();
     assert_eq!(signs, "+*.-".chars().collect());
 }

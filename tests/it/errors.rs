@@ -11,35 +11,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::awkward::{chmod, chown};
-use crate::support::lab::{ATLAS, Kept, Lab, Output, Running, VEGA};
+use crate::support::lab::{ATLAS, Kept, Lab, Running, VEGA};
 use crate::support::processes::{self, Part};
 use crate::support::scenario::{FILTER, home};
+use crate::support::told::{Changed, QUICK, told};
 
 const SYNC: [&str; 4] = ["sync", "vega", "--yes", "--allow-first-sync"];
-
-/// Nothing to do, so only what is wrong is told.
-const QUICK: &str = "sync_modules: { dummy_success: true }\n\
-    dummy_success: { source_duration: 0, target_duration: 0 }\n\
-    btrfs_snapshots: { subvolumes: [\"@home\"] }\n\
-    disk: { preflight_minimum: \"1%\", runtime_minimum: \"1%\", warning_threshold: \"1%\" }\n";
-
-/// What differs in each run, and what stands for it.
-const VOLATILE: &[(&str, &str)] = &[
-    (r"\b\d{8}T\d{6}Z\b", "[time]"),
-    (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "[time]"),
-    (r"\b[0-9a-f]{8}\b", "[session]"),
-    (r"\bSHA256:[A-Za-z0-9+/]{43}", "SHA256:[fingerprint]"),
-    (r"\(process \d+ there\)", "(process [pid] there)"),
-    (r"\bit needs \d+ MiB", "it needs [size]"),
-    (r"\b\d+(\.\d+)? (ms|s)\b", "[duration]"),
-    (r"\b\d+(\.\d+)? [KMG]iB \(\d+%\)", "[space]"),
-    // Which of several threads notices first, and says so, depends on the moment.
-    (
-        r"(✖ dummy_success .* failed): (interrupted|lost the agent on vega.*)",
-        "$1",
-    ),
-    (r" +(\d+:\d\d|\d+ms|<?\d+(\.\d+)?s) +", " [took] "),
-];
 
 /// A lab in which a sync would go through.
 fn lab() -> Option<Kept> {
@@ -48,50 +25,14 @@ fn lab() -> Option<Kept> {
     Some(lab)
 }
 
-/// Fails the test unless a command ended with `status` and said what is kept under `name`.
-#[track_caller]
-fn told(name: &str, output: Output, status: i32) {
-    let output = output.expect(status);
-    let text = format!("{}{}status {status}\n", output.stdout, output.stderr);
-    insta::with_settings!({
-        filters => VOLATILE.to_vec(),
-        prepend_module_to_snapshot => false,
-        omit_expression => true,
-    }, {
-        insta::assert_snapshot!(name, text);
-    });
-}
-
-/// The same for a sync that must not have changed anything, nor left anything running.
+/// Fails the test unless a sync ended with `status` and said what is kept under `name`, changed nothing, and
+/// left nothing running.
 #[track_caller]
 fn refused(lab: &Lab, name: &str, status: i32) {
     let before = home(lab, VEGA);
     told(name, lab.pc_switcher(&SYNC), status);
     assert_eq!(before.differences(&home(lab, VEGA)), []);
     lab.assert_nothing_left_running();
-}
-
-/// A file that is put back when this is dropped.
-struct Changed {
-    path: PathBuf,
-    before: Option<Vec<u8>>,
-}
-
-impl Changed {
-    fn to(path: PathBuf, content: impl AsRef<[u8]>) -> Self {
-        let before = fs::read(&path).ok();
-        fs::write(&path, content).expect("root may write anywhere");
-        Self { path, before }
-    }
-}
-
-impl Drop for Changed {
-    fn drop(&mut self) {
-        let _ = match &self.before {
-            Some(before) => fs::write(&self.path, before),
-            None => fs::remove_file(&self.path),
-        };
-    }
 }
 
 /// A drop-in for sshd on vega while `test` runs.

@@ -9,6 +9,7 @@
 )]
 
 mod completions;
+mod doctor;
 mod documents;
 mod dry_run;
 mod errors;
@@ -19,6 +20,7 @@ mod interrupted;
 mod layers;
 mod manners;
 mod manual;
+mod packages;
 mod refusals;
 mod retention;
 mod round_trip;

@@ -34,6 +34,8 @@ LIST
 setfacl     acl          files with everything a file can have
 setfattr    attr         files with everything a file can have
 setcap      libcap2-bin  files with everything a file can have
+gpg         gnupg        keys of package repositories made for a test
+dpkg-deb    dpkg         packages made for a test
 LIST
       ;;
     static) cat <<'LIST'

@@ -158,6 +158,7 @@ fn config(path: PathBuf, modules: impl Iterator<Item = &'static str>) -> Config 
             keep_recent: 3,
             max_age_days: None,
         },
+        packages: crate::config::PackagesConfig::default(),
         user_data: UserDataConfig {
             folders: vec![Folder {
                 path: "/home".into(),

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::agent::client::AgentClient;
 use crate::agent::fake::{FakeAgent, fault};
-use crate::agent::health::Health;
+use crate::agent::health::{Health, RunFacts};
 use crate::agent::protocol::{
     AgentFacts, DiskFacts, Fault, FaultKind, Installed, Reply, Request, RunOutput,
 };
@@ -53,7 +53,15 @@ impl MachineWorld {
             free_bytes: 900,
             missing: Vec::new(),
             snapshot_dir: SnapshotDir::Subvolume,
-            health: Health::default(),
+            health: Health {
+                logins: Some(Vec::new()),
+                run: RunFacts {
+                    fs_type: "tmpfs".into(),
+                    is_noexec: false,
+                    free_bytes: 1 << 30,
+                },
+                ..Health::default()
+            },
             clock_ahead: SignedDuration::ZERO,
             requests: Vec::new(),
         }

@@ -2,6 +2,7 @@
 
 mod anchors;
 mod disks;
+mod doctor;
 mod endings;
 mod gates;
 mod phases;

@@ -79,7 +79,7 @@ fn clocks_that_are_far_apart_are_refused_and_less_is_warned_of() {
         assert_eq!(outcome.code(), code, "{ahead}: {}", outcome.error());
         if code == 3 {
             let way = if ahead < 0 { "behind" } else { "ahead of" };
-            let words = format!("its clock is 2 h {way} that of atlas");
+            let words = format!("its clock is 2 h 0 min {way} that of atlas");
             assert!(outcome.error().contains(&words), "{}", outcome.error());
             nothing_was_changed(&world);
         }

@@ -6,8 +6,10 @@ pub mod oracle;
 pub mod processes;
 pub mod programs;
 pub mod random;
+pub mod repo;
 pub mod scenario;
 pub mod stopped;
+pub mod told;
 pub mod tree;
 
 /// How many or which seeds the random tests use, instead of a few: `100` for the first hundred, or `7,8,9`.

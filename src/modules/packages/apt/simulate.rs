@@ -1,0 +1,288 @@
+//! What apt says it would do (`apt-get --simulate`), before it does it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::{self, Policy};
+use super::state::own_name;
+use crate::modules::packages::answer::Silence;
+use crate::modules::packages::tools::{ASK, Tools, failed};
+
+/// Names in one question.
+const NAMES_A_CALL: usize = 4000;
+
+/// What planning asks the target's apt.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// Packages to install, with the exact version where only that will do.
+    pub install: Vec<(String, Option<String>)>,
+    /// Packages to remove.
+    pub remove: Vec<String>,
+}
+
+/// What it answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// For each name to install that apt knows: candidate and, per version, who offers it.
+    pub offers: BTreeMap<String, Offer>,
+    /// For each item that takes more with it than itself: what.
+    pub effects: BTreeMap<String, Effects>,
+    /// Packages that would come along only because something recommends them.
+    pub recommended: Vec<String>,
+}
+
+/// What apt could install under a name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The version it would take.
+    pub candidate: Option<String>,
+    /// Every version with who offers it.
+    pub versions: Vec<(String, Vec<String>)>,
+}
+
+impl Offer {
+    /// Who offers `version`, or else the candidate.
+    #[must_use]
+    pub fn origins(&self, version: Option<&str>) -> Vec<&str> {
+        let version = version.or(self.candidate.as_deref());
+        (self.versions.iter())
+            .filter(|(v, _)| Some(v.as_str()) == version)
+            .flat_map(|(_, origins)| origins.iter().map(String::as_str))
+            .collect()
+    }
+}
+
+impl From<Policy> for Offer {
+    fn from(policy: Policy) -> Self {
+        Self {
+            candidate: policy.candidate,
+            versions: policy.versions,
+        }
+    }
+}
+
+/// What one change takes with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effects {
+    /// Other packages removed.
+    pub removes: Vec<String>,
+    /// Installed packages whose version changes.
+    pub upgrades: Vec<String>,
+    /// Why apt would not do it at all.
+    pub refused: Option<String>,
+}
+
+impl Effects {
+    fn is_empty(&self) -> bool {
+        self.removes.is_empty() && self.upgrades.is_empty() && self.refused.is_none()
+    }
+}
+
+/// One transaction as apt would do it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transaction {
+    /// Packages that come, new.
+    pub installs: BTreeSet<String>,
+    /// Packages that get another version.
+    pub upgrades: BTreeSet<String>,
+    /// Packages that go.
+    pub removes: BTreeSet<String>,
+}
+
+/// Reads what `apt-get --simulate` printed.
+#[must_use]
+pub fn parse(text: &str, architecture: &str) -> Transaction {
+    let mut transaction = Transaction::default();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(what), Some(name)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let name = own_name(name, architecture).to_owned();
+        match what {
+            // `Inst name [old] (new …)`: with an old version it is an upgrade.
+            "Inst" if words.next().is_some_and(|word| word.starts_with('[')) => {
+                transaction.upgrades.insert(name);
+            }
+            "Inst" => {
+                transaction.installs.insert(name);
+            }
+            "Remv" | "Purg" => {
+                transaction.removes.insert(name);
+            }
+            _ => {}
+        }
+    }
+    transaction
+}
+
+/// How a change is written on apt's command line: a trailing `-` removes.
+#[must_use]
+pub fn argument(name: &str, version: Option<&str>) -> String {
+    match version {
+        Some(version) => format!("{name}={version}"),
+        None => name.to_owned(),
+    }
+}
+
+/// Simulates one transaction; an error is apt's own reason why it cannot be.
+pub fn simulate(
+    tools: &Tools<'_>,
+    arguments: &[String],
+    recommends: bool,
+    architecture: &str,
+) -> Result<Transaction, Silence> {
+    let mut argv = vec!["apt-get", "--simulate", "--assume-yes", "--quiet=2"];
+    argv.extend(["-o", "Debug::NoLocking=true"]);
+    argv.push(if recommends {
+        "--install-recommends"
+    } else {
+        "--no-install-recommends"
+    });
+    argv.push("install");
+    argv.push("--");
+    argv.extend(arguments.iter().map(String::as_str));
+    let done = tools.run(&argv, ASK)?;
+    if done.code() != 0 {
+        return Err(failed(&argv, &done));
+    }
+    Ok(parse(&String::from_utf8_lossy(&done.stdout), architecture))
+}
+
+/// What apt offers under these names.
+pub fn offers(tools: &Tools<'_>, names: &[&str]) -> Result<BTreeMap<String, Policy>, Silence> {
+    let mut all = BTreeMap::new();
+    for chunk in names.chunks(NAMES_A_CALL) {
+        if chunk.is_empty() {
+            continue;
+        }
+        let mut argv = vec!["apt-cache", "policy"];
+        argv.extend(chunk);
+        all.append(&mut policy::parse(&tools.ask(&argv)?));
+    }
+    Ok(all)
+}
+
+/// Answers planning's question.
+pub fn forecast(tools: &Tools<'_>, question: &Question) -> Result<Forecast, Silence> {
+    let architecture = tools.ask(&["dpkg", "--print-architecture"])?;
+    let architecture = architecture.trim();
+    let names: Vec<&str> = (question.install.iter())
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let mut forecast = Forecast::default();
+    for (name, policy) in offers(tools, &names)? {
+        forecast
+            .offers
+            .insert(own_name(&name, architecture).to_owned(), policy.into());
+    }
+    // One unknown name refuses the whole transaction: such are left out until their source is there.
+    let known: Vec<(&str, String)> = (question.install.iter())
+        .filter(|(name, version)| {
+            forecast
+                .offers
+                .get(name)
+                .is_some_and(|offer| match version {
+                    Some(version) => offer.versions.iter().any(|(v, _)| v == version),
+                    None => offer.candidate.is_some(),
+                })
+        })
+        .map(|(name, version)| (name.as_str(), argument(name, version.as_deref())))
+        .collect();
+    let removals: Vec<(&str, String)> = (question.remove.iter())
+        .map(|name| (name.as_str(), format!("{name}-")))
+        .collect();
+    let arguments = |items: &[(&str, String)]| -> Vec<String> {
+        items.iter().map(|(_, argument)| argument.clone()).collect()
+    };
+    // One look at all of them; only when more would happen than was asked for, one at each.
+    if !removals.is_empty() {
+        let expected = |t: &Transaction| {
+            (t.removes.iter()).all(|name| question.remove.contains(name))
+                && t.installs.is_empty()
+                && t.upgrades.is_empty()
+        };
+        match simulate(tools, &arguments(&removals), false, architecture) {
+            Ok(together) if expected(&together) => {}
+            _ => attribute(tools, &mut forecast, &removals, architecture),
+        }
+    }
+    if known.is_empty() {
+        return Ok(forecast);
+    }
+    let together = simulate(tools, &arguments(&known), false, architecture);
+    match together {
+        Ok(plain) => {
+            if !plain.removes.is_empty() || !plain.upgrades.is_empty() {
+                attribute(tools, &mut forecast, &known, architecture);
+            }
+            let generous = simulate(tools, &arguments(&known), true, architecture);
+            if let Ok(generous) = generous {
+                forecast.recommended = generous
+                    .installs
+                    .difference(&plain.installs)
+                    .cloned()
+                    .collect();
+            }
+        }
+        Err(_) => attribute(tools, &mut forecast, &known, architecture),
+    }
+    Ok(forecast)
+}
+
+/// Which of the installs is it that takes something with it, or cannot be done?
+fn attribute(
+    tools: &Tools<'_>,
+    forecast: &mut Forecast,
+    items: &[(&str, String)],
+    architecture: &str,
+) {
+    for (name, argument) in items {
+        let alone = simulate(tools, std::slice::from_ref(argument), false, architecture);
+        note(forecast, name, alone);
+    }
+}
+
+fn note(forecast: &mut Forecast, name: &str, alone: Result<Transaction, Silence>) {
+    let effects = match alone {
+        Ok(transaction) => Effects {
+            removes: (transaction.removes.into_iter())
+                .filter(|n| n != name)
+                .collect(),
+            upgrades: (transaction.upgrades.into_iter())
+                .filter(|n| n != name)
+                .collect(),
+            refused: None,
+        },
+        Err(silence) => Effects {
+            refused: Some(silence.0),
+            ..Effects::default()
+        },
+    };
+    if !effects.is_empty() {
+        forecast.effects.insert(name.to_owned(), effects);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_simulation_is_read() {
+        let text = "NOTE: This is only a simulation!\nInst libfoo (1.0-1 Debian:12/stable [amd64])\n\
+                    Inst foo [1.0] (2.0 Vendor:stable [amd64]) []\nRemv bar [3.0] [baz:amd64 ]\n\
+                    Inst libc6:i386 (2.36 Debian [i386])\nRemv qux:amd64 [1]\nConf foo (2.0 Vendor)\nPurg old [1]\n";
+        let transaction = parse(text, "amd64");
+        let set = |names: &[&str]| {
+            names
+                .iter()
+                .map(|n| (*n).to_owned())
+                .collect::<BTreeSet<_>>()
+        };
+        assert_eq!(transaction.installs, set(&["libfoo", "libc6:i386"]));
+        assert_eq!(transaction.upgrades, set(&["foo"]));
+        assert_eq!(transaction.removes, set(&["bar", "qux", "old"]));
+    }
+}

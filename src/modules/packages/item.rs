@@ -1,0 +1,169 @@
+//! What a review is about: one thing that may be done to the target, or one that is only told.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::event::Host;
+use crate::module::Change;
+
+/// What would be done to a piece of software.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// It comes to the target.
+    Install,
+    /// It is there, and is noted as asked for (or not asked for) as on the source.
+    Note,
+    /// Another version or channel of it takes its place.
+    Replace,
+    /// It leaves the target.
+    Remove,
+}
+
+impl Verb {
+    /// For headings: what all items of this kind would have done to them.
+    #[must_use]
+    pub fn heading(self) -> &'static str {
+        match self {
+            Self::Install => "install",
+            Self::Note => "note as on the other machine",
+            Self::Replace => "replace",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// How an item is decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stand {
+    /// A person decides; `true`: acting is what is proposed.
+    Asked(bool),
+    /// Nothing will be done, and why.
+    Told(String),
+}
+
+/// One item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Names it within its manager, on every machine alike.
+    pub id: String,
+    /// What would be done.
+    pub verb: Verb,
+    /// For people: name, version, where from (not yet escaped).
+    pub text: String,
+    /// What else would come of it.
+    pub consequences: Vec<String>,
+    /// Whether it would take something from the target that somebody wanted there: then neither a
+    /// default nor a flag says yes.
+    pub costly: bool,
+    /// How it is decided.
+    pub stand: Stand,
+}
+
+impl Item {
+    /// A question with what is usual as its default: installing yes, removing no.
+    #[must_use]
+    pub fn asked(id: impl Into<String>, verb: Verb, text: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            verb,
+            text: text.into(),
+            consequences: Vec::new(),
+            costly: false,
+            stand: Stand::Asked(verb != Verb::Remove),
+        }
+    }
+
+    /// Something that is told and not done.
+    #[must_use]
+    pub fn told(
+        id: impl Into<String>,
+        verb: Verb,
+        text: impl Into<String>,
+        why: impl Into<String>,
+    ) -> Self {
+        Self {
+            stand: Stand::Told(why.into()),
+            ..Self::asked(id, verb, text)
+        }
+    }
+
+    /// The machine that has the thing, where "belongs to this machine" is noted.
+    #[must_use]
+    pub fn holder(&self) -> Host {
+        match self.verb {
+            Verb::Remove => Host::Target,
+            _ => Host::Source,
+        }
+    }
+}
+
+/// A manager's proposal.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Draft {
+    /// What may be done, in the order shown.
+    pub items: Vec<Item>,
+    /// What differs and is left, as whole lines.
+    pub notes: Vec<String>,
+    /// What the target's manager is asked about this proposal, if anything.
+    pub question: Option<Value>,
+    /// What the manager itself made of the answer.
+    pub answer: Value,
+}
+
+/// What a decided draft comes to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settled {
+    /// For the target's agent; `Null`: nothing is to be done.
+    pub work: Value,
+    /// The same for people, in order: software and what it needs.
+    pub changes: Vec<Change>,
+    /// Items that could not be settled after all, with the reason.
+    pub withdrawn: Vec<(String, String)>,
+}
+
+/// How one piece of work ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The item, or what was done for it.
+    pub id: String,
+    /// Why it was not done, if it was not.
+    pub error: Option<String>,
+}
+
+impl Outcome {
+    /// Done.
+    #[must_use]
+    pub fn done(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            error: None,
+        }
+    }
+
+    /// Not done.
+    #[must_use]
+    pub fn failed(id: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            error: Some(why.into()),
+        }
+    }
+}
+
+/// Everything a manager compares.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// What the source's manager answered.
+    pub source: &'a Value,
+    /// What the target's answered.
+    pub target: &'a Value,
+    /// Host names, for people.
+    pub names: (&'a str, &'a str),
+    /// Ids that belong to one machine only, on either.
+    pub marked: &'a BTreeSet<String>,
+    /// Names that are never converged.
+    pub left_alone: &'a super::patterns::Patterns,
+}

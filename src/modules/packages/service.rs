@@ -1,0 +1,139 @@
+//! The packages of a machine as a service of its agent.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::answer::{Answer, Silence};
+use super::item::Outcome;
+use super::manager::Manager;
+use super::managers;
+use super::marks::{self, Marks};
+use super::release::{Release, read_release};
+use super::tools::Tools;
+use crate::agent::protocol::{Fault, FaultKind};
+use crate::agent::service::{Service, ServiceContext};
+use crate::escape::escape_str;
+use crate::event::LogLevel;
+use crate::interrupt::AbortFlag;
+
+/// Name of the service.
+pub const SERVICE: &str = "packages";
+
+/// What may be asked of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PackagesRequest {
+    /// Everything that planning needs, of every manager at once. Answered by [`Reading`].
+    Read,
+    /// What would come of a proposal. Answered by an `Answer<Value>`.
+    Weigh {
+        /// Whose.
+        manager: String,
+        /// The manager's own question.
+        question: Value,
+    },
+    /// Does the work. Answered by an `Answer<Vec<Outcome>>`.
+    Apply {
+        /// Whose.
+        manager: String,
+        /// The manager's own work.
+        work: Value,
+        /// Seconds that one command may take.
+        patience: u64,
+    },
+    /// Adds marks. Answered by an `Answer<()>`.
+    Mark(Marks),
+}
+
+/// What a machine's managers answered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reading {
+    /// Which system it is.
+    pub release: Release,
+    /// By name of the manager.
+    pub managers: BTreeMap<String, Answer<Value>>,
+    /// What belongs to this machine only.
+    pub marks: Answer<Marks>,
+}
+
+/// The service.
+#[derive(Debug, Default)]
+pub struct PackagesService;
+
+impl Service for PackagesService {
+    fn name(&self) -> &'static str {
+        SERVICE
+    }
+
+    fn call(&self, context: &ServiceContext, body: Value) -> Result<Value, Fault> {
+        let request: PackagesRequest = serde_json::from_value(body).map_err(|e| Fault {
+            kind: FaultKind::Invalid,
+            message: format!("unknown packages request: {e}"),
+            hint: None,
+        })?;
+        let reply = match request {
+            PackagesRequest::Read => to_value(&read(&context.abort)),
+            PackagesRequest::Weigh { manager, question } => {
+                let tools = Tools::of_machine(&context.abort, super::tools::ASK);
+                to_value(&answer(&manager, |m| m.weigh(&tools, question)))
+            }
+            PackagesRequest::Apply {
+                manager,
+                work,
+                patience,
+            } => {
+                let tools = Tools::of_machine(&context.abort, Duration::from_secs(patience));
+                let mut say = |line: &str| {
+                    let text = format!("{manager}: {line}");
+                    (context.events).log(LogLevel::Info, super::NAME, None, text, Map::new());
+                };
+                to_value(&answer(&manager, |m| -> Result<Vec<Outcome>, Silence> {
+                    m.apply(&tools, work, &mut say)
+                }))
+            }
+            PackagesRequest::Mark(marks) => {
+                let tools = Tools::of_machine(&context.abort, super::tools::ASK);
+                to_value(&Answer::from(marks::add(&tools, &marks)))
+            }
+        };
+        context.abort.check()?;
+        Ok(reply)
+    }
+}
+
+fn to_value(reply: &impl Serialize) -> Value {
+    serde_json::to_value(reply).expect("a reply is plain data")
+}
+
+fn answer<T>(name: &str, ask: impl FnOnce(&dyn Manager) -> Result<T, Silence>) -> Answer<T> {
+    match managers().iter().find(|manager| manager.name() == name) {
+        Some(manager) => ask(*manager).into(),
+        None => Answer::Silent(format!("there is no manager {}", escape_str(name))),
+    }
+}
+
+/// Asks every manager, each on a thread of its own: they wait for different programs.
+fn read(abort: &AbortFlag) -> Reading {
+    let tools = || Tools::of_machine(abort, super::tools::ASK);
+    let managers = std::thread::scope(|scope| {
+        let asked: Vec<_> = (managers().iter())
+            .map(|manager| (manager.name(), scope.spawn(move || manager.read(&tools()))))
+            .collect();
+        (asked.into_iter())
+            .map(|(name, thread)| {
+                let answer = thread.join().unwrap_or_else(|_| {
+                    Answer::Silent("reading it failed in our own code".to_owned())
+                });
+                (name.to_owned(), answer)
+            })
+            .collect()
+    });
+    Reading {
+        release: read_release(&tools()),
+        managers,
+        marks: marks::read(&tools()).into(),
+    }
+}

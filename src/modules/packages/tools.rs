@@ -1,0 +1,346 @@
+//! How managers are run on a machine: never through a shell, never waiting for input, always with a
+//! limit of time, in a language whose output can be read.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+#[cfg(test)]
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::answer::Silence;
+use crate::escape::escape_str;
+use crate::interrupt::AbortFlag;
+use crate::sys::command::{Finished, Limits, RunError, command, run};
+use crate::sys::trusted::read_regular;
+
+/// Where root's programs are looked for.
+const ROOT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Kept of a program's output.
+const OUTPUT_BYTES: usize = 32 << 20;
+
+/// Kept of what a program said before it failed, for people.
+const STDERR_SHOWN: usize = 600;
+
+/// Time for a question.
+pub const ASK: Duration = Duration::from_mins(2);
+
+/// The machine's programs and files.
+pub struct Tools<'a> {
+    /// Stops what runs.
+    pub abort: &'a AbortFlag,
+    /// Time for one command that changes something.
+    pub patience: Duration,
+    /// Below this are the machine's files (`/`; tests have their own).
+    root: PathBuf,
+    /// Where programs are looked for.
+    path: OsString,
+}
+
+impl<'a> Tools<'a> {
+    /// The machine we are on.
+    #[must_use]
+    pub fn of_machine(abort: &'a AbortFlag, patience: Duration) -> Self {
+        Self {
+            abort,
+            patience,
+            root: PathBuf::from("/"),
+            path: OsString::from(ROOT_PATH),
+        }
+    }
+
+    /// A machine of a test: its files below `root`, its programs in `root`'s `bin`.
+    #[cfg(test)]
+    pub(super) fn below(root: &Path, abort: &'a AbortFlag) -> Self {
+        let mut path = root.join("bin").into_os_string();
+        path.push(":/usr/bin:/bin");
+        Self {
+            abort,
+            patience: Duration::from_secs(20),
+            root: root.to_owned(),
+            path,
+        }
+    }
+
+    /// The same machine, stopped by another flag.
+    #[must_use]
+    pub fn with_abort<'b>(&self, abort: &'b AbortFlag) -> Tools<'b> {
+        Tools {
+            abort,
+            patience: self.patience,
+            root: self.root.clone(),
+            path: self.path.clone(),
+        }
+    }
+
+    /// `path` on this machine.
+    #[must_use]
+    pub fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// Whether `program` is there.
+    #[must_use]
+    pub fn has(&self, program: &str) -> bool {
+        std::env::split_paths(&self.path).any(|dir| {
+            #[cfg(test)]
+            if self.root != Path::new("/") && !dir.starts_with(&self.root) {
+                return false;
+            }
+            rustix::fs::access(dir.join(program), rustix::fs::Access::EXEC_OK).is_ok()
+        })
+    }
+
+    /// Runs a program to its end, whatever its exit status.
+    pub fn run(&self, argv: &[&str], patience: Duration) -> Result<Finished, Silence> {
+        let (program, arguments) = argv.split_first().expect("a command names its program");
+        let mut prepared = command(program);
+        prepared
+            .args(arguments)
+            .env_clear()
+            .env("PATH", &self.path)
+            .env("HOME", "/root")
+            .env("USER", "root")
+            .env("LOGNAME", "root")
+            .env("LANG", "C.UTF-8")
+            .env("LC_ALL", "C.UTF-8")
+            // Nobody is asked anything (debconf(7), ucf(1), needrestart(1), apt-listchanges(1)).
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
+            .env("UCF_FORCE_CONFFOLD", "1")
+            .env("NEEDRESTART_SUSPEND", "1")
+            .env("APT_LISTCHANGES_FRONTEND", "none")
+            .env("APT_LISTBUGS_FRONTEND", "none")
+            .env("PAGER", "cat")
+            .env("SYSTEMD_PAGER", "cat")
+            .current_dir("/");
+        if cfg!(test) {
+            prepared.env("TEST_ROOT", &self.root);
+        }
+        let limits = Limits {
+            timeout: Some(patience),
+            output_bytes: OUTPUT_BYTES,
+        };
+        run(&mut prepared, &[], &limits, self.abort).map_err(|error| match error {
+            RunError::NotFound { .. } | RunError::Spawn { .. } | RunError::Watch { .. } => {
+                Silence(escape_str(&error.to_string()))
+            }
+            RunError::TimedOut { limit, .. } => Silence(format!(
+                "`{}` did not end within {} s and was killed",
+                shown(argv),
+                limit.as_secs()
+            )),
+            RunError::Interrupted { .. } => Silence(format!("`{}` was interrupted", shown(argv))),
+        })
+    }
+
+    /// What a program answers: its output as text, if it ended well and said all of it.
+    pub fn ask(&self, argv: &[&str]) -> Result<String, Silence> {
+        let done = self.run(argv, ASK)?;
+        self.expect_success(argv, &done)?;
+        if done.truncated {
+            return Err(Silence(format!(
+                "`{}` printed more than {} MiB",
+                shown(argv),
+                OUTPUT_BYTES >> 20
+            )));
+        }
+        String::from_utf8(done.stdout)
+            .map_err(|_| Silence(format!("`{}` printed what is not UTF-8", shown(argv))))
+    }
+
+    /// Runs a program that changes something, to a good end.
+    pub fn act(&self, argv: &[&str]) -> Result<Finished, Silence> {
+        let done = self.run(argv, self.patience)?;
+        self.expect_success(argv, &done)?;
+        Ok(done)
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as a question to the machine")]
+    fn expect_success(&self, argv: &[&str], done: &Finished) -> Result<(), Silence> {
+        if done.code() == 0 {
+            return Ok(());
+        }
+        Err(failed(argv, done))
+    }
+
+    /// A file's content, `None` if there is none; at most `limit` bytes, never through a link that
+    /// somebody else than root could make (the last component is not followed).
+    pub fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, Silence> {
+        let path = self.at(path);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(fd) => read_regular(File::from(fd), &path, limit)
+                .map(Some)
+                .map_err(|e| Silence(escape_str(&e.to_string()))),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(Silence(format!(
+                "cannot read {}: {errno}",
+                escape_str(&path.to_string_lossy())
+            ))),
+        }
+    }
+
+    /// Names in a directory, sorted; none if there is no such directory.
+    pub fn names(&self, path: &str) -> Result<Vec<String>, Silence> {
+        let fail = |e: &io::Error| Silence(format!("cannot list {}: {e}", escape_str(path)));
+        let entries = match std::fs::read_dir(self.at(path)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(fail(&e)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            // A name that is not UTF-8 is none that a package manager reads.
+            if let Ok(name) = entry.map_err(|e| fail(&e))?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+/// The command for people, without secrets.
+#[must_use]
+pub fn shown(argv: &[&str]) -> String {
+    let mut text = String::new();
+    for word in argv {
+        if text.len() > 160 {
+            text.push_str(" …");
+            break;
+        }
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(&redact(word));
+    }
+    escape_str(&text)
+}
+
+/// That a command failed: its words and the last of what it said.
+#[must_use]
+pub fn failed(argv: &[&str], done: &Finished) -> Silence {
+    Silence(format!(
+        "`{}` ended with status {}{}",
+        shown(argv),
+        done.code(),
+        last_words(&done.stderr, &done.stdout)
+    ))
+}
+
+/// `: ` and the last lines a program wrote to stderr, or else to stdout.
+fn last_words(stderr: &[u8], stdout: &[u8]) -> String {
+    let text = [stderr, stdout]
+        .into_iter()
+        .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        .find(|text| !text.trim().is_empty());
+    let Some(text) = text else {
+        return String::new();
+    };
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    // What begins with `E:` is what apt means; everything else is what led to it.
+    let errors: Vec<&str> = (lines.iter().copied())
+        .filter(|line| line.starts_with("E:") || line.starts_with("error:"))
+        .collect();
+    let chosen = if errors.is_empty() {
+        lines[lines.len().saturating_sub(3)..].to_vec()
+    } else {
+        errors
+    };
+    let mut joined = redact(&chosen.join("; "));
+    joined.truncate(joined.floor_char_boundary(STDERR_SHOWN));
+    format!(": {}", escape_str(&joined))
+}
+
+/// `text` with the user info of every URL in it replaced.
+#[must_use]
+pub fn redact(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = after
+            .find(|c: char| c == '/' || c.is_whitespace() || c == '?' || c == '#' || c == '"')
+            .unwrap_or(after.len());
+        let (authority, tail) = after.split_at(end);
+        match authority.rfind('@') {
+            Some(at) => {
+                out.push_str("***");
+                out.push_str(&authority[at..]);
+            }
+            None => out.push_str(authority),
+        }
+        rest = tail;
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::modules::packages::testing::FakeMachine;
+
+    #[test]
+    fn secrets_in_urls_are_not_shown() {
+        for (text, shown) in [
+            ("https://u:p@x.org/a", "https://***@x.org/a"),
+            (
+                "E: x http://tok@a/b and ftp://c:d@e",
+                "E: x http://***@a/b and ftp://***@e",
+            ),
+            ("https://p@ss@host/", "https://***@host/"),
+            ("https://o'brien:it's@host/x", "https://***@host/x"),
+            ("https://plain.org/a@b", "https://plain.org/a@b"),
+            ("no url a@b", "no url a@b"),
+        ] {
+            assert_eq!(redact(text), shown);
+        }
+    }
+
+    #[test]
+    fn a_command_that_fails_hangs_or_is_missing_has_not_answered() {
+        let machine = FakeMachine::new();
+        machine.program("good", "echo yes");
+        machine.program(
+            "bad",
+            "echo no; echo 'E: broken https://a:b@c/d' >&2; exit 100",
+        );
+        machine.program("binary", r"printf '\377'");
+        let abort = AbortFlag::new();
+        let tools = machine.tools(&abort);
+        assert_eq!(tools.ask(&["good"]).unwrap(), "yes\n");
+        let why = tools.ask(&["bad", "x"]).unwrap_err().0;
+        assert_eq!(
+            why,
+            "`bad x` ended with status 100: E: broken https://***@c/d"
+        );
+        assert!(tools.ask(&["binary"]).unwrap_err().0.contains("not UTF-8"));
+        assert!(tools.ask(&["nowhere-to-be-found"]).is_err());
+        assert!(tools.has("good") && !tools.has("nowhere"));
+    }
+
+    #[test]
+    fn nothing_waits_for_input() {
+        let machine = FakeMachine::new();
+        machine.program(
+            "asks",
+            "read answer && echo got:$answer || echo end of input",
+        );
+        let abort = AbortFlag::new();
+        assert_eq!(
+            machine.tools(&abort).ask(&["asks"]).unwrap(),
+            "end of input\n"
+        );
+    }
+}

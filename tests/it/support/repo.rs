@@ -1,0 +1,167 @@
+//! Package repositories made for a test: real packages, signed with keys thrown away afterwards.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::lab::Lab;
+
+/// A package to be built.
+#[derive(Clone)]
+pub struct Deb {
+    name: &'static str,
+    version: String,
+    fields: String,
+    scripts: Vec<(&'static str, &'static str)>,
+}
+
+impl Deb {
+    /// An empty package.
+    pub fn new(name: &'static str, version: &str) -> Self {
+        Self {
+            name,
+            version: version.to_owned(),
+            fields: String::new(),
+            scripts: Vec::new(),
+        }
+    }
+
+    /// A further field (`Depends: x`).
+    pub fn field(mut self, line: &str) -> Self {
+        writeln!(self.fields, "{line}").expect("a String takes every write");
+        self
+    }
+
+    /// A maintainer script.
+    pub fn script(mut self, name: &'static str, body: &'static str) -> Self {
+        self.scripts.push((name, body));
+        self
+    }
+
+    /// Builds it into `directory`; its stanza for an index.
+    pub fn build(&self, directory: &Path) -> String {
+        let tree = tempfile::tempdir().expect("room for a package");
+        let control = tree.path().join("DEBIAN");
+        fs::create_dir(&control).expect("new");
+        let stanza = format!(
+            "Package: {}\nVersion: {}\nArchitecture: all\nMaintainer: Test <test@example.invalid>\n\
+             Description: made for a test\n{}",
+            self.name, self.version, self.fields
+        );
+        fs::write(control.join("control"), &stanza).expect("new");
+        for (name, body) in &self.scripts {
+            let path = control.join(name);
+            fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("new");
+            super::awkward::chmod(&path, 0o755).expect("own file");
+        }
+        let file = format!("{}_{}_all.deb", self.name, self.version.replace(':', "%3a"));
+        let deb = directory.join(&file);
+        run(Command::new("dpkg-deb")
+            .args(["--build", "--root-owner-group", "-Znone"])
+            .arg(tree.path())
+            .arg(&deb));
+        let sum = output(Command::new("sha256sum").arg(&deb));
+        let sum = sum.split_whitespace().next().expect("a sum");
+        let size = fs::metadata(&deb).expect("just built").len();
+        format!("{stanza}Filename: ./{file}\nSize: {size}\nSHA256: {sum}\n\n")
+    }
+}
+
+/// A signing key.
+pub struct Key {
+    home: tempfile::TempDir,
+    /// The public half, as apt wants it.
+    pub public: Vec<u8>,
+}
+
+impl Key {
+    /// Makes one.
+    pub fn new(name: &str) -> Self {
+        let home = tempfile::tempdir().expect("room for a key");
+        run(gpg(home.path()).args(["--quick-gen-key", name, "ed25519", "sign", "never"]));
+        let public = gpg(home.path())
+            .arg("--export")
+            .output()
+            .expect("gpg runs")
+            .stdout;
+        assert!(!public.is_empty());
+        Self { home, public }
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        let _ = Command::new("gpgconf")
+            .arg("--homedir")
+            .arg(self.home.path())
+            .args(["--kill", "all"])
+            .status();
+    }
+}
+
+fn gpg(home: &Path) -> Command {
+    let mut command = Command::new("gpg");
+    command.arg("--homedir").arg(home);
+    command.args([
+        "--batch",
+        "--quiet",
+        "--pinentry-mode",
+        "loopback",
+        "--passphrase",
+        "",
+    ]);
+    command
+}
+
+#[track_caller]
+fn run(command: &mut Command) {
+    let _ = output(command);
+}
+
+#[track_caller]
+fn output(command: &mut Command) -> String {
+    let done = command.output().expect("the program is there");
+    assert!(
+        done.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// Makes a flat repository of `debs` at `path` on a machine.
+pub fn publish(lab: &Lab, host: &str, path: &str, origin: &str, key: &Key, debs: &[Deb]) {
+    let directory = inside(lab, host, path);
+    if directory.exists() {
+        fs::remove_dir_all(&directory).expect("ours");
+    }
+    fs::create_dir_all(&directory).expect("root may");
+    let index: String = debs.iter().map(|deb| deb.build(&directory)).collect();
+    fs::write(directory.join("Packages"), &index).expect("root may");
+    let sum = output(Command::new("sha256sum").arg(directory.join("Packages")));
+    let sum = sum.split_whitespace().next().expect("a sum");
+    let release = format!(
+        "Origin: {origin}\nLabel: {origin}\nSuite: stable\nCodename: test\nArchitectures: all amd64\n\
+         Date: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n {sum} {} Packages\n",
+        index.len()
+    );
+    let plain = directory.join("Release");
+    fs::write(&plain, release).expect("root may");
+    run(gpg(key.home.path())
+        .args(["--yes", "--clearsign", "--output"])
+        .arg(directory.join("InRelease"))
+        .arg(&plain));
+}
+
+/// `path` of a machine, seen from outside.
+pub fn inside(lab: &Lab, host: &str, path: &str) -> PathBuf {
+    lab.inside(host).join(path.trim_start_matches('/'))
+}
+
+/// Writes a file of a machine.
+pub fn write(lab: &Lab, host: &str, path: &str, content: impl AsRef<[u8]>) {
+    let file = inside(lab, host, path);
+    fs::create_dir_all(file.parent().expect("below the root")).expect("root may");
+    fs::write(file, content).expect("root may");
+}
