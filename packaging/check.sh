@@ -4,7 +4,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-here=$PWD
+cargo=${CARGO:-cargo}
 tests/lab/need.sh build lab package
 root() { tests/lab/as-root.sh "$@"; }
 step() { printf '\n==> %s\n' "$*"; }
@@ -36,8 +36,7 @@ mkdir "$scratch/root"
 cp "$binary" "$scratch/root/pc-switcher"
 root chroot "$scratch/root" /pc-switcher --version
 root chroot "$scratch/root" /pc-switcher completions fish >/dev/null
-cargo=${CARGO:-cargo}
-probe=$(STATIC_PROBE=1 packaging/static.sh)
+probe=$(packaging/static.sh --probe)
 cp "$probe" "$scratch/root/probe"
 root chroot "$scratch/root" /probe
 
@@ -99,4 +98,3 @@ lab exec atlas dpkg --purge pc-switcher
 left=$(lab exec atlas find /usr -name '*pc-switcher*')
 [[ -z $left ]] || fail "left: $left"
 step "All of it holds"
-cd "$here"

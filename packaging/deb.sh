@@ -3,7 +3,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-tests/lab/need.sh build package
+tests/lab/need.sh build package >&2
 cargo=${CARGO:-cargo}
 binary=$(packaging/static.sh)
 target=${binary#target/} target=${target%%/*}

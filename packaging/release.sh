@@ -4,7 +4,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-tests/lab/need.sh build
+tests/lab/need.sh build >&2
 binary=$(packaging/static.sh)
 if [[ ${1:-} == --twice ]]; then
   first=$(packaging/release.sh)

@@ -1,13 +1,21 @@
 #!/bin/bash
-# static.sh [--debian]: one static program, for any Linux of this architecture; prints where it is.
+# static.sh [--debian] [--probe]: one static program, for any Linux of this architecture; prints where it is.
+# --probe builds a small one that tries what programs of this kind can do (packaging/probe.rs).
 #
 # With rustup its musl target is used. Without rustup, or with --debian, Debian's own packages build the standard library
 # for musl: rustc-web and rust-web-src are one recent compiler and its library's source. Installs what is missing.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-way=rustup
-if [[ ${1:-} == --debian ]] || ! command -v rustup >/dev/null; then way=debian; fi
+way=rustup what=(--bin pc-switcher) made=pc-switcher
+if ! command -v rustup >/dev/null; then way=debian; fi
+for argument in "$@"; do
+  case $argument in
+    --debian) way=debian ;;
+    --probe) what=(--example static-probe) made=examples/static-probe ;;
+    *) echo "static.sh: no such argument: $argument" >&2; exit 2 ;;
+  esac
+done
 
 arch=$(uname -m)
 case $arch in
@@ -17,7 +25,7 @@ esac
 target=$arch-unknown-linux-musl
 variable=${target//-/_} # as the variables for C spell it; those for cargo are in capitals
 cargo=${CARGO:-cargo}
-build=(build --profile static --target "$target" --bin pc-switcher --locked)
+build=(build --profile static --target "$target" "${what[@]}" --locked)
 flags=()
 
 # Paths of whoever builds do not belong into the program, and would make two builds differ.
@@ -32,7 +40,7 @@ export "CFLAGS_$variable=-fno-asynchronous-unwind-tables -fno-unwind-tables"
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 
 if [[ $way == rustup ]]; then
-  tests/lab/need.sh build static
+  tests/lab/need.sh build static >&2
   if ! rustup target list --installed | grep -qx "$target"; then
     echo "Adding the target $target to the toolchain" >&2
     rustup target add "$target" >&2
@@ -40,7 +48,7 @@ if [[ $way == rustup ]]; then
   # Half a megabyte of relocations becomes a few kilobytes; the C library that comes with the target can read them.
   flags+=(-C "link-arg=-Wl,-z,pack-relative-relocs")
 else
-  tests/lab/need.sh build static static-debian
+  tests/lab/need.sh build static static-debian >&2
   unwind=$PWD/target/unwind
   packaging/unwind.sh "$unwind"
   export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
@@ -52,4 +60,4 @@ flags+=("${remap[@]}")
 export "CARGO_TARGET_${variable^^}_RUSTFLAGS=${flags[*]}"
 
 "$cargo" "${build[@]}" >&2
-echo "target/$target/static/pc-switcher"
+echo "target/$target/static/$made"

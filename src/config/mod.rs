@@ -152,6 +152,7 @@ impl Config {
             sync_modules: Vec::new(),
             disk: DiskConfig::default(),
             btrfs_snapshots: SnapshotConfig::default(),
+            packages: PackagesConfig::default(),
             user_data: UserDataConfig::in_directory(directory),
             dummy_success: DummySuccessConfig::default(),
             dummy_fail: DummyFailConfig::default(),

@@ -74,9 +74,10 @@ while read -r program package why; do
   reasons+=("$package ($why)")
 done < <(for task in "$@"; do needs "$task"; done)
 
-if [[ " $* " == *" build "* ]] && ! command -v cargo >/dev/null; then
-  echo "Rust is missing: install it from your distribution or with rustup (rustc 1.95 or newer), then run this again." >&2
-  exit 1
+oldest=1.95
+if [[ " $* " == *" build "* ]] && ! command -v "${CARGO:-cargo}" >/dev/null; then
+  missing+=(cargo-web)
+  reasons+=("Rust $oldest or newer")
 fi
 [[ ${#missing[@]} -gt 0 ]] || exit 0
 list=$(printf '%s, ' "${reasons[@]}"); list=${list%, }
@@ -88,7 +89,12 @@ if [[ $EUID != 0 ]]; then
   root=(sudo)
 fi
 command -v apt-get >/dev/null || { echo "Missing: $list. Install them: this script only knows apt-get." >&2; exit 1; }
-echo "Installing ${missing[*]}: $list"
 export DEBIAN_FRONTEND=noninteractive
 "${root[@]}" apt-get update -q >/dev/null || echo "apt-get update failed; trying with the lists that are there" >&2
+# Debian builds its browsers with a recent Rust, which is packaged for stable releases too; Ubuntu has no such package.
+if [[ " ${missing[*]} " == *" cargo-web "* ]] && ! apt-cache show cargo-web >/dev/null 2>&1; then
+  echo "Rust is missing: install it with rustup (rustc $oldest or newer; https://rustup.rs), then run this again." >&2
+  exit 1
+fi
+echo "Installing ${missing[*]}: $list"
 "${root[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
