@@ -7,7 +7,7 @@
 //!
 //! One thread receives and writes, a second makes batches durable and places them.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::codec::Malformed;
 use super::delta;
+use super::delta::partial;
 use super::delta::ranged::{Prepared, prepare};
 use super::delta::rebuild::{Ended, Job, Line, Question, Trouble, first_look, rebuild};
 use super::delta::survey::Survey;
@@ -174,7 +175,8 @@ fn carry_out(
     cli: Batch<'_>,
     abort: &AbortFlag,
 ) -> Result<Applied, ApplyError> {
-    if plan.is_empty() {
+    // What an earlier run has left is of no more use then.
+    if plan.is_empty() && !Staging::is_left(tree) {
         return finish_peer(origin.peer).map(|()| Applied::default());
     }
     let mut told = Told::new(cli);
@@ -223,13 +225,19 @@ fn apply_with(
 ) -> Result<(Applied, Spool), ApplyError> {
     let shared = Shared::new(tree, staging)?;
     let mut applied = Applied::default();
+    drop_parts(plan, staging)?;
     let result = apply_staged(&shared, plan, &mut applied, origin, told, abort);
     let (touched, displaced) = shared.finish()?;
     let notes = &mut applied.notes;
     for (path, staged) in displaced {
         clear_displaced(tree, staging, &path, &staged, notes);
     }
-    if let Err(error) = staging.remove(tree) {
+    let removed = match &result {
+        // What has arrived of large files need not come again.
+        Err(ApplyError::Interrupted(_)) => staging.leave(tree),
+        _ => staging.remove(tree),
+    };
+    if let Err(error) = removed {
         notes.error("cannot remove the staging directory", &error.to_string());
     }
     let mut reader = touched.reader()?;
@@ -244,6 +252,22 @@ fn apply_with(
         }
     }
     Ok((applied, result?))
+}
+
+/// Removes what has arrived of large files that are not wanted any more.
+fn drop_parts(plan: &FolderPlan, staging: &Staging) -> Result<(), ApplyError> {
+    let failed = |e| write_error(b"", e);
+    let mut wanted = BTreeSet::new();
+    if partial::is_empty(staging).map_err(failed)? {
+        return Ok(());
+    }
+    let mut ops = plan.changes()?;
+    while let Some(op) = ops.next_op()? {
+        if partial::is_worth_keeping(&op) {
+            wanted.insert(partial::name_of(&op.path));
+        }
+    }
+    partial::keep_only(staging, &wanted).map_err(failed)
 }
 
 /// Nothing more can be written, as was seen at `path`.
@@ -435,8 +459,11 @@ struct Asked {
 enum What {
     /// All of it.
     Whole,
-    /// How it is cut.
-    Survey(Survey),
+    /// How it is cut; and what has arrived of it before.
+    Survey {
+        survey: Survey,
+        arrived: Option<OwnedFd>,
+    },
     /// What can differ, which will be written into this.
     Parts(Prepared),
 }
@@ -531,13 +558,18 @@ impl Writer<'_> {
     fn ask_for(&mut self, op: &Op) -> Result<(), ApplyError> {
         let (id, path) = (self.requested, &op.path[..]);
         let mut bytes = path.len();
-        let what = if let Some(prepared) = self.prepare(op)? {
+        let arrived = self.arrived(op)?;
+        let prepared = match &arrived {
+            None => self.prepare(op)?,
+            Some(_) => None,
+        };
+        let what = if let Some(prepared) = prepared {
             let parts = prepared.question();
             self.peer.push(&Message::Parts { id, path, parts })?;
             self.prepared += 1;
             bytes += prepared.weight();
             What::Parts(prepared)
-        } else if delta::is_worth_it(op) {
+        } else if arrived.is_some() || delta::is_worth_it(op) {
             let old = op.old.as_ref().map_or(0, |old| old.size);
             let survey = first_look(op.meta.size.max(old));
             self.peer.push(&Message::Survey {
@@ -546,7 +578,7 @@ impl Writer<'_> {
                 survey: survey.clone(),
             })?;
             self.ask_no_more = true;
-            What::Survey(survey)
+            What::Survey { survey, arrived }
         } else {
             self.peer.push(&Message::Fetch { id, path })?;
             What::Whole
@@ -555,6 +587,25 @@ impl Writer<'_> {
         self.asked_bytes += bytes;
         self.asked.push_back(Asked { bytes, what });
         Ok(())
+    }
+
+    /// What has arrived of a file in an earlier run.
+    fn arrived(&mut self, op: &Op) -> Result<Option<OwnedFd>, ApplyError> {
+        if !partial::is_worth_keeping(op) {
+            return Ok(None);
+        }
+        let staging = self.shared.staging;
+        let opened = partial::open(staging, self.shared.tree, op);
+        opened.map_err(|errno| write_error(&op.path, errno))
+    }
+
+    /// A name for what is made of `op`: one that is known again, if it would be worth keeping.
+    fn staged_name(&self, op: &Op) -> String {
+        if partial::is_worth_keeping(op) {
+            partial::name_of(&op.path)
+        } else {
+            self.shared.staging.new_name()
+        }
     }
 
     /// Makes a copy of the old version, where only ranges of it can differ.
@@ -566,7 +617,7 @@ impl Writer<'_> {
         let Ok(old) = self.open_old(op) else {
             return Ok(None);
         };
-        let staged = self.shared.staging.new_name();
+        let staged = self.staged_name(op);
         match prepare(job(self.shared, self.abort, op, &staged), &old, changed) {
             Ok(prepared) => Ok(Some(prepared)),
             Err(errno) => {
@@ -767,11 +818,11 @@ impl Writer<'_> {
             return Ok(self.take_over(from, op));
         }
         let asked = self.asked.pop_front().expect("asked before it is fetched");
-        let mut staged = self.shared.staging.new_name();
+        let mut staged = self.staged_name(op);
         let received = match asked.what {
             What::Whole => self.receive(op, &staged),
-            What::Survey(survey) => {
-                let rebuilt = self.rebuild(op, &staged, &survey);
+            What::Survey { survey, arrived } => {
+                let rebuilt = self.rebuild(op, &staged, &survey, arrived);
                 self.ask_no_more = false;
                 rebuilt
             }
@@ -800,15 +851,20 @@ impl Writer<'_> {
         op: &Op,
         staged: &str,
         survey: &Survey,
+        arrived: Option<OwnedFd>,
     ) -> Result<Result<OwnedFd, PlaceError>, ApplyError> {
-        let old = self.open_old(op);
+        let old = if delta::is_worth_it(op) {
+            self.open_old(op).map(Some)
+        } else {
+            Ok(None)
+        };
         let job = job(self.shared, self.abort, op, staged);
         let before = self.applied.bytes;
         let mut line = FileLine {
             path: &op.path,
             writer: self,
         };
-        let rebuilt = rebuild(&mut line, job, survey, old);
+        let rebuilt = rebuild(&mut line, job, survey, old, arrived);
         self.abort.check()?;
         match rebuilt {
             Ok(file) => {

@@ -2,8 +2,9 @@
 //!
 //! The staging directory is owned by root, mode 0700, at the top of the folder and thus on the
 //! same subvolume; what is made in it inherits nothing (ACLs, flags) from where it will go.
-//! A directory left by a run that died is emptied first; it is known by an attribute that only root
-//! can set, so nobody can make us empty something else by giving it that name.
+//! A directory left by a run that ended early is emptied first, but for what has arrived of large files
+//! (`delta/partial.rs`); it is known by an attribute that only root can set, so nobody can make us
+//! empty something else by giving it that name.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 use super::content::for_each_run;
+use super::delta::partial;
 use super::entry::{FLAG_APPEND, FLAG_IMMUTABLE, Kind, Meta, Time};
 use super::filter::STAGING_NAME;
 use super::tree::{Names, Tree, proc_path};
@@ -92,7 +94,7 @@ impl Staging {
             Ok(()) | Err(Errno::NOTTY | Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
-        clear(tree, &fd)?;
+        clear(tree, &fd, Parts::Stay)?;
         Ok(Self {
             fd,
             next: AtomicU64::new(1),
@@ -101,8 +103,24 @@ impl Staging {
 
     /// Removes the staging directory with everything in it.
     pub fn remove(&self, tree: &Tree) -> Result<(), Errno> {
-        clear(tree, &self.fd)?;
+        clear(tree, &self.fd, Parts::Go)?;
         rustix::fs::unlinkat(tree.root(), STAGING_NAME, AtFlags::REMOVEDIR)
+    }
+
+    /// The same after a run that ended early: what has arrived of large files may stay.
+    pub fn leave(&self, tree: &Tree) -> Result<(), Errno> {
+        clear(tree, &self.fd, Parts::Stay)?;
+        if partial::keep_what_is_worth_it(self)? {
+            return Ok(());
+        }
+        rustix::fs::unlinkat(tree.root(), STAGING_NAME, AtFlags::REMOVEDIR)
+    }
+
+    /// Whether a run has left a staging directory in the folder `tree`.
+    #[must_use]
+    pub fn is_left(tree: &Tree) -> bool {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::statat(tree.root(), STAGING_NAME, flags).is_ok()
     }
 
     /// The directory itself.
@@ -257,12 +275,22 @@ pub fn write_all(to: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> Resul
     Ok(())
 }
 
+/// What becomes of what has arrived of large files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    Stay,
+    Go,
+}
+
 /// Removes what is in the staging directory. Only a directory that gave way to something else and
 /// was not emptied can have anything in it: it is kept.
-fn clear(tree: &Tree, staging: &OwnedFd) -> Result<(), Errno> {
+fn clear(tree: &Tree, staging: &OwnedFd, parts: Parts) -> Result<(), Errno> {
     let names = Names::read(staging.as_fd())?;
     for position in 0..names.len() {
         let name = names.get(position).expect("within the length");
+        if parts == Parts::Stay && name.starts_with(partial::PREFIX.as_bytes()) {
+            continue;
+        }
         let unlink = |flags| rustix::fs::unlinkat(staging, name, flags);
         let mut done = unlink(AtFlags::empty());
         if done == Err(Errno::PERM) {

@@ -2,16 +2,20 @@
 //! as exact as ever. What the other agent may say about them is at the end.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::delta::cut::Cut;
 use super::delta::list::{Part, PieceWriter};
+use super::delta::partial::name_of;
 use super::delta::survey::Survey;
-use super::testing::Pair;
+use super::filter::STAGING_NAME;
+use super::testing::{self, Pair};
 use super::tests::{Lab, lab, lsattr, rsync_differences, sh};
 use super::tests_peer::{Alone, Line, applying, file, plan, scan};
 use super::wire::{Message, Messages, MirrorRequest};
 use crate::agent::protocol::FaultKind;
+use crate::sys::testing::run;
 
 /// Mirrors and returns how many bytes the source said while the plan was carried out.
 fn said(lab: &Lab, pair: &mut Pair) -> usize {
@@ -139,6 +143,134 @@ fn of_files_whose_changed_ranges_are_known_only_those_are_compared() {
     assert_equal(&lab);
     sh(&lab.from, super::tests::CLEAN);
     sh(&lab.to, super::tests::CLEAN);
+}
+
+/// Names in the staging directory of the target.
+fn staged(lab: &Lab) -> Vec<String> {
+    let names = fs::read_dir(lab.to.join(STAGING_NAME))
+        .into_iter()
+        .flatten();
+    let mut names: Vec<String> = names
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Begins to send what is to be sent, until the link goes after so many frames of 256 KiB; how many
+/// bytes of `large` are there then.
+fn cut_after(lab: &Lab, frames: usize) -> usize {
+    let mut pair = Pair::new();
+    pair.scan(&lab.from, &lab.to, "", false).unwrap();
+    pair.cut = testing::Cut::LinkGone(frames);
+    let fault = pair.apply(&lab.from, &lab.to).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Interrupted);
+    let part = lab.to.join(STAGING_NAME).join(name_of(b"large"));
+    let blocks = fs::metadata(part).map_or(0, |part| part.blocks());
+    usize::try_from(blocks * 512).unwrap()
+}
+
+const LARGE: usize = 80 << 20;
+
+#[test]
+fn a_large_file_goes_on_where_the_link_was_cut() {
+    let Some(lab) = lab() else { return };
+    let large = format!("head -c {LARGE} /dev/urandom >large; ");
+    sh(
+        &lab.from,
+        &format!("{large} setfattr -n user.a -v b large; echo s >small"),
+    );
+    cut_after(&lab, 200);
+    let part = name_of(b"large");
+    assert_eq!(staged(&lab), [&part[..]]);
+    // A run that died left more than that; and of what arrived something is damaged.
+    sh(
+        &lab.to.join(STAGING_NAME),
+        &format!(
+            "echo x >17; mkdir 18; setfattr -n user.z -v z {part}; chmod 777 {part}
+             dd if=/dev/zero of={part} bs=1M seek=10 count=1 conv=notrunc status=none"
+        ),
+    );
+    // It was cut again, soon.
+    let arrived = cut_after(&lab, 20);
+    assert_eq!(staged(&lab), [&part[..]]);
+    // The source's version has moved on a little.
+    sh(&lab.from, &format!("{EDIT} edit large 5; edit large 20000"));
+    let mut pair = Pair::new();
+    let said = said(&lab, &mut pair);
+    assert!(arrived > LARGE / 4, "{arrived}");
+    // A megabyte of it was damaged, and the cut is within a piece.
+    assert!(said < LARGE - arrived + (3 << 20), "{said} of {arrived}");
+    assert_equal(&lab);
+}
+
+#[test]
+fn a_large_changed_file_goes_on_where_the_link_was_cut() {
+    let Some(lab) = lab() else { return };
+    let large = format!("head -c {LARGE} /dev/urandom >large; ");
+    sh(
+        &lab.from,
+        &format!("{large} head -c 10000000 /dev/urandom >tail"),
+    );
+    sh(&lab.from, "cp large ../to/large; cat tail >>../to/large");
+    sh(&lab.from, &format!("{large} cat tail >>large; rm tail"));
+    // What both had is there as well.
+    let arrived = cut_after(&lab, 150) - 10_000_000;
+    assert_eq!(staged(&lab), [name_of(b"large")]);
+    assert!(arrived > LARGE / 8, "{arrived}");
+    let mut pair = Pair::new();
+    let said = said(&lab, &mut pair);
+    assert!(said < LARGE - arrived + (2 << 20), "{said} of {arrived}");
+    assert_equal(&lab);
+}
+
+#[test]
+fn what_arrived_of_a_large_file_goes_when_nobody_wants_it() {
+    let Some(lab) = lab() else { return };
+    let large = format!("head -c {LARGE} /dev/urandom >large");
+    sh(&lab.from, &large);
+    // Hardly anything is not kept.
+    cut_after(&lab, 3);
+    assert_eq!(staged(&lab), [""; 0]);
+    assert!(!lab.to.join(STAGING_NAME).exists());
+    for then in [
+        "rm large",
+        "rm large; echo other >other",
+        "truncate -s 1000 large",
+    ] {
+        sh(&lab.from, &large);
+        sh(&lab.to, "rm -f large");
+        cut_after(&lab, 50);
+        assert_eq!(staged(&lab), [name_of(b"large")]);
+        sh(&lab.from, then);
+        let outcome = Pair::new().mirror(&lab.from, &lab.to, "");
+        assert_eq!(outcome.applied.errors, 0);
+        assert_equal(&lab);
+    }
+    // More than is left free is not kept.
+    let small = lab.disk.directory().join("small");
+    let image = lab.disk.directory().join("small-image");
+    fs::create_dir(&small).unwrap();
+    run(&format!(
+        "truncate -s 120M '{0}' && mkfs.btrfs -q -M '{0}' && mount -o loop '{0}' '{1}' && mkdir '{1}/to'",
+        image.display(),
+        small.display(),
+    ));
+    sh(
+        &lab.from,
+        &format!("head -c {} /dev/urandom >large", 70 << 20),
+    );
+    let tight = Lab {
+        disk: lab.disk,
+        from: lab.from,
+        to: small.join("to"),
+    };
+    cut_after(&tight, 240);
+    assert!(
+        !tight.to.join(STAGING_NAME).exists(),
+        "{:?}",
+        staged(&tight)
+    );
 }
 
 /// A target with an old version of `a` of two MiB, about to ask for the new one; and `b`.

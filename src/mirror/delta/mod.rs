@@ -14,6 +14,7 @@ pub mod cut;
 pub mod files;
 pub mod list;
 pub mod matching;
+pub mod partial;
 pub mod parts;
 pub mod ranged;
 pub mod rebuild;

@@ -130,6 +130,16 @@ struct Basis {
 }
 
 impl Basis {
+    /// There is none.
+    fn nothing(job: Job<'_>) -> Result<Self, Trouble> {
+        Ok(Self {
+            file: nameless(job, 0)?,
+            size: 0,
+            is_ours: true,
+            index: Index::default(),
+        })
+    }
+
     fn new(job: Job<'_>, old: OwnedFd, cut: Cut) -> Result<Self, Trouble> {
         let (file, is_ours) = match reflink(job, &old)? {
             Some(copy) => (copy, true),
@@ -164,17 +174,23 @@ fn length_of(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).expect("a piece is shorter than that")
 }
 
-/// A reflink copy of `old` without a name, if there can be one.
-fn reflink(job: Job<'_>, old: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
+/// An empty file without a name.
+fn nameless(job: Job<'_>, flags: u32) -> Result<OwnedFd, Errno> {
     let name = job.staging.new_name();
-    let flags = rustix::fs::ioctl_getflags(old).map_or(0, |flags| flags.bits());
     let meta = Meta {
-        // A reflink copy must have the same checksum setting as its origin.
-        flags: flags & FLAG_NOCOW,
+        flags,
         ..Meta::opaque()
     };
-    let copy = job.staging.new_file(&name, &meta)?;
+    let file = job.staging.new_file(&name, &meta)?;
     job.staging.unlink(&name)?;
+    Ok(file)
+}
+
+/// A reflink copy of `old` without a name, if there can be one.
+fn reflink(job: Job<'_>, old: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
+    let flags = rustix::fs::ioctl_getflags(old).map_or(0, |flags| flags.bits());
+    // A reflink copy must have the same checksum setting as its origin.
+    let copy = nameless(job, flags & FLAG_NOCOW)?;
     let is_made = ficlone(copy.as_fd(), old.as_fd())?;
     Ok(is_made.then_some(copy))
 }
@@ -190,35 +206,55 @@ pub fn ficlone(to: BorrowedFd<'_>, from: BorrowedFd<'_>) -> Result<bool, Errno> 
     }
 }
 
-/// Makes what `job` says out of `old`; the first look has been asked for already.
+/// Makes what `job` says out of `old`, if there is a version to begin with, and of what has arrived
+/// of it before; the first look has been asked for already.
 pub fn rebuild(
     line: &mut dyn Line,
     job: Job<'_>,
     first_look: &Survey,
-    old: Result<OwnedFd, PlaceError>,
+    old: Result<Option<OwnedFd>, PlaceError>,
+    arrived: Option<OwnedFd>,
 ) -> Result<OwnedFd, Trouble> {
-    let basis = old
-        .map_err(Trouble::from)
-        .and_then(|old| Basis::new(job, old, first_look.cut));
+    let basis = old.map_err(Trouble::from).and_then(|old| {
+        old.map_or(Basis::nothing(job), |old| {
+            Basis::new(job, old, first_look.cut)
+        })
+    });
     if let Err(Trouble::All(_)) = &basis {
         return basis.map(|basis| basis.file);
     }
     // What was asked for is taken off the line, come what may.
     let wanted = hear_pieces(line, job, first_look)?;
     let basis = basis?;
-    let found = find_all(&basis.index, &wanted);
-    let file = job.staging.new_file(job.staged, job.meta)?;
-    let in_place: u64 = wanted
-        .iter()
-        .zip(&found)
-        .filter(|(_, found)| **found == Found::Here)
-        .map(|(piece, _)| u64::from(piece.length))
-        .sum();
-    // Where most has moved, a copy would only be written over.
-    let is_copy =
-        basis.is_ours && in_place >= basis.size / 4 && ficlone(file.as_fd(), basis.file.as_fd())?;
+    let mut found = find_all(&basis.index, &wanted);
+    // What is in its place in the result already.
+    let mut done: Vec<bool>;
+    let mut is_copy = false;
+    let file;
+    if let Some(arrived) = arrived {
+        file = arrived;
+        done = Vec::with_capacity(wanted.len());
+        let mut buffer = Vec::new();
+        for piece in &wanted {
+            job.abort.check().map_err(ApplyError::from)?;
+            done.push(is_there(file.as_fd(), piece, &mut buffer)?);
+        }
+    } else {
+        file = job.staging.new_file(job.staged, job.meta)?;
+        done = found.iter().map(|found| *found == Found::Here).collect();
+        let pieces = wanted.iter().zip(&done).filter(|(_, done)| **done);
+        let in_place: u64 = pieces.map(|(piece, _)| u64::from(piece.length)).sum();
+        // Where most has moved, a copy would only be written over.
+        is_copy = basis.is_ours
+            && in_place > 0
+            && in_place >= basis.size / 4
+            && ficlone(file.as_fd(), basis.file.as_fd())?;
+        if !is_copy {
+            done.fill(false);
+        }
+    }
     // To set the size it has already costs as much as writing it.
-    if !is_copy || basis.size != job.meta.size {
+    if u64::try_from(rustix::fs::fstat(&file)?.st_size) != Ok(job.meta.size) {
         rustix::fs::ftruncate(&file, job.meta.size)?;
     }
     let mut work = Work {
@@ -230,8 +266,9 @@ pub fn rebuild(
         copies: Vec::new(),
         missing: Vec::new(),
     };
-    for (piece, found) in wanted.iter().zip(&found) {
+    for ((piece, found), done) in wanted.iter().zip(&mut found).zip(&done) {
         match found {
+            _ if *done => *found = Found::Here,
             Found::Here => work.take(piece.offset, piece.range()),
             Found::At(place) => work.take(*place, piece.range()),
             Found::Nowhere => {}
@@ -249,11 +286,10 @@ pub fn rebuild(
         }
     }
     files::lay_out(file.as_fd(), job.meta.size, runs, job.abort)?;
-    let unread = |found: Found| !(is_copy && found == Found::Here);
     let written: Vec<&Piece<Hash>> = wanted
         .iter()
-        .zip(&found)
-        .filter(|(_, found)| unread(**found))
+        .zip(&done)
+        .filter(|(_, done)| !**done)
         .map(|(piece, _)| piece)
         .collect();
     let bad = work.check(&written)?;
@@ -478,14 +514,23 @@ impl Work<'_> {
         let mut bad = Vec::new();
         for piece in pieces {
             self.stop_if_asked()?;
-            buffer.resize(piece.length as usize, 0);
-            let got = read_full(self.file, &mut buffer, piece.offset)?;
-            if *blake3::hash(&buffer[..got]).as_bytes() != piece.hash {
+            if !is_there(self.file, piece, &mut buffer)? {
                 bad.push(*piece);
             }
         }
         Ok(bad)
     }
+}
+
+/// Whether `file` has a piece in its place.
+fn is_there(
+    file: BorrowedFd<'_>,
+    piece: &Piece<Hash>,
+    buffer: &mut Vec<u8>,
+) -> Result<bool, Errno> {
+    buffer.resize(piece.length as usize, 0);
+    let got = read_full(file, buffer, piece.offset)?;
+    Ok(*blake3::hash(&buffer[..got]).as_bytes() == piece.hash)
 }
 
 /// What stands near gaps in our version.

@@ -24,13 +24,14 @@ use crate::mirror::tree::Tree;
 /// Two versions of a file, on a btrfs.
 pub(super) struct Versions {
     lab: Lab,
-    staging: Staging,
+    pub staging: Staging,
 }
 
 /// What went over the line.
 pub(super) struct Sent {
     pub data: u64,
     pub wire: u64,
+    pub staged: String,
     file: File,
 }
 
@@ -71,10 +72,11 @@ impl Versions {
             meta: &meta,
             abort: &AbortFlag::new(),
         };
-        let file = rebuild(&mut line, job, &survey, Ok(old))?;
+        let file = rebuild(&mut line, job, &survey, Ok(Some(old)), None)?;
         Ok(Sent {
             data: line.data_bytes,
             wire: line.wire_bytes(),
+            staged,
             file: file.into(),
         })
     }
@@ -106,6 +108,7 @@ impl Versions {
         Sent {
             data: line.data_bytes,
             wire: line.wire_bytes(),
+            staged,
             file: file.into(),
         }
     }
@@ -372,7 +375,7 @@ fn an_old_version_that_is_gone_or_all_different_or_short_is_no_obstacle() {
         meta: &meta,
         abort: &AbortFlag::new(),
     };
-    let result = rebuild(&mut line, job, &survey, Err(PlaceError::Changed));
+    let result = rebuild(&mut line, job, &survey, Err(PlaceError::Changed), None);
     assert!(matches!(result, Err(Trouble::File(PlaceError::Changed))));
     assert!(line.said_bytes > 0);
 }
