@@ -25,6 +25,8 @@ packaging/install.sh "$binary" "$stage/usr"
 mkdir "$stage/usr/share/zsh/vendor-completions"
 mv "$stage/usr/share/zsh/site-functions/_pc-switcher" "$stage/usr/share/zsh/vendor-completions/"
 rm "$stage"/usr/share/doc/pc-switcher/LICENSE-*
+gzip -9n <CHANGELOG.md >"$stage/usr/share/doc/pc-switcher/changelog.gz"
+rm "$stage/usr/share/doc/pc-switcher/CHANGELOG.md"
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
@@ -33,11 +35,11 @@ maintainer=$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)
 cat >"$stage/changelog" <<CHANGELOG
 pc-switcher ($version-1) unstable; urgency=medium
 
-  * See /usr/share/doc/pc-switcher/CHANGELOG.md.gz.
+  * See /usr/share/doc/pc-switcher/changelog.gz.
 
  -- $maintainer  $(LC_ALL=C date -u -d "@$epoch" '+%a, %d %b %Y %H:%M:%S +0000')
 CHANGELOG
 
-"$cargo" deb --no-build --no-strip --target "$target" --profile static --output target/package/ >&2
+"$cargo" deb --no-build --no-strip --target "$target" --profile static --output target/package/ >/dev/null
 deb=$(find target/package -maxdepth 1 -name '*.deb')
 echo "$deb"

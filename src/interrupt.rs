@@ -13,7 +13,11 @@ pub struct Interrupted;
 
 /// A flag shared by every thread of a run; once raised it stays raised.
 #[derive(Debug, Clone, Default)]
-pub struct AbortFlag(Arc<AtomicBool>);
+pub struct AbortFlag {
+    raised: Arc<AtomicBool>,
+    /// What else stops whoever looks at this one.
+    above: Option<Arc<AbortFlag>>,
+}
 
 impl AbortFlag {
     /// A flag that is not raised.
@@ -24,13 +28,24 @@ impl AbortFlag {
 
     /// Asks everything that shares this flag to stop.
     pub fn raise(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.raised.store(true, Ordering::SeqCst);
+    }
+
+    /// A flag that can be raised by itself and counts as raised when this one is: for a part of the
+    /// work that may have to stop alone.
+    #[must_use]
+    pub fn below(&self) -> Self {
+        Self {
+            raised: Arc::default(),
+            above: Some(Arc::new(self.clone())),
+        }
     }
 
     /// Whether somebody asked to stop.
     #[must_use]
     pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.raised.load(Ordering::SeqCst)
+            || self.above.as_ref().is_some_and(|above| above.is_raised())
     }
 
     /// `Err(Interrupted)` once the flag is raised, for use with `?` at a loop head.
@@ -59,6 +74,21 @@ impl AbortFlag {
     /// The shared atomic, for signal-hook to store into.
     #[must_use]
     pub fn as_atomic(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.raised)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_below_is_raised_alone_or_with_the_one_above() {
+        let above = AbortFlag::new();
+        let (one, other) = (above.below(), above.below());
+        one.raise();
+        assert!(one.is_raised() && !other.is_raised() && !above.is_raised());
+        above.raise();
+        assert!(other.below().check().is_err());
     }
 }

@@ -4,6 +4,7 @@
 //! `cli` → `run` → `modules` → `module` → `mirror` → `agent` → `record` → `snapshot` → `host` → `ui`
 //! → the rest. `tests/it/layers.rs` holds the line.
 
+pub mod age;
 pub mod agent;
 pub mod change;
 pub mod cli;

@@ -132,6 +132,10 @@ pub struct PlanSummary {
     pub deleted: u64,
     /// Items that exist on the target in the module's scope (for the mass-delete gate).
     pub existing: u64,
+    /// Paths that were changed on both machines since they were equal (for the conflict gate).
+    pub conflicts: u64,
+    /// Some of them, each in one line.
+    pub conflict_lines: Vec<String>,
     /// Bytes that will be written, per target path whose filesystem receives them.
     pub bytes: BTreeMap<String, u64>,
 }

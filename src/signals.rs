@@ -25,6 +25,12 @@ pub struct SignalThread {
     thread: Option<JoinHandle<()>>,
 }
 
+/// From now on SIGINT does nothing here: Ctrl-C is for the program that has the terminal (a pager).
+pub fn leave_interrupts_to_others() -> io::Result<()> {
+    let heard = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    signal_hook::flag::register(SIGINT, heard).map(drop)
+}
+
 /// Starts hearing SIGINT, SIGTERM and SIGHUP.
 ///
 /// The first raises `abort` and says so through `events`. A second SIGINT, or a second SIGTERM that is

@@ -21,8 +21,9 @@ pub const PROTOCOL: u32 = 1;
 /// Largest frame (kind and payload) either side accepts.
 pub const MAX_FRAME: usize = 4 << 20;
 
-/// An agent that hears nothing for this long ends itself; the CLI pings more often.
-pub const AGENT_SILENCE: std::time::Duration = std::time::Duration::from_secs(30);
+/// An agent that hears nothing for this long ends itself; the CLI pings more often. Shorter than
+/// [`PEER_SILENCE`], so that after a cut the lock is free when a person tries again.
+pub const AGENT_SILENCE: std::time::Duration = std::time::Duration::from_secs(12);
 
 /// How often the CLI pings an agent it has nothing to say to.
 pub const PING_EVERY: std::time::Duration = std::time::Duration::from_secs(3);
@@ -508,6 +509,13 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_cut_the_agent_is_gone_before_the_cli_gives_up() {
+        // The last ping may have come just before the cut.
+        assert!(AGENT_SILENCE + PING_EVERY <= PEER_SILENCE);
+        assert!(AGENT_SILENCE >= PING_EVERY * 4, "one ping may be lost");
+    }
 
     #[test]
     fn frames_survive_being_cut_anywhere() {

@@ -398,10 +398,6 @@ fn broken_input_is_logged_and_ends_with_a_bad_status() {
             "unreadable call",
         ),
         (frame(Kind::Answer as u8, b"{}"), "only an agent sends"),
-        (
-            frame(Kind::Call as u8, b"{}")[..3].to_vec(),
-            "inside a frame",
-        ),
     ] {
         let (mut cli, thread) = agent();
         cli.stream.write_all(&bytes).unwrap();
@@ -409,6 +405,21 @@ fn broken_input_is_logged_and_ends_with_a_bad_status() {
         let logs = cli.logs_to_the_end();
         assert!(logs.iter().any(|l| l.contains(part)), "{part}: {logs:?}");
         assert_eq!(thread.join().unwrap(), ExitStatus::Failed, "{part}");
+    }
+}
+
+#[test]
+fn an_input_that_ends_inside_a_frame_is_an_ordinary_end() {
+    for bytes in [
+        &[7][..],
+        &[9, 0, 0, 0],
+        &[9, 0, 0, 0, Kind::Call as u8, b'{'],
+    ] {
+        let (mut cli, thread) = agent();
+        cli.stream.write_all(bytes).unwrap();
+        close(&cli);
+        assert_eq!(cli.logs_to_the_end(), [""; 0]);
+        assert_eq!(thread.join().unwrap(), ExitStatus::Done);
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::age::parse_age;
+use crate::age::parse_age;
+use crate::event::LogLevel;
 use crate::exit::ExitStatus;
 
 /// Columns of the widest help line.
@@ -52,6 +53,29 @@ Examples:
   pc-switcher history              past syncs of this machine, the newest first
   pc-switcher history 1f3          what the sync whose name begins so changed
   pc-switcher history --host vega  past syncs of vega";
+
+const LOGS_EXAMPLES: &str = "\
+Examples:
+  pc-switcher logs                         list them
+  pc-switcher logs --last                  the newest, through $PAGER
+  pc-switcher logs --session 1f3 --level WARNING
+  pc-switcher logs --follow                watch a sync that is running
+  pc-switcher logs --last --json | jq -r 'select(.path) | .path'
+
+Without --last or --session, a filter shows the newest. -v adds the details of
+each line.";
+
+const ROLLBACK_EXAMPLES: &str = "\
+Examples:
+  pc-switcher rollback --dry-run   what undoing the last sync would change
+  pc-switcher rollback             undo it, on the machine that it changed
+  pc-switcher rollback 1f3         go back before an earlier one
+  pc-switcher rollback --local     undo the last sync to this machine, from here
+
+It works after a sync that ended well, failed, or died. What was there before
+the rollback is in snapshots too: `pc-switcher rollback SESSION` with the session
+of the rollback undoes it. Excluded paths, nested subvolumes and mounts are left
+as they are.";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
@@ -153,10 +177,14 @@ pub enum Command {
     Sync(SyncArgs),
     /// Check everything that a sync needs, and say how to mend it.
     Doctor(DoctorArgs),
+    /// Read back what syncs have written down.
+    Logs(LogsArgs),
     /// Write a configuration with every key explained.
     Init(InitArgs),
     /// List past syncs, or what one of them changed.
     History(HistoryArgs),
+    /// Put a machine back to its state before a sync.
+    Rollback(RollbackArgs),
     /// Look at the snapshots that syncs have taken.
     Snapshots(SnapshotsArgs),
     /// Print what a shell needs to complete command lines.
@@ -226,6 +254,9 @@ pub struct SyncArgs {
     /// Sync though the last sync to the target died on the way
     #[arg(long, help_heading = "Gates")]
     pub allow_incomplete: bool,
+    /// Sync though files were changed on both machines since the last sync
+    #[arg(long, help_heading = "Gates")]
+    pub allow_conflicts: bool,
     /// Sync though unusually many files will be deleted on the target
     #[arg(long, help_heading = "Gates")]
     pub allow_mass_delete: bool,
@@ -241,6 +272,31 @@ pub struct InitArgs {
     /// Overwrite config.yaml, home.filter and root.filter if they exist
     #[arg(long)]
     pub force: bool,
+}
+
+/// `logs`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = LOGS_EXAMPLES)]
+pub struct LogsArgs {
+    /// Show the newest
+    #[arg(long, conflicts_with = "session")]
+    pub last: bool,
+    /// Show that of this session; the beginning of its name is enough
+    #[arg(long, value_name = "SESSION", value_parser = parse_session)]
+    pub session: Option<String>,
+    /// Only this level and above: DEBUG, FULL, INFO, WARNING, ERROR, CRITICAL
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    pub level: Option<LogLevel>,
+    /// Only what these modules said; `core` is the sync itself
+    #[arg(long, value_name = "MODULE,..", value_delimiter = ',')]
+    #[arg(value_parser = parse_module)]
+    pub module: Vec<String>,
+    /// Show more as it is written, to the end of the session
+    #[arg(short, long)]
+    pub follow: bool,
+    /// One JSON object a line, as they stand in the file
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `doctor`.
@@ -268,6 +324,33 @@ pub struct HistoryArgs {
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
+}
+
+/// `rollback`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = ROLLBACK_EXAMPLES)]
+pub struct RollbackArgs {
+    /// The session to go back before; the beginning of its name is enough [default: the last one]
+    #[arg(value_name = "SESSION", value_parser = parse_session)]
+    pub session: Option<String>,
+    /// Roll back that machine [default: the one that the session changed]
+    #[arg(long, value_name = "HOST", value_parser = parse_host, conflicts_with = "local")]
+    pub host: Option<String>,
+    /// Roll back this machine
+    #[arg(long)]
+    pub local: bool,
+    /// Only this subvolume; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub subvolume: Vec<String>,
+    /// Put the running root back file by file instead of exchanging it for the next boot
+    #[arg(long)]
+    pub in_place: bool,
+    /// List exactly what would be put back; change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// `snapshots`.
@@ -375,6 +458,14 @@ fn parse_session(text: &str) -> Result<String, &'static str> {
     }
 }
 
+/// A level, in any case.
+fn parse_level(text: &str) -> Result<LogLevel, String> {
+    text.parse().map_err(|()| {
+        let names = LogLevel::ALL.map(LogLevel::name);
+        format!("the levels are {}", names.join(", "))
+    })
+}
+
 /// The name of a module; whether there is one of that name is known later.
 fn parse_module(text: &str) -> Result<String, &'static str> {
     let name = text.trim();
@@ -465,7 +556,7 @@ mod tests {
     fn every_flag_of_sync_is_read() {
         let cli = parse(
             "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify \
-             --allow-first-sync --allow-out-of-order --allow-incomplete --allow-mass-delete \
+             --allow-first-sync --allow-out-of-order --allow-incomplete --allow-conflicts --allow-mass-delete \
              --allow-logged-in --confirm-each-command --config /c --color never --progress json -vv",
         );
         let expected = Cli {
@@ -491,6 +582,7 @@ mod tests {
                 allow_first_sync: true,
                 allow_out_of_order: true,
                 allow_incomplete: true,
+                allow_conflicts: true,
                 allow_mass_delete: true,
                 allow_logged_in: true,
             }),

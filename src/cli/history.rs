@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::args::{GlobalArgs, HistoryArgs};
-use super::errand::{Errand, Met};
+use super::errand::Errand;
 use super::load_config;
 use super::table::{number, print, render, text};
 use crate::agent::client::AgentError;
@@ -30,6 +30,7 @@ use crate::modules;
 use crate::record::sessions::{find, undone};
 use crate::record::{HistoryEntry, Incomplete, MachineState};
 use crate::run::error::RunError;
+use crate::run::met::{Meets as _, Met};
 use crate::snapshot::SnapshotFacts;
 use crate::snapshot::name::{SnapshotKind, SnapshotName};
 

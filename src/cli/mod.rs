@@ -1,6 +1,5 @@
 //! The command line: one file per command, arguments in, report out.
 
-mod age;
 pub mod agent;
 pub mod args;
 pub mod completions;
@@ -8,7 +7,9 @@ pub mod doctor;
 mod errand;
 pub mod history;
 pub mod init;
+pub mod logs;
 pub mod manual;
+pub mod rollback;
 mod session;
 pub mod snapshots;
 pub mod sync;
@@ -49,6 +50,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
     match &cli.command {
         Command::Sync(args) => sync::run(global, args),
         Command::Doctor(args) => doctor::run(global, args),
+        Command::Logs(args) => logs::run(global, args),
         Command::Init(args) => write_config(global, args.force),
         Command::Snapshots(args) => match &args.command {
             SnapshotsCommand::List { host } => snapshots::list(global, host.as_deref()),
@@ -57,6 +59,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
         Command::Completions(args) => completions::run(args.shell),
         Command::Man(args) => manual::run(&args.directory),
         Command::History(args) => history::run(global, args),
+        Command::Rollback(args) => rollback::run(global, args),
         Command::Agent => agent::run(modules::services()),
     }
 }

@@ -149,6 +149,7 @@ mod tests {
             parent_uuid: None,
             generation,
             created_generation: 5,
+            changed_generation: 5,
             readonly: true,
             exclusive_bytes: None,
         }

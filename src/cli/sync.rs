@@ -81,6 +81,7 @@ fn options(global: &GlobalArgs, args: &SyncArgs) -> SyncOptions {
         allow_first_sync: args.allow_first_sync,
         allow_out_of_order: args.allow_out_of_order,
         allow_incomplete: args.allow_incomplete,
+        allow_conflicts: args.allow_conflicts,
         allow_mass_delete: args.allow_mass_delete,
         package_installs: args.apply_package_installs,
         package_removals: args.apply_package_removals,
@@ -90,7 +91,7 @@ fn options(global: &GlobalArgs, args: &SyncArgs) -> SyncOptions {
 }
 
 /// The list of a dry run, on stdout between the live lines.
-struct Listed(Arc<Ui>);
+pub(super) struct Listed(pub(super) Arc<Ui>);
 
 impl PlanOutput for Listed {
     fn print(&mut self, module: &str, heading: &str, changes: &mut Changes<'_>) -> io::Result<()> {
@@ -109,23 +110,23 @@ impl PlanOutput for Listed {
 }
 
 /// The session's log file.
-struct Log(Option<Arc<LogWriter>>);
+pub(super) struct Log(Option<Arc<LogWriter>>);
 
 /// Where the log is, or how it is opened later.
-struct Place {
+pub(super) struct Place {
     file: Option<PathBuf>,
     later: Option<OpenLog>,
 }
 
 impl Log {
-    fn start(session: &str, events: &mut EventSink) -> Self {
+    pub(super) fn start(session: &str, events: &mut EventSink) -> Self {
         let heard = events.subscribe();
         Self(LogWriter::start(session, heard).ok().map(Arc::new))
     }
 
     /// Opens the file. That of a dry run is below `/run`, where it takes the local agent to make a
     /// directory if the person has none of their own there.
-    fn open(&self, config: &Config, dry_run: bool, events: &EventSink) -> Place {
+    pub(super) fn open(&self, config: &Config, dry_run: bool, events: &EventSink) -> Place {
         let nowhere = Place {
             file: None,
             later: None,
@@ -158,7 +159,7 @@ impl Log {
     }
 
     /// Writes the rest; an error says what is missing from the file.
-    fn finish(self) -> Result<(), LogError> {
+    pub(super) fn finish(self) -> Result<(), LogError> {
         match self.0.and_then(Arc::into_inner) {
             Some(writer) => writer.finish().map(drop),
             None => Ok(()),

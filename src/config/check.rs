@@ -246,11 +246,11 @@ impl<'a> Checker<'a> {
             let Some(name) = self.text(&item, "a subvolume name") else {
                 continue;
             };
-            let hint = "flat names as 'btrfs subvolume list' prints them: \"@\", \"@home\"";
-            if name.contains('/') {
+            let hint = "names as 'btrfs subvolume list' prints them: \"@\", \"@home\"";
+            if name.starts_with('/') {
                 let message = format!("{} is a path", describe(item.node));
                 self.problem_with_hint(item.node.at, &item.path, message, Some(hint.to_owned()));
-            } else if matches!(name, "." | "..")
+            } else if name.split('/').any(|part| matches!(part, "" | "." | ".."))
                 || name.len() > 255
                 || name.chars().any(char::is_control)
             {
@@ -290,6 +290,7 @@ impl<'a> Checker<'a> {
             }
             None
         };
+        let full_scan_every = self.age(section.take("full_scan_every"), defaults.full_scan_every);
         let percent = self.number(
             section.take("mass_delete_percent"),
             1..=100,
@@ -297,6 +298,7 @@ impl<'a> Checker<'a> {
         );
         UserDataConfig {
             folders: folders.unwrap_or(defaults.folders),
+            full_scan_every,
             mass_delete_percent: u8::try_from(percent).expect("at most 100"),
             mass_delete_count: self.number(
                 section.take("mass_delete_count"),

@@ -3,6 +3,9 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use jiff::SignedDuration;
+
+use crate::age::parse_age;
 use crate::event::LogLevel;
 
 use super::keys::{Keys, suggestion};
@@ -258,6 +261,26 @@ impl Checker<'_> {
         let range = u64::from(least)..=u64::from(u32::MAX);
         let number = self.number(field, range, u64::from(default));
         u32::try_from(number).expect("within the range or the default")
+    }
+
+    /// A length of time (`30d`); null is none at all.
+    pub(super) fn age(
+        &mut self,
+        field: Option<Field<'_>>,
+        default: Option<SignedDuration>,
+    ) -> Option<SignedDuration> {
+        let Some(field) = field else { return default };
+        if field.node.is_null() {
+            return None;
+        }
+        let text = self.text(&field, "a length of time (30d, 2w) or null")?;
+        match parse_age(text) {
+            Ok(age) => Some(age),
+            Err(message) => {
+                self.problem(field.node.at, &field.path, message);
+                default
+            }
+        }
     }
 
     pub(super) fn level(&mut self, field: Option<Field<'_>>, default: LogLevel) -> LogLevel {

@@ -44,6 +44,7 @@ pub(super) const PACKAGES: Keys = &[
 /// Keys of `user_data`.
 pub(super) const USER_DATA: Keys = &[
     ("folders", "folders"),
+    ("full_scan_every", "full_scan_every"),
     ("mass_delete_percent", "mass_delete_percent"),
     ("mass_delete_count", "mass_delete_count"),
 ];

@@ -13,6 +13,8 @@ use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use jiff::SignedDuration;
+
 use crate::event::LogLevel;
 
 pub use problem::ConfigProblem;
@@ -299,6 +301,9 @@ pub const LEFT_ALONE: &[&str] = &[
 pub struct UserDataConfig {
     /// Folders to mirror, in order.
     pub folders: Vec<Folder>,
+    /// A folder of which not everything was compared for so long is compared whole (default 30
+    /// days); `None`: only where there is another reason.
+    pub full_scan_every: Option<SignedDuration>,
     /// More deletions than this share of the existing entries (percent, default 10) is a mass
     /// delete ...
     pub mass_delete_percent: u8,
@@ -319,6 +324,7 @@ impl UserDataConfig {
                 folder("/home", "home.filter"),
                 folder("/root", "root.filter"),
             ],
+            full_scan_every: Some(SignedDuration::from_hours(30 * 24)),
             mass_delete_percent: 10,
             mass_delete_count: 1000,
         }

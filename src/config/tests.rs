@@ -141,6 +141,7 @@ fn values_of_every_kind_are_read() {
                 folder("/srv/data", None),
                 folder("/srv/data2", None),
             ],
+            full_scan_every: Some(jiff::SignedDuration::from_hours(24 * 14)),
             mass_delete_percent: 100,
             mass_delete_count: 0,
         },

@@ -14,13 +14,15 @@ use rustix::io::Errno;
 
 use super::codec::{Malformed, Reader};
 use super::content::hash_file;
+use super::drift::{self, Asking, Since};
 use super::entry::{Aspects, DEPTH_MAX, Entry, FLAG_NOCOW, Kind, Meta, Time, join, split};
 use super::exchange;
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::left::{Compared, Left};
-use super::links::Leaders;
+use super::links::{Leaders, unseen};
 use super::look::Looker;
-use super::plan::{Old, Op, Ops, Planner, Step};
+use super::plan::{Old, Op, Ops, Planner, RANGES_MAX, Step};
+use super::ranges::Ranges;
 use super::scan::{ChunkEncoder, Notes, ScanError};
 use super::spool::SpoolWriter;
 use super::suspects::{Suspect, Suspects, Within};
@@ -101,6 +103,10 @@ pub struct TargetScan<'a> {
     abort: &'a AbortFlag,
     content: bool,
     equal_at: Option<Time>,
+    /// What became of things since the anchor, if there is one.
+    since: Option<Since<'a>>,
+    /// The folder in the snapshot that told what may differ.
+    compared: Option<Since<'a>>,
     /// In a restricted scan, before it begins: what this machine knows of.
     restricted: Option<Vec<Suspect>>,
     is_restricted: bool,
@@ -148,6 +154,8 @@ impl<'a> TargetScan<'a> {
             abort,
             content: scan.content,
             equal_at: scan.equal_at,
+            since: None,
+            compared: None,
             restricted: None,
             is_restricted: false,
             suspects: Suspects::default(),
@@ -169,11 +177,22 @@ impl<'a> TargetScan<'a> {
         })
     }
 
-    /// The same, of nothing but `suspects` and those the source names.
+    /// The same, telling what the plan would undo of what was changed since the folder was `anchor`.
     #[must_use]
-    pub fn restricted(self, suspects: Vec<Suspect>) -> Self {
+    pub fn since(self, anchor: Tree) -> Self {
+        Self {
+            since: Some(Since::new(self.tree, anchor)),
+            ..self
+        }
+    }
+
+    /// The same, of nothing but `suspects` and those the source names. `compared`: the folder in
+    /// the snapshot that told, where parts of files are to be believed.
+    #[must_use]
+    pub fn restricted(self, suspects: Vec<Suspect>, compared: Option<Tree>) -> Self {
         Self {
             restricted: Some(suspects),
+            compared: compared.map(|then| Since::new(self.tree, then)),
             is_restricted: true,
             ..self
         }
@@ -221,15 +240,31 @@ impl<'a> TargetScan<'a> {
         }
         self.acknowledge(true)?;
         self.resolve_doubts()?;
+        self.planner.count_existing(self.entries);
+        let plan = self.planner.finish()?;
+        let more = if self.is_restricted {
+            unseen(&self.leaders, self.tree, &self.suspects)
+        } else {
+            Ok(Vec::new())
+        };
+        let is_whole = more.as_ref().is_ok_and(Vec::is_empty);
+        let drift = match self.since.take() {
+            Some(since) if is_whole => {
+                let mut asking = Asking::new(&mut self.peer, self.incoming, self.abort);
+                Some(drift::of_plan(&plan, since, &mut asking, &mut self.notes)?)
+            }
+            _ => None,
+        };
         self.peer.push(&Message::Finished)?;
         self.peer.flush()?;
-        self.planner.count_existing(self.entries);
         Ok(Compared {
-            plan: self.planner.finish()?,
+            plan,
             notes: self.notes,
             entries: self.entries,
             looked: self.looker.looked,
             left: self.left,
+            drift,
+            more,
         })
     }
 
@@ -291,14 +326,17 @@ impl<'a> TargetScan<'a> {
         have: Option<&Found>,
         want: &Meta,
     ) -> Result<(), ScanError> {
-        let old = have.map(old_of);
+        let ranges = match have {
+            Some(have) if step == Step::Fetch => self.known_ranges(&path, have, want),
+            _ => None,
+        };
         let op = Op {
             step,
             aspects,
             path,
-            old,
+            old: have.map(old_of),
             meta: want.clone(),
-            ranges: None,
+            ranges,
         };
         let leader = want.leader.as_ref().filter(|_| step == Step::Link);
         if leader.is_some_and(|leader| self.doubtful_leaders.contains(leader)) {
@@ -306,6 +344,18 @@ impl<'a> TargetScan<'a> {
             return Ok(self.doubts.push(&op.to_record())?);
         }
         Ok(self.planner.add(&op)?)
+    }
+
+    /// The only parts of a file that may differ, if that is known and still true.
+    fn known_ranges(&mut self, path: &[u8], have: &Found, want: &Meta) -> Option<Ranges> {
+        if (want.kind, have.meta.kind) != (Kind::File, Kind::File) {
+            return None;
+        }
+        let ranges = self.suspects.ranges(path)?;
+        // They were found out of a snapshot: what was written since then is not in them.
+        let then = self.compared.as_mut()?.then(path)?;
+        let is_as_it_was = (then.ino, then.ctime) == (have.ino, have.ctime);
+        is_as_it_was.then(|| ranges.clone().at_most(RANGES_MAX))
     }
 
     fn chunk(&mut self, chunk: Chunk, filter: &Filter) -> Result<(), ScanError> {
@@ -616,7 +666,9 @@ impl<'a> TargetScan<'a> {
         };
         self.leaders.note(&mut found, || join(path, name));
         if self.is_restricted {
-            found.suspect_if(self.suspects.visit(path, within, name).doubted);
+            let doubted = self.suspects.visit(path, within, name).doubted;
+            let touched = self.equal_at.is_some_and(|since| found.ctime > since);
+            found.suspect_if(doubted || touched);
         } else {
             found.suspect_if_touched_since(self.equal_at);
         }
@@ -813,13 +865,14 @@ impl<'a> TargetScan<'a> {
             if want.multi && want.leader.is_none() {
                 self.doubtful_leaders.insert(path.clone());
             }
+            let ranges = self.known_ranges(&path, have, want);
             let op = Op {
                 step,
                 aspects,
                 path,
                 old: Some(old_of(have)),
                 meta: want.clone(),
-                ranges: None,
+                ranges,
             };
             return Ok(self.doubts.push(&op.to_record())?);
         }

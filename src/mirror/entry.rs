@@ -56,6 +56,20 @@ impl Kind {
         })
     }
 
+    /// For people.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Dir => "directory",
+            Self::Symlink => "symlink",
+            Self::Fifo => "FIFO",
+            Self::Socket => "socket",
+            Self::Char | Self::Block => "device",
+            Self::Opaque => "nested subvolume or mount",
+        }
+    }
+
     /// Whether it is a device node.
     #[must_use]
     pub fn is_device(self) -> bool {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::diff::DiffError;
+use super::drift::Drift;
 use super::plan::FolderPlan;
 use super::scan::Notes;
 use crate::record::anchor::LEFT_MAX;
@@ -18,6 +20,10 @@ pub struct Compared {
     pub looked: u64,
     /// What stays different.
     pub left: Left,
+    /// What the plan would undo, if there is an anchor to tell.
+    pub drift: Option<Drift>,
+    /// After a restricted scan: names that have to be visited as well; then the plan is of no use.
+    pub more: Result<Vec<Vec<u8>>, DiffError>,
 }
 
 /// Paths that stay different, because they are left alone on purpose: what a later scan that is

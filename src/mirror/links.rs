@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::tree::Found;
+use super::diff::DiffError;
+use super::diff::snapshot::Snapshot;
+use super::suspects::{Suspects, in_folder};
+use super::tree::{Found, Tree};
 
 /// Leaders of the inodes seen so far; forgets an inode once all its names were seen.
 #[derive(Debug, Default)]
@@ -17,6 +20,14 @@ struct Leader {
 }
 
 impl Leaders {
+    /// Inodes of which not all names were seen, in order.
+    #[must_use]
+    pub fn incomplete(&self) -> Vec<u64> {
+        let mut numbers: Vec<u64> = self.by_ino.keys().copied().collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
     /// Takes note of `found` at `path` and sets its leader if it is a further name.
     pub fn note(&mut self, found: &mut Found, path: impl FnOnce() -> Vec<u8>) {
         if !found.meta.multi {
@@ -36,6 +47,33 @@ impl Leaders {
             self.by_ino.insert(found.ino, leader);
         }
     }
+}
+
+/// After a restricted scan of `tree`: names in it, below it, of inodes seen, that nobody suspected.
+/// What shares an inode can only be judged together.
+pub fn unseen(
+    leaders: &Leaders,
+    tree: &Tree,
+    suspects: &Suspects,
+) -> Result<Vec<Vec<u8>>, DiffError> {
+    let numbers = leaders.incomplete();
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut subvolume = Snapshot::new(tree.root());
+    let folder = subvolume.path(tree.root_ino()?, b"")?;
+    let mut unseen = Vec::new();
+    for (_, inode) in subvolume.inodes(&numbers)? {
+        for (dir, name) in &inode.names {
+            let path = subvolume.path(*dir, name)?;
+            if let Some(path) = in_folder(&path, &folder)
+                && !suspects.covers(path)
+            {
+                unseen.push(path.to_vec());
+            }
+        }
+    }
+    Ok(unseen)
 }
 
 #[cfg(test)]

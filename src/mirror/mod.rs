@@ -10,13 +10,16 @@ pub mod compare;
 pub mod content;
 pub mod delta;
 pub mod diff;
+pub mod drift;
 pub mod entry;
 pub mod exchange;
 pub mod filter;
+pub mod found;
 pub mod left;
 pub mod links;
 pub mod local;
 pub mod look;
+pub mod moves;
 pub mod place;
 pub mod plan;
 pub mod ranges;
@@ -82,6 +85,8 @@ fn peer_payload(frame: &[u8]) -> Result<&[u8], Malformed> {
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_anchor;
 #[cfg(test)]
 mod tests_delta;
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, RenameFlags, Statx, StatxFlags};
@@ -210,8 +210,18 @@ pub struct DirCache(Option<(Vec<u8>, OwnedFd)>);
 impl DirCache {
     /// The directory at `path`, opened now or before.
     pub fn open(&mut self, tree: &Tree, path: &[u8]) -> Result<&OwnedFd, Errno> {
+        self.open_below(tree, tree.root(), path)
+    }
+
+    /// The directory at `path` below `top`, always the same one, opened now or before.
+    pub fn open_below(
+        &mut self,
+        tree: &Tree,
+        top: BorrowedFd<'_>,
+        path: &[u8],
+    ) -> Result<&OwnedFd, Errno> {
         if self.0.as_ref().is_none_or(|(held, _)| held != path) {
-            self.0 = Some((path.to_vec(), tree.open_dir(path)?));
+            self.0 = Some((path.to_vec(), tree.open_below(top, path)?));
         }
         Ok(self.0.as_ref().map(|(_, fd)| fd).expect("set above"))
     }
@@ -263,6 +273,33 @@ impl Old {
     }
 }
 
+/// Moves `name` in `from` to the name `new` in `to`, where nothing may be.
+pub fn rename_new(
+    from: BorrowedFd<'_>,
+    name: &[u8],
+    to: &OwnedFd,
+    new: &[u8],
+) -> Result<(), PlaceError> {
+    match rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
+        Err(Errno::EXIST) => Err(PlaceError::Appeared),
+        other => Ok(other?),
+    }
+}
+
+/// Moves the finished thing `name` in `from` to `path`, where nothing may be.
+pub fn place_new(
+    shared: &Shared<'_>,
+    dirs: &mut DirCache,
+    from: BorrowedFd<'_>,
+    name: &[u8],
+    path: &[u8],
+) -> Result<(), PlaceError> {
+    let (parent, new) = split(path);
+    let dir = dirs.open(shared.tree, parent)?;
+    shared.touch(parent, dir)?;
+    rename_new(from, name, dir, new)
+}
+
 /// Moves the finished thing `staged` to `path`.
 pub fn place(
     shared: &Shared<'_>,
@@ -272,26 +309,16 @@ pub fn place(
     path: &[u8],
     old: Option<&Old>,
 ) -> Result<(), PlaceError> {
+    let staging = shared.staging.dir();
+    let Some(old) = old else {
+        return place_new(shared, dirs, staging, staged.as_bytes(), path);
+    };
     let (parent, name) = split(path);
     let dir = dirs.open(shared.tree, parent)?;
     shared.touch(parent, dir)?;
-    let now = identity(dir, name)?;
-    let staging = shared.staging.dir();
-    let create =
-        || match rustix::fs::renameat_with(staging, staged, dir, name, RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => Err(PlaceError::Appeared),
-            other => Ok(other?),
-        };
-    let Some(old) = old else {
-        return if now.is_some() {
-            Err(PlaceError::Appeared)
-        } else {
-            create()
-        };
-    };
-    let Some((now, nlink)) = now else {
+    let Some((now, nlink)) = identity(dir, name)? else {
         // Removed meanwhile: nothing is lost by putting the new one there.
-        return create();
+        return rename_new(staging, staged.as_bytes(), dir, name);
     };
     if !old.is_still(&now) {
         return Err(PlaceError::Changed);
@@ -419,22 +446,22 @@ pub fn place_flagged(
 }
 
 /// A directory that appeared where one was to be made is as good if somebody made it since `planned`
-/// and it belongs to whom it shall belong: its inode number. Otherwise it may have been moved there to
-/// have it given away.
+/// and it belongs to whom it shall belong: the directory, and its inode number. Otherwise it may have
+/// been moved there to have it given away.
 pub fn made_meanwhile(
     tree: &Tree,
     path: &[u8],
-    want: &Meta,
+    owner: (u32, u32),
     planned: Time,
-) -> Result<u64, PlaceError> {
+) -> Result<(OwnedFd, u64), PlaceError> {
     let dir = tree.open_dir(path).map_err(|_| PlaceError::Appeared)?;
     let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     let stat = rustix::fs::statx(&dir, "", AtFlags::EMPTY_PATH, mask)?;
     let born = (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
     let is_new =
         stat.stx_mask & StatxFlags::BTIME.bits() != 0 && born >= (planned.secs, planned.nanos);
-    if is_new && (stat.stx_uid, stat.stx_gid) == (want.uid, want.gid) {
-        Ok(stat.stx_ino)
+    if is_new && (stat.stx_uid, stat.stx_gid) == owner {
+        Ok((dir, stat.stx_ino))
     } else {
         Err(PlaceError::Appeared)
     }

@@ -242,7 +242,8 @@ impl Planner {
 }
 
 /// The clock that files get their times from; it lags behind the precise one by up to a tick.
-fn now() -> Time {
+#[must_use]
+pub fn now() -> Time {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
     Time {
         secs: now.tv_sec,

@@ -45,6 +45,11 @@ fn mirror_reply(agent: &AgentClient, reply: Reply) -> Result<MirrorReply, AgentE
     }
 }
 
+/// Waits for the answer to a request of which nothing else is heard.
+pub fn finish(agent: &AgentClient, call: &PendingCall) -> Result<MirrorReply, AgentError> {
+    mirror_reply(agent, call.wait(None)?)
+}
+
 /// Runs a request on each machine that talk to each other, and relays until both have answered.
 ///
 /// `on_message` gets what the target's agent has for the CLI.

@@ -12,12 +12,14 @@ use rustix::io::Errno;
 
 use super::codec::Malformed;
 use super::content::hash_file;
+use super::diff::DiffError;
+use super::drift::{Became, Since, unless_unreadable};
 use super::entry::{DEPTH_MAX, Entry, Kind, Meta, Time, join, split};
 use super::exchange;
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
-use super::links::Leaders;
+use super::links::{Leaders, unseen};
 use super::look::Looker;
-use super::scope::{Way, directory_rules, with_rules};
+use super::scope::{Closed, Way, directory_rules, with_rules};
 use super::suspects::{Suspect, Suspects, Within};
 use super::tree::{Names, Tree};
 use super::wire::{
@@ -72,12 +74,25 @@ pub struct Notes {
 }
 
 /// Notes of one kind logged one by one; the rest is only counted.
-const NOTES_OF_A_KIND: u64 = 50;
+pub const NOTES_OF_A_KIND: u64 = 50;
+
+/// ... of a kind that is a list.
+const NOTES_OF_A_LIST: u64 = 5000;
 
 impl Notes {
     /// Something that is as the person asked, but worth a line in the log.
     pub fn info(&mut self, kind: &str, detail: &str) {
         self.add(LogLevel::Full, kind, detail);
+    }
+
+    /// The same, one by one for longer: a list that somebody may want to read.
+    pub fn every(&mut self, kind: &str, detail: &str) {
+        let count = self.counts.entry(kind.to_owned()).or_default();
+        *count += 1;
+        if *count <= NOTES_OF_A_LIST {
+            self.lines
+                .push((LogLevel::Full, format!("{kind}: {detail}")));
+        }
     }
 
     /// Something the person should look at; the rest is as it should be.
@@ -171,6 +186,8 @@ pub struct SourceScan<'a> {
     /// The way to the last file that was asked about.
     way: Way<'a>,
     equal_at: Option<Time>,
+    /// What became of things since the anchor, if there is one.
+    since: Option<Since<'a>>,
     /// In a restricted scan, before it begins: what this machine knows of.
     restricted: Option<Vec<Suspect>>,
     is_restricted: bool,
@@ -221,6 +238,7 @@ impl<'a> SourceScan<'a> {
             filter,
             own_rules: true,
             equal_at: scan.equal_at,
+            since: None,
             restricted: None,
             is_restricted: false,
             suspects: Suspects::default(),
@@ -241,6 +259,15 @@ impl<'a> SourceScan<'a> {
         }
     }
 
+    /// The same, able to tell what became of a path since the folder was `anchor`.
+    #[must_use]
+    pub fn since(self, anchor: Tree) -> Self {
+        Self {
+            since: Some(Since::new(self.tree, anchor)),
+            ..self
+        }
+    }
+
     /// The same without the filter files that directories have of their own.
     #[must_use]
     pub fn without_own_rules(self) -> Self {
@@ -249,6 +276,14 @@ impl<'a> SourceScan<'a> {
             way: self.way.without_own_rules(),
             ..self
         }
+    }
+
+    /// After a restricted scan: names of inodes it came to that it did not come to.
+    pub fn unseen(&self) -> Result<Vec<Vec<u8>>, DiffError> {
+        if !self.is_restricted {
+            return Ok(Vec::new());
+        }
+        unseen(&self.leaders, self.tree, &self.suspects)
     }
 
     /// What it has cost: names read and entries looked at.
@@ -437,7 +472,8 @@ impl<'a> SourceScan<'a> {
         }
         self.leaders.note(&mut found, || join(path, name));
         if self.is_restricted {
-            found.suspect_if(doubted);
+            let touched = self.equal_at.is_some_and(|since| found.ctime > since);
+            found.suspect_if(doubted || touched);
         } else {
             found.suspect_if_touched_since(self.equal_at);
         }
@@ -494,6 +530,7 @@ impl<'a> SourceScan<'a> {
                     Message::Want(seq) => self.send_listing(seq)?,
                     Message::Ack(seq) => self.acknowledged(seq),
                     Message::WantHash { id, path } => self.send_hash(id, path)?,
+                    Message::WantSince { id, path } => self.send_since(id, path)?,
                     Message::Finished => self.finished = true,
                     _ => return Err(Malformed("out of place during a scan").into()),
                 }
@@ -511,6 +548,21 @@ impl<'a> SourceScan<'a> {
         };
         self.abort.check()?;
         self.batch.push(&Message::Hash { id, hash })?;
+        Ok(())
+    }
+
+    /// Says what became of a path since the anchor, if it is one the target may know of.
+    fn send_since(&mut self, id: u64, path: &[u8]) -> Result<(), ScanError> {
+        let excluded = self.way.open_parent(path)?.err() == Some(Closed::Excluded);
+        let nothing = Became {
+            changed: false,
+            now: None,
+        };
+        let became = match &mut self.since {
+            Some(since) if !excluded => unless_unreadable(since.became(path, self.abort))?,
+            _ => nothing,
+        };
+        self.batch.push(&Message::Since { id, became })?;
         Ok(())
     }
 

@@ -9,21 +9,24 @@ use serde_json::{Map, Value};
 
 use super::apply::{ApplyError, apply};
 use super::compare::TargetScan;
+use super::diff::DiffError;
 use super::entry::is_valid_path;
 use super::filter::Filter;
+use super::found;
 use super::look::Looker;
 use super::plan::FolderPlan;
 use super::scan::{Notes, ScanError, SourceScan};
 use super::serve::Server;
 use super::staging::StagingError;
-use super::suspects::{Mark, Suspect};
+use super::suspects::{Mark, SUSPECTS_MAX, Suspect};
 use super::tree::Tree;
 use super::wire::{
-    Batch, FOR_CLI, FOR_PEER, Message, MirrorReply, MirrorRequest, SERVICE, ScanTree,
+    Batch, DiffRequest, FOR_CLI, FOR_PEER, Message, MirrorReply, MirrorRequest, SERVICE, ScanTree,
 };
 use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_str;
+use crate::event::LogLevel;
 use crate::interrupt::Interrupted;
 use crate::record::anchor::LeftPath;
 
@@ -111,6 +114,7 @@ impl Service for MirrorService {
                 open_tree(&root, false)?;
                 MirrorReply::default()
             }
+            MirrorRequest::Diff(diff) => self.diff(context, &diff)?,
             MirrorRequest::ScanSource(scan) => self.scan_source(context, &scan)?,
             MirrorRequest::ScanTarget(scan) => self.scan_target(context, &scan)?,
             MirrorRequest::ListPlan { root } => self.list(context, &root)?,
@@ -159,16 +163,19 @@ pub(super) fn report(
     reply.warned = notes.warnings;
 }
 
+fn unreadable(error: &std::io::Error) -> Fault {
+    fault(FaultKind::Io, format!("cannot read the plan: {error}"))
+}
+
 /// Sends the operations of a plan to the CLI.
 pub(super) fn list_plan(context: &ServiceContext, plan: &FolderPlan) -> Result<MirrorReply, Fault> {
     let mut cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
     let mut items = 0;
-    let unreadable = |e: std::io::Error| fault(FaultKind::Io, format!("cannot read the plan: {e}"));
     for mut ops in [
-        plan.changes().map_err(unreadable)?,
-        plan.deletions().map_err(unreadable)?,
+        plan.changes().map_err(|e| unreadable(&e))?,
+        plan.deletions().map_err(|e| unreadable(&e))?,
     ] {
-        while let Some(op) = ops.next_op().map_err(unreadable)? {
+        while let Some(op) = ops.next_op().map_err(|e| unreadable(&e))? {
             items += 1;
             cli.push(&Message::Change {
                 action: op.action() as u8,
@@ -203,6 +210,9 @@ impl MirrorService {
         if let Some(suspects) = self.suspects(scan)? {
             source = source.restricted(suspects);
         }
+        if let Some(anchor) = &scan.anchor {
+            source = source.since(open_tree(anchor, false)?);
+        }
         source.run(&scan.root)?;
         let mut reply = MirrorReply {
             items: source.entries,
@@ -211,17 +221,77 @@ impl MirrorService {
             matched_rules: filter.matched(),
             ..MirrorReply::default()
         };
+        self.note_unseen(scan, source.unseen(), &mut reply)?;
         report(context, USER_DATA, source.notes, &mut reply);
         let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
         offers.insert(scan.root.clone(), filter);
         Ok(reply)
     }
 
-    #[cfg(test)]
+    /// Compares snapshots and keeps what may differ, or says why a full scan is needed.
+    fn diff(&self, context: &ServiceContext, request: &DiffRequest) -> Result<MirrorReply, Fault> {
+        let mut reply = MirrorReply::default();
+        let found = found::find(request, &context.abort)?;
+        reply.intact = found.intact;
+        match found.suspects {
+            Ok(suspects) => {
+                for (folder, mut suspects) in request.folders.iter().zip(suspects) {
+                    if let Some(root) = &folder.plan
+                        && !self.add_planned(root, &mut suspects)?
+                    {
+                        reply.full_scan = Some("more was changed than is kept in mind".to_owned());
+                        return Ok(reply);
+                    }
+                    reply.items += suspects.len() as u64;
+                    self.suspect(&folder.root, suspects);
+                }
+            }
+            Err(reason) => reply.full_scan = Some(reason),
+        }
+        Ok(reply)
+    }
+
+    /// Adds the paths of a plan; whether there was room for all.
+    fn add_planned(&self, root: &str, suspects: &mut Vec<Suspect>) -> Result<bool, Fault> {
+        let plan = self.plan(root)?;
+        for mut ops in [
+            plan.changes().map_err(|e| unreadable(&e))?,
+            plan.deletions().map_err(|e| unreadable(&e))?,
+        ] {
+            while let Some(op) = ops.next_op().map_err(|e| unreadable(&e))? {
+                if suspects.len() >= SUSPECTS_MAX {
+                    return Ok(false);
+                }
+                suspects.push(Suspect::new(op.path, Mark::default()));
+            }
+        }
+        Ok(true)
+    }
+
     /// Notes what this machine has found that may differ in the tree at `root`.
     pub(super) fn suspect(&self, root: &str, suspects: Vec<Suspect>) {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.insert(root.to_owned(), suspects);
+    }
+
+    /// Keeps the names that a restricted scan has turned out to need.
+    fn note_unseen(
+        &self,
+        scan: &ScanTree,
+        unseen: Result<Vec<Vec<u8>>, DiffError>,
+        reply: &mut MirrorReply,
+    ) -> Result<(), Fault> {
+        match unseen {
+            Ok(paths) => {
+                reply.more_suspects = paths.len() as u64;
+                let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+                let known = found.entry(scan.root.clone()).or_default();
+                known.extend(paths.into_iter().map(|p| Suspect::new(p, Mark::default())));
+            }
+            Err(DiffError::Interrupted(interrupted)) => return Err(interrupted.into()),
+            Err(error) => reply.full_scan = Some(error.to_string()),
+        }
+        Ok(())
     }
 
     /// What a restricted scan shall visit as far as this machine knows; `None` for a full one.
@@ -233,14 +303,17 @@ impl MirrorService {
         let mut suspects: Vec<Suspect> = left
             .map(|path| Suspect::new(path.0.clone(), Mark::ANYTHING))
             .collect();
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if restricted.found {
-            let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
             let found = found.get(&scan.root).ok_or_else(|| {
                 let text = format!("nothing was found out about {}", escape_str(&scan.root));
                 fault(FaultKind::Invalid, text)
             })?;
             suspects.extend_from_slice(found);
+        } else {
+            found.remove(&scan.root);
         }
+        drop(found);
         if suspects.iter().any(|s| !is_valid_path(&s.path)) {
             return Err(fault(FaultKind::Invalid, "an impossible path"));
         }
@@ -307,10 +380,16 @@ impl MirrorService {
             scan,
         )?;
         if let Some(suspects) = self.suspects(scan)? {
-            target = target.restricted(suspects);
+            let compared = scan.restricted.as_ref().and_then(|r| r.compared.as_deref());
+            let compared = compared.map(|path| open_tree(path, false)).transpose()?;
+            target = target.restricted(suspects, compared);
+        }
+        if let Some(anchor) = &scan.anchor {
+            target = target.since(open_tree(anchor, false)?);
         }
         let compared = target.run(&filter)?;
-        let (plan, notes, left) = (compared.plan, compared.notes, compared.left);
+        let (plan, notes, left, more) =
+            (compared.plan, compared.notes, compared.left, compared.more);
         let mut reply = MirrorReply {
             items: compared.entries,
             looked: compared.looked,
@@ -318,9 +397,11 @@ impl MirrorService {
             left: left.paths.into_iter().map(LeftPath).collect(),
             left_more: left.more,
             own_rules: left.own_rules,
+            drift: compared.drift,
             matched_rules: filter.matched(),
             ..MirrorReply::default()
         };
+        self.note_unseen(scan, more, &mut reply)?;
         report(context, USER_DATA, notes, &mut reply);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.insert(scan.root.clone(), plan);
@@ -341,8 +422,13 @@ impl MirrorService {
             items: applied.items,
             bytes: applied.bytes,
             kept: applied.kept,
+            moves: applied.moves,
+            ended: Some(super::plan::now()),
             ..MirrorReply::default()
         };
+        let placed = format!("{} changes, {} moves", applied.items, applied.moves);
+        let events = &context.events;
+        events.log(LogLevel::Full, USER_DATA, None, placed, Map::new());
         report(context, USER_DATA, applied.notes, &mut reply);
         Ok(reply)
     }

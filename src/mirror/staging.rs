@@ -5,6 +5,9 @@
 //! A directory left by a run that ended early is emptied first, but for what has arrived of large files
 //! (`delta/partial.rs`); it is known by an attribute that only root can set, so nobody can make us
 //! empty something else by giving it that name.
+//!
+//! New directories are made in a directory of their own in it, where nothing ever is that was not
+//! made by us, so that all of it can be removed with what is in it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,8 +28,12 @@ use super::wire::DATA_MAX;
 /// Flags that would get in our own way; set when everything else is done.
 pub const LATE_FLAGS: u32 = FLAG_IMMUTABLE | FLAG_APPEND;
 
+/// What a directory hands down to new things in it.
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 /// What marks a staging directory as ours.
 pub const STAGING_MARK: &str = "trusted.pc-switcher.staging";
+/// Where new directories are made, in the staging directory.
+const FRESH_NAME: &str = "new";
 /// How directories begin that are kept because something new was in them.
 pub const KEPT_PREFIX: &str = ".pc-switcher-kept-";
 
@@ -47,6 +54,7 @@ pub enum StagingError {
 #[derive(Debug)]
 pub struct Staging {
     fd: OwnedFd,
+    fresh: OwnedFd,
     next: AtomicU64,
 }
 
@@ -84,7 +92,7 @@ impl Staging {
         }
         rustix::fs::fchmod(&fd, Mode::RWXU)?;
         // Whatever the folder hands down must not reach what is made here.
-        for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
+        for acl in [DEFAULT_ACL, "system.posix_acl_access"] {
             match rustix::fs::fremovexattr(&fd, acl) {
                 Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
                 Err(error) => return Err(error.into()),
@@ -95,8 +103,11 @@ impl Staging {
             Err(error) => return Err(error.into()),
         }
         clear(tree, &fd, Parts::Stay)?;
+        rustix::fs::mkdirat(&fd, FRESH_NAME, Mode::RWXU)?;
+        let fresh = tree.open_child(fd.as_fd(), FRESH_NAME.as_bytes())?;
         Ok(Self {
             fd,
+            fresh,
             next: AtomicU64::new(1),
         })
     }
@@ -129,70 +140,125 @@ impl Staging {
         self.fd.as_fd()
     }
 
+    /// The directory in it where new directories are made.
+    #[must_use]
+    pub fn fresh(&self) -> BorrowedFd<'_> {
+        self.fresh.as_fd()
+    }
+
     /// A name that is not in use.
     #[must_use]
     pub fn new_name(&self) -> String {
         self.next.fetch_add(1, Ordering::Relaxed).to_string()
     }
 
+    /// An empty regular file, as [`new_file`] makes it.
+    pub fn new_file(&self, name: &str, meta: &Meta) -> Result<OwnedFd, Errno> {
+        new_file(self.dir(), name.as_bytes(), meta)
+    }
+
     /// Removes a file.
     pub fn unlink(&self, name: &str) -> Result<(), Errno> {
         rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
     }
+}
 
-    /// An empty regular file, with the flags that must be there before any content.
-    pub fn new_file(&self, name: &str, meta: &Meta) -> Result<OwnedFd, Errno> {
-        let flags =
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::openat(self.dir(), name, flags, Mode::RUSR | Mode::WUSR)?;
-        set_flags(fd.as_fd(), meta.flags & !LATE_FLAGS, 0)?;
-        Ok(fd)
+/// Removes what could not be finished, if it is there: at the latest it goes with the directory.
+pub fn discard(dir: BorrowedFd<'_>, name: &[u8]) {
+    let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
+}
+
+/// An empty regular file `name` in `dir`, with the flags that must be there before any content.
+pub fn new_file(dir: BorrowedFd<'_>, name: &[u8], meta: &Meta) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+    set_flags(fd.as_fd(), meta.flags & !LATE_FLAGS, 0)?;
+    Ok(fd)
+}
+
+/// A directory `name` in `dir` that can have all attributes of `meta` but hands none of them down to
+/// what is made in it, until [`finish_bare_dir`]. Nothing is left if that fails.
+pub fn new_bare_dir(
+    tree: &Tree,
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    meta: &Meta,
+) -> Result<(), Errno> {
+    rustix::fs::mkdirat(dir, name, Mode::RWXU)?;
+    // All of them are tried, so that what cannot be set is known before anything is in it.
+    if meta.xattrs.is_empty() && meta.flags & !LATE_FLAGS == 0 {
+        return Ok(());
     }
-
-    /// A directory with all its attributes but the time and the late flags.
-    pub fn new_dir(&self, tree: &Tree, name: &str, meta: &Meta) -> Result<OwnedFd, Errno> {
-        rustix::fs::mkdirat(self.dir(), name, Mode::RWXU)?;
-        let fd = tree.open_child(self.dir(), name.as_bytes())?;
+    let try_attributes = || {
+        let fd = tree.open_child(dir, name)?;
         set_flags(fd.as_fd(), meta.flags & !LATE_FLAGS, 0)?;
         set_attributes(fd.as_fd(), meta)?;
-        Ok(fd)
-    }
+        set_flags(fd.as_fd(), 0, u32::MAX)?;
+        match rustix::fs::fremovexattr(&fd, DEFAULT_ACL) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+            Err(error) => Err(error),
+        }
+    };
+    try_attributes().inspect_err(|_| {
+        let _ = rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR);
+    })
+}
 
-    /// A symlink, FIFO, socket or device node with all its attributes.
-    pub fn new_node(&self, name: &str, meta: &Meta) -> Result<(), Errno> {
-        let file_type = match meta.kind {
-            Kind::Fifo => FileType::Fifo,
-            Kind::Socket => FileType::Socket,
-            Kind::Char => FileType::CharacterDevice,
-            Kind::Block => FileType::BlockDevice,
-            Kind::Symlink => FileType::Symlink,
-            Kind::File | Kind::Dir | Kind::Opaque => return Err(Errno::INVAL),
-        };
-        let mode = Mode::from_raw_mode(meta.mode);
-        if meta.kind == Kind::Symlink {
-            rustix::fs::symlinkat(&meta.symlink[..], self.dir(), name)?;
-        } else {
-            rustix::fs::mknodat(self.dir(), name, file_type, mode, meta.rdev)?;
-        }
+/// Gives the directory `name` in `dir` the attributes of `meta`, its time among them, but for the late
+/// flags. Only where nobody else can reach it: it is named, not held.
+pub fn finish_bare_dir(
+    tree: &Tree,
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    meta: &Meta,
+) -> Result<(), Errno> {
+    if meta.xattrs.is_empty() && meta.flags & !LATE_FLAGS == 0 {
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-        rustix::fs::chownat(
-            self.dir(),
-            name,
-            Some(uid),
-            Some(gid),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?;
-        if meta.kind != Kind::Symlink {
-            // Not a symlink, and nobody else can put one here.
-            rustix::fs::chmodat(self.dir(), name, mode, AtFlags::empty())?;
-        }
-        let path = proc_path(self.dir(), name.as_bytes());
+        let no_link = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(dir, name, Some(uid), Some(gid), no_link)?;
+        rustix::fs::chmodat(dir, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())?;
+        return rustix::fs::utimensat(dir, name, &times(meta.mtime), no_link);
+    }
+    let fd = tree.open_child(dir, name)?;
+    set_flags(fd.as_fd(), meta.flags & !LATE_FLAGS, 0)?;
+    set_attributes(fd.as_fd(), meta)?;
+    set_mtime(fd.as_fd(), meta.mtime)
+}
+
+/// A symlink, FIFO, socket or device node `name` in `dir` with all its attributes. Nothing is left if
+/// that fails.
+pub fn new_node(dir: BorrowedFd<'_>, name: &[u8], meta: &Meta) -> Result<(), Errno> {
+    let file_type = match meta.kind {
+        Kind::Fifo => FileType::Fifo,
+        Kind::Socket => FileType::Socket,
+        Kind::Char => FileType::CharacterDevice,
+        Kind::Block => FileType::BlockDevice,
+        Kind::Symlink => FileType::Symlink,
+        Kind::File | Kind::Dir | Kind::Opaque => return Err(Errno::INVAL),
+    };
+    let mode = Mode::from_raw_mode(meta.mode);
+    if meta.kind == Kind::Symlink {
+        rustix::fs::symlinkat(&meta.symlink[..], dir, name)?;
+    } else {
+        rustix::fs::mknodat(dir, name, file_type, mode, meta.rdev)?;
+    }
+    finish_node(dir, name, meta, mode).inspect_err(|_| discard(dir, name))
+}
+
+fn finish_node(dir: BorrowedFd<'_>, name: &[u8], meta: &Meta, mode: Mode) -> Result<(), Errno> {
+    let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+    rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    if meta.kind != Kind::Symlink {
+        // Not a symlink, and nobody else can put one here.
+        rustix::fs::chmodat(dir, name, mode, AtFlags::empty())?;
+    }
+    if !meta.xattrs.is_empty() {
+        let path = proc_path(dir, name);
         for (key, value) in &meta.xattrs {
             rustix::fs::lsetxattr(&path, &key[..], value, XattrFlags::empty())?;
         }
-        let times = times(meta.mtime);
-        rustix::fs::utimensat(self.dir(), name, &times, AtFlags::SYMLINK_NOFOLLOW)
     }
+    rustix::fs::utimensat(dir, name, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 fn times(mtime: Time) -> Timestamps {
@@ -283,7 +349,7 @@ enum Parts {
 }
 
 /// Removes what is in the staging directory. Only a directory that gave way to something else and
-/// was not emptied can have anything in it: it is kept.
+/// was not emptied can have anything in it that is not ours: it is kept.
 fn clear(tree: &Tree, staging: &OwnedFd, parts: Parts) -> Result<(), Errno> {
     let names = Names::read(staging.as_fd())?;
     for position in 0..names.len() {
@@ -291,28 +357,50 @@ fn clear(tree: &Tree, staging: &OwnedFd, parts: Parts) -> Result<(), Errno> {
         if parts == Parts::Stay && name.starts_with(partial::PREFIX.as_bytes()) {
             continue;
         }
-        let unlink = |flags| rustix::fs::unlinkat(staging, name, flags);
-        let mut done = unlink(AtFlags::empty());
-        if done == Err(Errno::PERM) {
-            // Immutable or append-only.
-            let node = match tree.open_child(staging.as_fd(), name) {
-                Err(Errno::NOTDIR) => tree.open_file(staging.as_fd(), name)?,
-                other => other?,
-            };
-            set_flags(node.as_fd(), 0, u32::MAX)?;
-            done = unlink(AtFlags::empty());
+        if name == FRESH_NAME.as_bytes() {
+            remove_with_content(tree, staging, name)?;
+            continue;
         }
-        if done == Err(Errno::ISDIR) {
-            done = match unlink(AtFlags::REMOVEDIR) {
-                Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                    keep(tree, staging.as_fd(), name).map(|_| ())
-                }
-                other => other,
-            };
+        match unlink(tree, staging, name) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => keep(tree, staging.as_fd(), name).map(drop)?,
+            done => done?,
         }
-        done?;
     }
     Ok(())
+}
+
+/// Removes `name` in `dir`, an empty directory or something else, whatever its flags.
+fn unlink(tree: &Tree, dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    let unlink = |flags| rustix::fs::unlinkat(dir, name, flags);
+    let mut done = unlink(AtFlags::empty());
+    if done == Err(Errno::PERM) {
+        // Immutable or append-only.
+        let node = match tree.open_child(dir.as_fd(), name) {
+            Err(Errno::NOTDIR) => tree.open_file(dir.as_fd(), name)?,
+            other => other?,
+        };
+        set_flags(node.as_fd(), 0, u32::MAX)?;
+        done = unlink(AtFlags::empty());
+    }
+    if done == Err(Errno::ISDIR) {
+        done = unlink(AtFlags::REMOVEDIR);
+    }
+    done
+}
+
+/// Removes the directory `name` in `dir` with everything in it: only what was made by us, and as deep
+/// as we make it.
+fn remove_with_content(tree: &Tree, dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    let inside = tree.open_child(dir.as_fd(), name)?;
+    let names = Names::read(inside.as_fd())?;
+    for position in 0..names.len() {
+        let name = names.get(position).expect("within the length");
+        match unlink(tree, &inside, name) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => remove_with_content(tree, &inside, name)?,
+            done => done?,
+        }
+    }
+    unlink(tree, dir, name)
 }
 
 /// Moves the directory `name` of the staging directory to where it survives: into a new directory

@@ -32,7 +32,7 @@ impl Mark {
     pub const CONTENT: Self = Self(1);
     /// It need not be what was there when both sides were equal.
     pub const OTHER: Self = Self(2);
-    /// Everything below as well.
+    /// Everything below as well, in the same way as far as content goes.
     pub const BELOW: Self = Self(4);
     /// Nothing is known of it.
     pub const ANYTHING: Self = Self(7);
@@ -118,14 +118,14 @@ impl Suspect {
 }
 
 /// The order of a walk: what is in a directory directly after it, names in byte order.
-fn walk_order(a: &[u8], b: &[u8]) -> Ordering {
+pub(super) fn walk_order(a: &[u8], b: &[u8]) -> Ordering {
     // No name holds a zero.
     let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
     a.iter().map(key).cmp(b.iter().map(key))
 }
 
 /// Whether `path` is below the directory `dir` (everything but the folder is below the folder).
-fn is_below(path: &[u8], dir: &[u8]) -> bool {
+pub(super) fn is_below(path: &[u8], dir: &[u8]) -> bool {
     match path.strip_prefix(dir) {
         Some(rest) if dir.is_empty() => !rest.is_empty(),
         Some(rest) => rest.first() == Some(&b'/'),
@@ -289,7 +289,9 @@ impl Suspects {
             };
         }
         let below = if first.mark.has(Mark::BELOW) {
-            Some(Within::All { doubted: true })
+            Some(Within::All {
+                doubted: first.mark.has(Mark::CONTENT),
+            })
         } else if end - start > 1 {
             Some(Within::Only(start + 1..end))
         } else {

@@ -173,6 +173,24 @@ impl Pair {
         }
     }
 
+    /// Asks one side alone.
+    pub(crate) fn alone(&mut self, source: bool, request: MirrorRequest) -> MirrorReply {
+        let abort = AbortFlag::new();
+        let end = end(&abort);
+        let service = if source { &self.source } else { &self.target };
+        let body = serde_json::to_value(request).unwrap();
+        serde_json::from_value(service.call(&end.context, body).unwrap()).unwrap()
+    }
+
+    /// Asks both sides.
+    pub(crate) fn both(
+        &mut self,
+        source: MirrorRequest,
+        target: MirrorRequest,
+    ) -> Result<(MirrorReply, MirrorReply), Fault> {
+        self.run(Some(source), target, |_| {})
+    }
+
     /// Scans `from` against `to`; the target keeps the plan.
     pub(crate) fn scan(
         &mut self,
@@ -189,9 +207,11 @@ impl Pair {
         let restricted = self.suspects.is_some().then(|| Restricted {
             found: true,
             left: Vec::new(),
+            compared: None,
         });
         let tree = |root: &Path| ScanTree {
             restricted: restricted.clone(),
+            anchor: None,
             root: root.to_str().unwrap().to_owned(),
             without_mounts: false,
             rules: rules.to_owned(),

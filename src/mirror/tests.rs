@@ -119,6 +119,27 @@ fn awkward_trees_arrive_exactly_and_a_second_run_finds_nothing() {
 }
 
 #[test]
+fn a_new_tree_takes_one_move_and_what_is_there_one_each() {
+    let Some(lab) = lab() else { return };
+    sh(
+        &lab.from,
+        "mkdir -p new/a/b; echo 1 >new/1; ln -s x new/a/link; echo 2 >new/a/b/2; setfacl -d -m u:1000:rwx new/a; chmod 2775 new/a/b; chattr +i new/1",
+    );
+    let mut pair = Pair::new();
+    let applied = pair.mirror(&lab.from, &lab.to, "").applied;
+    // As many things as are made together in tests, the folder's own time not among them.
+    assert_eq!((applied.items, applied.moves, applied.errors), (7, 1, 0));
+    assert_equal(&lab);
+    sh(
+        &lab.from,
+        "chattr -i new/1; echo more >new/1; echo 3 >new/a/3; mkdir -p new/c/d/e",
+    );
+    let applied = pair.mirror(&lab.from, &lab.to, "").applied;
+    assert_eq!(applied.moves, 3);
+    assert_equal(&lab);
+}
+
+#[test]
 fn what_is_linked_to_a_first_name_in_doubt_comes_after_it() {
     let Some(lab) = lab() else { return };
     // Of equal size and time: one differs in its mode, one in its content, and both were touched.

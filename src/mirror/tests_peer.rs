@@ -127,6 +127,7 @@ impl Line {
 pub(super) fn scan(root: &Path, rules: &str) -> ScanTree {
     ScanTree {
         restricted: None,
+        anchor: None,
         root: root.to_str().unwrap().to_owned(),
         without_mounts: false,
         rules: rules.to_owned(),

@@ -285,6 +285,40 @@ fn attributes_go_to_the_inodes_of_the_plan_only() {
 }
 
 #[test]
+fn new_directories_that_somebody_makes_meanwhile_are_filled_if_they_are_theirs() {
+    let Some(lab) = lab() else { return };
+    sh(
+        &lab.from,
+        "mkdir -p new/sub/deep new/taken new/roots; for d in new new/sub new/sub/deep new/taken new/roots; do echo $d >$d/file; done; \
+         ln new/sub/file new/name; chown -R 12001:12001 new; chown 0:0 new/roots; chmod 750 new new/sub; touch -d @9 new/sub new",
+    );
+    let (errors, complaints) = meanwhile(
+        &lab,
+        "mkdir -p new/sub/own new/roots; echo theirs >new/file; echo own >new/sub/own/own; echo x >new/taken; chown -R 12001 new; chgrp -R 12001 new",
+    );
+    // The file and the directory whose names are taken, what was to be in that directory, and the
+    // directory that is root's on the source.
+    assert_eq!(errors, 4, "{complaints:?}");
+    let read = |path: &str| fs::read_to_string(lab.to.join(path)).unwrap_or_default();
+    assert_eq!(
+        ["new/file", "new/taken", "new/sub/file", "new/sub/own/own"].map(read),
+        ["theirs\n", "x\n", "new/sub\n", "own\n"]
+    );
+    assert_eq!(read("new/sub/deep/file"), "new/sub/deep\n");
+    assert!(!lab.to.join("new/roots/file").exists());
+    let meta = |path: &str| fs::symlink_metadata(lab.to.join(path)).unwrap();
+    assert_eq!(meta("new/name").ino(), meta("new/sub/file").ino());
+    for path in ["new", "new/sub"] {
+        let meta = meta(path);
+        assert_eq!((meta.mode(), meta.mtime()), (0o40750, 9), "{path}");
+    }
+    assert!(!lab.to.join(".pc-switcher-staging").exists());
+    // Left alone, it converges.
+    Pair::new().mirror(&lab.from, &lab.to, "");
+    assert_eq!(rsync_differences(&lab.from, &lab.to), "");
+}
+
+#[test]
 fn a_further_name_is_made_only_of_what_the_source_has() {
     let Some(lab) = lab() else { return };
     sh(
@@ -349,7 +383,8 @@ fn only_a_staging_directory_of_ours_is_emptied() {
         &lab.to,
         &format!(
             "mkdir .pc-switcher-staging; setfattr -n {STAGING_MARK} -v 1 .pc-switcher-staging; \
-         cd .pc-switcher-staging; echo half >1; mkdir 2 3; echo was >3/was; echo i >4; chattr +i 4; chattr +i 2"
+         cd .pc-switcher-staging; echo half >1; mkdir 2 3; echo was >3/was; echo i >4; chattr +i 4; chattr +i 2; \
+         mkdir -p new/5/sub/sub; echo half >new/5/sub/half; echo i >new/5/i; chattr +i new/5/i"
         ),
     );
     let mut pair = Pair::new();
@@ -357,4 +392,5 @@ fn only_a_staging_directory_of_ours_is_emptied() {
     pair.apply(&lab.from, &lab.to).unwrap();
     assert!(lab.to.join("x").exists() && !lab.to.join(".pc-switcher-staging").exists());
     assert!(lab.to.join(".pc-switcher-kept-1/was-here/was").exists());
+    assert!(!lab.to.join(".pc-switcher-kept-2").exists());
 }

@@ -1,7 +1,7 @@
 //! What the CLI is told while changes are made: each change once it is made, and how far it is.
 //!
 //! Changes are collected and sent many at once, so that a line in the log for every file costs next to
-//! nothing; what was made is told within [`TELL_EVERY`], whatever happens next.
+//! nothing; what was made is told within `TELL_EVERY`, whatever happens next.
 
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,17 @@ impl<'a> Told<'a> {
 
     /// How far it is, if it is time to say so.
     pub fn progress(&mut self, items: u64, bytes: u64, path: &[u8]) -> Result<(), Interrupted> {
+        self.progress_of(|| (items, bytes), path)
+    }
+
+    /// The same where items and bytes must be looked up.
+    pub fn progress_of(
+        &mut self,
+        so_far: impl FnOnce() -> (u64, u64),
+        path: &[u8],
+    ) -> Result<(), Interrupted> {
         if self.told_at.elapsed() >= TELL_EVERY {
+            let (items, bytes) = so_far();
             self.cli.push(&Message::Progress { items, bytes, path })?;
             self.flush()?;
         }

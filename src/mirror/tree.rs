@@ -127,6 +127,11 @@ impl Tree {
         self.root.as_fd()
     }
 
+    /// Its inode number.
+    pub fn root_ino(&self) -> std::io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.root)?.st_ino)
+    }
+
     /// Opens the directory at `path` below the root (empty: the root).
     /// [`Errno::XDEV`] for a mount or a nested subvolume.
     pub fn open_dir(&self, path: &[u8]) -> Result<OwnedFd, Errno> {

@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 use super::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
 use super::delta::list::{Part, put_parts, read_parts};
 use super::delta::survey::Survey;
+use super::drift::{Became, Drift, Version};
 use super::entry::{Meta, NAME_MAX, PATH_LIMIT, Time, is_valid_name, is_valid_path};
 use super::suspects::Suspect;
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::record::anchor::LeftPath;
+use crate::snapshot::SnapshotFacts;
 
 /// Name of the agent service.
 pub const SERVICE: &str = "mirror";
@@ -79,6 +81,20 @@ pub enum Message<'a> {
     },
     /// Target: send the listing of this chunk.
     Want(u64),
+    /// Target: say what became of this path since the anchor.
+    WantSince {
+        /// Number of the question, counting up.
+        id: u64,
+        /// Path below the folder.
+        path: &'a [u8],
+    },
+    /// Source: what became of a path since the anchor.
+    Since {
+        /// Number of the question.
+        id: u64,
+        /// The answer.
+        became: Became,
+    },
     /// Target: everything up to this chunk is dealt with.
     Ack(u64),
     /// Target: say the hash of this file.
@@ -215,9 +231,11 @@ impl Message<'_> {
             Self::Listing { .. } => 12,
             Self::ScanEnd => 13,
             Self::Hash { .. } => 14,
+            Self::Since { .. } => 15,
             Self::Want(_) => 20,
             Self::Ack(_) => 21,
             Self::WantHash { .. } => 22,
+            Self::WantSince { .. } => 23,
             Self::Fetch { .. } => 30,
             Self::Credit(_) => 31,
             Self::Finished => 32,
@@ -248,7 +266,9 @@ impl Message<'_> {
                 put_u64(out, *id);
                 put_bytes(out, hash.as_ref().map_or(&[], |hash| &hash[..]));
             }
-            Self::Fetch { id, path } | Self::WantHash { id, path } => {
+            Self::Fetch { id, path }
+            | Self::WantHash { id, path }
+            | Self::WantSince { id, path } => {
                 put_u64(out, *id);
                 put_bytes(out, path);
             }
@@ -261,6 +281,11 @@ impl Message<'_> {
                 put_u64(out, *id);
                 put_bytes(out, path);
                 put_parts(out, parts);
+            }
+            Self::Since { id, became } => {
+                put_u64(out, *id);
+                out.push(u8::from(became.changed));
+                Version::encode(became.now.as_ref(), out);
             }
             Self::Data { id, offset, bytes } => {
                 put_u64(out, *id);
@@ -408,9 +433,20 @@ impl<'a> Messages<'a> {
                 };
                 Message::Hash { id, hash }
             }
+            15 => Message::Since {
+                id: body.u64()?,
+                became: Became {
+                    changed: body.u8()? != 0,
+                    now: Version::decode(&mut body)?,
+                },
+            },
             20 => Message::Want(body.u64()?),
             21 => Message::Ack(body.u64()?),
             22 => Message::WantHash {
+                id: body.u64()?,
+                path: path(&mut body)?,
+            },
+            23 => Message::WantSince {
                 id: body.u64()?,
                 path: path(&mut body)?,
             },
@@ -631,6 +667,8 @@ pub enum MirrorRequest {
         /// The folder.
         root: String,
     },
+    /// Either: compare snapshots, and keep for the next scan what may differ.
+    Diff(Box<DiffRequest>),
     /// Source: walk a tree and answer the target's questions about it.
     ScanSource(ScanTree),
     /// Target: compare with what the source says, and keep the plan.
@@ -658,6 +696,7 @@ impl MirrorRequest {
     pub fn doing(&self) -> String {
         match self {
             Self::Check { root } => format!("looking at {root}"),
+            Self::Diff(_) => "asking the filesystem what has changed".to_owned(),
             Self::ScanSource(scan) => format!("reading {}", scan.root),
             Self::ScanTarget(scan) => format!("comparing {}", scan.root),
             Self::ListPlan { root } => format!("listing the plan for {root}"),
@@ -684,17 +723,49 @@ pub struct ScanTree {
     /// Files touched after this moment of this machine's clock are compared by content even if
     /// size and time are equal: when both sides were last known to be equal. `None`: all files.
     pub equal_at: Option<Time>,
-    /// Look at nothing but what may differ, where that is known; `equal_at` is of no meaning then.
+    /// This machine's half of the anchor, to tell what was changed since.
+    pub anchor: Option<String>,
+    /// Look at nothing but what may differ, where that is known; without `equal_at`, no other file
+    /// is compared by content then.
     pub restricted: Option<Restricted>,
+}
+
+/// Which snapshots to compare.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiffRequest {
+    /// The one that is known, in the state it was left in.
+    pub older: SnapshotFacts,
+    /// Path of the other one; without it, only whether `older` still is what it was is looked at.
+    pub newer: Option<String>,
+    /// The folders it is for.
+    pub folders: Vec<DiffFolder>,
+    /// Whether the mirror itself has written in between: what it makes is not suspect for that.
+    pub own_writes: bool,
+}
+
+/// A folder in a subvolume.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiffFolder {
+    /// Its path below the subvolume's root.
+    pub below: String,
+    /// The root of the scan that what is found is for.
+    pub root: String,
+    /// Whether the filter files of directories there say what is in scope.
+    pub rules: bool,
+    /// The root of a plan whose paths are suspect as well.
+    pub plan: Option<String>,
 }
 
 /// Where what may differ is known from.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Restricted {
-    /// What this machine has found out for the folder, besides `left`.
+    /// What this machine has found out for the folder with [`MirrorRequest::Diff`], besides `left`.
     pub found: bool,
     /// Paths that were not known to be equal at the anchor.
     pub left: Vec<LeftPath>,
+    /// On the target: the folder in the snapshot that was compared, because what is known of parts
+    /// of files holds for what they were then.
+    pub compared: Option<String>,
 }
 
 /// What a mirror request came to.
@@ -710,8 +781,24 @@ pub struct MirrorReply {
     /// Bytes of planned content that the target had already (apply).
     #[serde(default)]
     pub kept: u64,
+    /// Apply: moves it took to put new things into place.
+    #[serde(default)]
+    pub moves: u64,
+    /// When applying ended, by that machine's clock.
+    #[serde(default)]
+    pub ended: Option<Time>,
     /// Totals of the plan (scan of the target).
     pub plan: Option<PlanTotals>,
+    /// Comparing snapshots, or a restricted scan: why it has to be a full scan.
+    #[serde(default)]
+    pub full_scan: Option<String>,
+    /// Comparing snapshots: whether the older one is what it was.
+    #[serde(default)]
+    pub intact: bool,
+    /// A restricted scan: more paths that turned out to be suspect; they are kept for the next one,
+    /// which has to follow.
+    #[serde(default)]
+    pub more_suspects: u64,
     /// Which filter rules matched something, by their index.
     pub matched_rules: Vec<bool>,
     /// What a person should know, by kind; the first of each kind were logged.
@@ -720,6 +807,9 @@ pub struct MirrorReply {
     pub warned: u64,
     /// Entries that could not be dealt with; each was logged at ERROR.
     pub errors: u64,
+    /// Scan of the target: what the plan would undo, if there is an anchor to tell.
+    #[serde(default)]
+    pub drift: Option<Drift>,
     /// Scan of the target: paths that stay different whatever the plan does.
     #[serde(default)]
     pub left: Vec<LeftPath>,
@@ -766,6 +856,7 @@ pub fn read_time(reader: &mut Reader<'_>) -> Result<Time, Malformed> {
 mod tests {
     use crossbeam_channel::unbounded;
 
+    use super::super::entry::Kind;
     use super::super::suspects::Mark;
     use super::*;
     use crate::mirror::delta::cut::Cut;
@@ -803,6 +894,21 @@ mod tests {
             },
             Message::Hash { id: 2, hash: None },
             Message::WantHash { id: 1, path: b"x" },
+            Message::WantSince {
+                id: 2,
+                path: b"x/y",
+            },
+            Message::Since {
+                id: 2,
+                became: Became {
+                    changed: true,
+                    now: Some(Version {
+                        kind: Kind::File,
+                        size: 7,
+                        mtime: Time { secs: -1, nanos: 5 },
+                    }),
+                },
+            },
             Message::Want(1),
             Message::Ack(u64::MAX),
             Message::Fetch {

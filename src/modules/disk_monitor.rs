@@ -5,6 +5,7 @@
 //! every look logs how late it began and how long the answer took.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
@@ -17,6 +18,9 @@ use crate::figures::bytes;
 use crate::module::{
     ListPlan, Module, ModuleContext, ModuleError, ModuleKind, Plan, ValidationError,
 };
+
+/// How soon a lost agent is noticed between two looks.
+const NOTICE_WITHIN: Duration = Duration::from_millis(250);
 
 /// Longest wait for one answer; a machine that takes longer is looked at again the next time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -181,12 +185,30 @@ impl Module for DiskMonitor {
                 Err(error) => return Err(error),
             }
             due = begun + interval;
-            let wait = due.saturating_duration_since(Instant::now());
-            if context.abort.sleep(wait).is_err() {
+            if rest_until(context, due)?.is_break() {
                 break;
             }
         }
         Ok(summary(self.looks, self.worst))
+    }
+}
+
+/// Waits for the next look; an agent that is lost meanwhile is noticed within a moment. `Break` if it
+/// was told to end.
+fn rest_until(context: &ModuleContext<'_>, due: Instant) -> Result<ControlFlow<()>, ModuleError> {
+    loop {
+        let left = due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(ControlFlow::Continue(()));
+        }
+        if context.abort.sleep(left.min(NOTICE_WITHIN)).is_err() {
+            return Ok(ControlFlow::Break(()));
+        }
+        for machine in [context.source, context.target] {
+            if machine.agent.closed().is_some() {
+                return Err(machine.agent.lost().into());
+            }
+        }
     }
 }
 

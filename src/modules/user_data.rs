@@ -4,29 +4,31 @@
 //! tree as its own filesystem shows it); the target's side is the live tree.
 
 mod basis;
+mod report;
+mod scan;
+mod settle;
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
 
-use jiff::Timestamp;
-use serde_json::{Map, Value};
-
 use crate::agent::client::AgentClient;
 use crate::config::{Config, Folder};
 use crate::escape::escape_bytes;
 use crate::event::{Host, LogLevel, ProgressUpdate};
-use crate::figures::{self, counted};
+use crate::figures;
 use crate::interrupt::Interrupted;
 use crate::mirror::entry::{Aspects, Time};
 use crate::mirror::filter::{Filter, MAX_FILTER_BYTES, SHIPPED};
 use crate::mirror::relay::{begin, run_alone, run_pair};
-use crate::mirror::wire::{Message, MirrorReply, MirrorRequest, PlanTotals, ScanTree};
+use crate::mirror::wire::{Message, MirrorReply, MirrorRequest, PlanTotals};
 use crate::module::{
     Action, Change, ConfigError, Mirrored, Module, ModuleContext, ModuleError, ModuleKind, Plan,
     PlanSummary, ValidationError,
 };
+use crate::record::anchor::LeftPath;
+use basis::Start;
 
 /// The module's name, as in the configuration.
 pub const NAME: &str = "user_data";
@@ -47,18 +49,29 @@ struct Planned {
     origin: String,
     /// What the filter means, in one word.
     digest: String,
+    /// What its scan starts from.
+    start: Start,
     totals: PlanTotals,
+    /// Paths that stay different whatever the plan does, and whether there are more.
+    left: Vec<LeftPath>,
+    left_more: bool,
+    /// Whether a directory's filter file is not mirrored itself.
+    own_rules: bool,
+    /// When the plan had been carried out, by the target's clock.
+    applied_at: Option<Time>,
 }
 
-/// Why every entry is looked at.
-fn full_scan_reason(context: &ModuleContext<'_>) -> String {
-    let target = &context.target.hostname;
-    match &context.session.equal_at {
-        None => format!("first sync with {target}"),
-        Some(at) => format!(
-            "what was touched since {} is compared by content",
-            at.source.strftime("%Y-%m-%d %H:%M UTC")
-        ),
+impl Planned {
+    /// Takes what the target's scan came to.
+    fn take(&mut self, target: &MirrorReply, own_rules: bool) {
+        self.totals = target.plan.clone().unwrap_or_default();
+        if let (None, Some(anchored)) = (&self.start.full_scan, &self.start.anchored) {
+            // What was not visited is still there.
+            self.totals.existing = self.totals.existing.max(anchored.entries);
+        }
+        self.left.clone_from(&target.left);
+        self.left_more = target.left_more;
+        self.own_rules = own_rules;
     }
 }
 
@@ -73,8 +86,8 @@ fn add(summary: &mut PlanSummary, planned: &Planned) {
     (summary.bytes).insert(planned.path.clone(), totals.bytes);
 }
 
-/// Reads a folder's filter file; an error is a message and what to do about it.
-fn read_rules(folder: &Folder) -> Result<(String, String), (String, Option<String>)> {
+/// Reads a folder's filter file: its text, and its name for messages; an error is a message and what to do about it.
+pub fn read_rules(folder: &Folder) -> Result<(String, String), (String, Option<String>)> {
     let Some(path) = &folder.filter else {
         return Ok((String::new(), "no filter".to_owned()));
     };
@@ -142,57 +155,9 @@ impl UserData {
             .to_owned())
     }
 
-    /// Scans one folder on both machines.
-    fn scan(
-        context: &ModuleContext<'_>,
-        planned: &Planned,
-        by_content: bool,
-    ) -> Result<(MirrorReply, MirrorReply), ModuleError> {
-        // What a filter left out then was not compared then.
-        let equal_at =
-            context.session.equal_at.as_ref().filter(|equal| {
-                basis::is_unchanged(&equal.filters, &planned.path, &planned.digest)
-            });
-        let (source_equal_at, target_equal_at) = equal_at.map(|e| (e.source, e.target)).unzip();
-        let tree = |root: &str, without_mounts, equal_at: Option<Timestamp>| ScanTree {
-            root: root.to_owned(),
-            without_mounts,
-            rules: planned.rules.clone(),
-            origin: planned.origin.clone(),
-            content: by_content,
-            equal_at: equal_at.map(|at| Time {
-                secs: at.as_second(),
-                nanos: at.subsec_nanosecond().unsigned_abs(),
-            }),
-            restricted: None,
-        };
-        let source = tree(
-            &planned.source_root,
-            context.session.dry_run,
-            source_equal_at,
-        );
-        let target = tree(&planned.path, false, target_equal_at);
-        let mut progress = |message: &Message<'_>| {
-            if let Message::Progress { items, path, .. } = message {
-                context.emit_progress(ProgressUpdate {
-                    current: Some(*items),
-                    item: Some(format!("comparing {}/{}", planned.path, escape_bytes(path))),
-                    ..ProgressUpdate::default()
-                });
-            }
-        };
-        let replies = run_pair(
-            (&context.source.agent, &MirrorRequest::ScanSource(source)),
-            (&context.target.agent, &MirrorRequest::ScanTarget(target)),
-            None,
-            context.abort,
-            &mut progress,
-        )?;
-        Ok(replies)
-    }
-
     /// Rules that matched nothing on either machine: probably a typo. Rules of the filters we ship
-    /// are for many machines and are passed over.
+    /// are for many machines and are passed over. A filter that a good sync was made with before
+    /// has been warned of then: from then on it is a detail, so that status 8 keeps its meaning.
     fn warn_unmatched(context: &ModuleContext<'_>, planned: &Planned, replies: [&MirrorReply; 2]) {
         let Ok(filter) = Filter::parse(planned.rules.as_bytes(), &planned.origin) else {
             return;
@@ -206,6 +171,14 @@ impl UserData {
                     .collect::<Vec<_>>()
             })
             .collect();
+        let is_known = context.session.equal_at.as_ref().is_some_and(|equal| {
+            basis::is_unchanged(&equal.filters, &planned.path, &planned.digest)
+        });
+        let level = if is_known {
+            LogLevel::Full
+        } else {
+            LogLevel::Warning
+        };
         for index in 0..filter.rule_count() {
             let matched = replies
                 .iter()
@@ -213,7 +186,7 @@ impl UserData {
             let text = filter.rule_text(index);
             if !matched && !shipped.contains(&text) {
                 let message = format!("{}: `{text}` matches nothing", filter.rule_origin(index));
-                context.log(LogLevel::Warning, Host::Source, message);
+                context.log(level, Host::Source, message);
             }
         }
     }
@@ -342,50 +315,45 @@ impl Module for UserData {
 
     fn plan(&mut self, context: &ModuleContext<'_>) -> Result<Box<dyn Plan>, ModuleError> {
         self.planned.clear();
-        let mut summary = PlanSummary::default();
         for folder in &context.config.user_data.folders {
             let (rules, origin) = read_rules(folder)
                 .map_err(|(message, hint)| ModuleError::Failed { message, hint })?;
             let filter = Filter::parse(rules.as_bytes(), &origin)
                 .map_err(|_| ModuleError::failed(format!("{origin} has changed meanwhile")))?;
-            let mut planned = Planned {
+            self.planned.push(Planned {
                 digest: basis::digest(&filter),
                 path: folder.path.clone(),
                 source_root: Self::source_root(context, &folder.path)?,
                 rules,
                 origin,
+                start: Start::nowhere(String::new()),
                 totals: PlanTotals::default(),
-            };
-            let why = full_scan_reason(context);
-            let text = format!("full scan of {}: {why}", folder.path);
-            context.decide("full_scan", Host::Target, text);
-            let began = Instant::now();
-            let (source, target) = Self::scan(context, &planned, false)?;
-            let totals = target.plan.clone().unwrap_or_default();
-            let mut facts = Map::new();
-            facts.insert("source_entries".into(), Value::from(source.items));
-            facts.insert("target_entries".into(), Value::from(target.items));
-            facts.insert("seconds".into(), Value::from(began.elapsed().as_secs_f64()));
-            planned.totals = totals;
-            let mut own = PlanSummary::default();
-            add(&mut own, &planned);
-            let found = own.counts().join(", ");
-            let message = format!(
-                "{}: {} compared{}{found}",
-                folder.path,
-                counted(source.items, "entry"),
-                if found.is_empty() { "" } else { ": " },
-            );
-            // The plan of the only folder is that of the module, which is told anyway.
-            let level = match context.config.user_data.folders.len() {
-                1 => LogLevel::Full,
-                _ => LogLevel::Info,
-            };
-            context.log_with(level, Host::Target, message, facts);
-            Self::warn_unmatched(context, &planned, [&source, &target]);
-            add(&mut summary, &planned);
-            self.planned.push(planned);
+                left: Vec::new(),
+                left_more: false,
+                own_rules: false,
+                applied_at: None,
+            });
         }
+        let starts = basis::starts(context, &self.planned)?;
+        for (planned, start) in self.planned.iter_mut().zip(starts) {
+            planned.start = start;
+        }
+        let mut summary = PlanSummary::default();
+        let mut drift = report::Drifts::default();
+        for planned in &mut self.planned {
+            let began = Instant::now();
+            let scanned = scan::scan(context, planned)?;
+            planned.start.full_scan = planned.start.full_scan.take().or(scanned.full_scan);
+            let (source, target) = (scanned.source, scanned.target);
+            planned.take(&target, source.own_rules || target.own_rules);
+            report::scanned(context, planned, [&source, &target], began.elapsed());
+            if planned.start.full_scan.is_some() {
+                Self::warn_unmatched(context, planned, [&source, &target]);
+            }
+            add(&mut summary, planned);
+            drift.add(planned, target.drift);
+        }
+        drift.report(context, &mut summary);
         let folders = self.planned.iter().map(|p| p.path.clone()).collect();
         Ok(Box::new(UserDataPlan {
             summary,
@@ -406,7 +374,7 @@ impl Module for UserData {
         let total_bytes: u64 = self.planned.iter().map(|p| p.totals.bytes).sum();
         let (mut items, mut bytes, mut kept, mut errors) = (0, 0, 0, 0);
         let mut made = context.changes();
-        for planned in &self.planned {
+        for planned in &mut self.planned {
             let mut progress = |message: &Message<'_>| {
                 if let Some(change) = change(&planned.path, message) {
                     made.push(change);
@@ -446,6 +414,7 @@ impl Module for UserData {
             bytes += applied.bytes;
             kept += applied.kept;
             errors += applied.errors;
+            planned.applied_at = applied.ended;
         }
         context.emit_progress(ProgressUpdate {
             percent: Some(100),
@@ -492,7 +461,7 @@ impl Module for UserData {
             .map(|p| (p.path.clone(), p.digest.clone()));
         Ok(Some(Mirrored {
             filters: filters.collect(),
-            anchor: basis::anchor(context.session, &self.planned),
+            anchor: settle::anchor(context, &self.planned)?,
         }))
     }
 }
@@ -501,7 +470,8 @@ impl UserData {
     /// `--verify`: compares everything once more, content included.
     fn verify(&self, context: &ModuleContext<'_>) -> Result<(), ModuleError> {
         for planned in &self.planned {
-            let (source, target) = Self::scan(context, planned, true)?;
+            let trees = scan::trees(context, planned, true);
+            let (source, target) = scan::once(context, &planned.path, &trees)?;
             let totals = target.plan.unwrap_or_default();
             let differences = totals.created + totals.changed + totals.attributes + totals.deleted;
             if differences == 0 {

@@ -6,6 +6,9 @@
 //! Order within a machine is that of its history file, because clocks differ and jump; only where
 //! two files must be compared and share no session do the times decide.
 
+use std::collections::BTreeSet;
+
+use super::sessions::undone;
 use super::{HistoryEntry, Incomplete, MachineName, MachineState};
 use crate::event::{Host, ModuleStatus, SessionState};
 
@@ -56,6 +59,15 @@ pub enum GateFinding {
         /// That last sync.
         last: Box<HistoryEntry>,
     },
+    /// The last sync between the two was undone since, on the machine it had changed.
+    RolledBack {
+        /// The machine the command was typed on.
+        source: MachineName,
+        /// The machine that would be changed.
+        target: MachineName,
+        /// The sync that was undone.
+        last: Box<HistoryEntry>,
+    },
     /// A run began to change a machine and did not end well.
     Incomplete {
         /// The machines that carry its marker, by their role in the sync now asked for.
@@ -71,7 +83,9 @@ impl GateFinding {
     pub fn flag(&self) -> Option<&'static str> {
         match self {
             Self::FirstSync { .. } => Some("--allow-first-sync"),
-            Self::SyncedElsewhere { .. } | Self::PushedTwice { .. } => Some("--allow-out-of-order"),
+            Self::SyncedElsewhere { .. } | Self::PushedTwice { .. } | Self::RolledBack { .. } => {
+                Some("--allow-out-of-order")
+            }
             Self::Incomplete { .. } => None,
         }
     }
@@ -125,18 +139,50 @@ impl GateFinding {
                 source = source.hostname,
                 target = target.hostname,
             ),
+            Self::RolledBack {
+                source,
+                target,
+                last,
+            } => {
+                let (from, to) = (&last.source.hostname, &last.target.hostname);
+                let at = last.ended_at.strftime("%F %T UTC");
+                let begin = format!(
+                    "the last sync between {} and {}, session {} from {from} to {to} (at {at}), was \
+                     rolled back on {to}",
+                    source.hostname, target.hostname, last.session
+                );
+                let (source, target) = (&source.hostname, &target.hostname);
+                if to.eq_ignore_ascii_case(target) {
+                    format!("{begin}; this one makes {target} like {source} once more")
+                } else {
+                    format!(
+                        "{begin}; what {target} holds is newer than that, and will be replaced by what \
+                         {source} had before"
+                    )
+                }
+            }
             Self::Incomplete { on, incomplete } => {
                 let machines: Vec<&str> = on.iter().map(|(_, m)| m.hostname.as_str()).collect();
                 let place = match &incomplete.module {
                     Some(module) => format!("in module {module}"),
                     None => format!("in phase \"{}\"", incomplete.phase.title()),
                 };
+                let Incomplete {
+                    session,
+                    source,
+                    target,
+                    ..
+                } = incomplete;
+                let what = match &incomplete.rollback_of {
+                    None => format!("session {session} from {source} to {target}"),
+                    Some(of) => {
+                        format!(
+                            "session {session}, the rollback of {target} to before session {of}"
+                        )
+                    }
+                };
                 format!(
-                    "session {} from {} to {}, begun at {}, did not end well: it stopped {place} \
-                     (noted on {})",
-                    incomplete.session,
-                    incomplete.source,
-                    incomplete.target,
+                    "{what}, begun at {}, did not end well: it stopped {place} (noted on {})",
                     incomplete.started_at.strftime("%F %T UTC"),
                     machines.join(" and "),
                 )
@@ -183,14 +229,31 @@ impl<'a> Memories<'a> {
             let mut results = entry.modules.iter();
             results.any(|r| r.module == module && r.status == ModuleStatus::Success)
         };
-        let entry = completed(self.source_state).rfind(|e| self.is_of_pair(e) && ran(e))?;
+        // What was rolled back leaves the two as equal as the sync before it did.
+        let undone = self.undone();
+        let mut all = in_force(self.source_state, &undone);
+        let entry = all.rfind(|e| self.is_of_pair(e) && ran(e))?;
         Some((entry, self.is_same(&entry.source, self.source)))
     }
 
-    /// The last completed sync between the two, whichever machine remembers it.
+    /// Sessions that were rolled back, whichever machine remembers it.
+    fn undone(&self) -> BTreeSet<String> {
+        let mut sessions = undone(&self.source_state.history);
+        sessions.append(&mut undone(&self.target_state.history));
+        sessions
+    }
+
+    /// The last completed sync between the two that was not rolled back, whichever machine
+    /// remembers it.
     #[must_use]
     pub fn last_of_pair(&self) -> Option<&'a HistoryEntry> {
-        let newest = |state: &'a MachineState| completed(state).rfind(|e| self.is_of_pair(e));
+        self.newest_of_pair(&self.undone())
+    }
+
+    /// The same, passing over the sessions `without`.
+    fn newest_of_pair(&self, without: &BTreeSet<String>) -> Option<&'a HistoryEntry> {
+        let newest =
+            |state: &'a MachineState| in_force(state, without).rfind(|e| self.is_of_pair(e));
         let knows = |state: &MachineState, entry: &HistoryEntry| {
             state.history.iter().any(|e| e.session == entry.session)
         };
@@ -214,9 +277,10 @@ impl<'a> Memories<'a> {
     #[must_use]
     pub fn findings(&self) -> Vec<GateFinding> {
         let mut findings = self.incomplete();
-        let target_last = completed(self.target_state).next_back();
-        let last_of_pair = self.last_of_pair();
-        if last_of_pair.is_none() {
+        let undone = self.undone();
+        let target_last = in_force(self.target_state, &undone).next_back();
+        let newest = self.newest_of_pair(&BTreeSet::new());
+        if newest.is_none() {
             findings.push(GateFinding::FirstSync {
                 source: self.source.clone(),
                 target: self.target.clone(),
@@ -237,7 +301,14 @@ impl<'a> Memories<'a> {
                 last: Box::new(last.clone()),
             });
         }
-        if let Some(last) = last_of_pair
+        if let Some(last) = newest.filter(|last| undone.contains(&last.session)) {
+            findings.push(GateFinding::RolledBack {
+                source: self.source.clone(),
+                target: self.target.clone(),
+                last: Box::new(last.clone()),
+            });
+        }
+        if let Some(last) = self.newest_of_pair(&undone)
             && self.is_same(&last.source, self.source)
         {
             findings.push(GateFinding::PushedTwice {
@@ -279,11 +350,15 @@ impl<'a> Memories<'a> {
     }
 }
 
-fn completed(state: &MachineState) -> impl DoubleEndedIterator<Item = &HistoryEntry> {
-    state
-        .history
-        .iter()
-        .filter(|e| e.state == SessionState::Completed)
+/// The syncs a machine has completed, oldest first, passing over rollbacks and the sessions `without`.
+fn in_force<'a>(
+    state: &'a MachineState,
+    without: &BTreeSet<String>,
+) -> impl DoubleEndedIterator<Item = &'a HistoryEntry> {
+    state.history.iter().filter(|entry| {
+        let is_sync = entry.state == SessionState::Completed && entry.rollback_of.is_none();
+        is_sync && !without.contains(&entry.session)
+    })
 }
 
 #[cfg(test)]
@@ -301,6 +376,10 @@ mod tests {
                 Some((only, sync)) => (Some(only.to_owned()), sync),
                 None => (None, *sync),
             };
+            let (sync, of) = match sync.split_once(" ~") {
+                Some((sync, of)) => (sync, Some(format!("{of:0>8}"))),
+                None => (sync, None),
+            };
             let (pair, state) = match sync.strip_suffix('!') {
                 Some(pair) => (pair, SessionState::Failed),
                 None => (sync, SessionState::Completed),
@@ -308,6 +387,7 @@ mod tests {
             let (from, to) = pair.split_once('>').unwrap();
             let mut entry = entry(&format!("{number:08x}"), from, to, state);
             entry.ended_at = jiff::Timestamp::from_second(i64::try_from(number).unwrap()).unwrap();
+            entry.rollback_of = of;
             entries.push((only, entry));
         }
         move |name: &str| MachineState {
@@ -349,6 +429,7 @@ mod tests {
                     format!("elsewhere {}", other.hostname)
                 }
                 GateFinding::PushedTwice { last, .. } => format!("twice {}", last.session),
+                GateFinding::RolledBack { last, .. } => format!("back {}", last.session),
                 GateFinding::Incomplete { .. } => "incomplete".to_owned(),
             })
             .collect()
@@ -383,6 +464,28 @@ mod tests {
             (&["a>b", "a:b>a"], "a>b", &[]),
             (&["a>b", "b:b>a"], "a>b", &[]),
             (&["a>b", "b>a", "b:a>b"], "b>a", &[]),
+            // Rolled back: either way asks, and what came before decides about the rest.
+            (&["a>b", "a>b ~0"], "a>b", &["back 00000000"]),
+            (&["a>b", "a>b ~0"], "b>a", &["back 00000000"]),
+            (&["a>b", "b:b>b ~0"], "a>b", &["back 00000000"]),
+            (&["a>b", "b:b>b ~0"], "b>a", &["back 00000000"]),
+            (
+                &["a>b", "b>a", "a>b", "b:b>b ~2"],
+                "a>b",
+                &["back 00000002"],
+            ),
+            (
+                &["a>b", "b>a", "a>b", "b:b>b ~2"],
+                "b>a",
+                &["back 00000002", "twice 00000001"],
+            ),
+            (&["a>b", "c>b", "b:b>b ~1"], "b>a", &[]),
+            (&["a>b", "c>b", "b:b>b ~1"], "a>b", &["twice 00000000"]),
+            // A rollback that did not come to its end has undone nothing as a whole.
+            (&["a>b", "b:b>b! ~0"], "b>a", &[]),
+            // Synced again since, or the rollback rolled back.
+            (&["a>b", "b:b>b ~0", "a>b"], "b>a", &[]),
+            (&["a>b", "b:b>b ~0", "b:b>b ~1"], "b>a", &[]),
         ];
         for (syncs, wanted, expected) in table {
             assert_eq!(findings_of(syncs, wanted), *expected, "{syncs:?} {wanted}");
@@ -476,6 +579,7 @@ mod tests {
             presync: Vec::new(),
             address: None,
             rollback_of: None,
+            settles: None,
         };
         let state = |incomplete| MachineState {
             history: vec![entry("00000009", "vega", "atlas", SessionState::Completed)],

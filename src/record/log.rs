@@ -14,6 +14,7 @@ mod appender;
 mod bridge;
 mod file;
 mod line;
+pub mod reader;
 
 use std::collections::VecDeque;
 use std::io;

@@ -66,6 +66,9 @@ pub struct Incomplete {
     /// For a rollback: the session whose presync state was being put back on the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_of: Option<String>,
+    /// For a rollback: the marker it was to settle, which this one took the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settles: Option<Box<Incomplete>>,
 }
 
 /// One session in a machine's history.
@@ -104,6 +107,9 @@ pub struct HistoryEntry {
     /// For a rollback: the session whose presync state was put back on the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_of: Option<String>,
+    /// For a rollback: the marker of the run that had died before, which it settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<Incomplete>,
     /// What it left behind for the next sync of the two to start from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<anchor::Recorded>,

@@ -240,6 +240,7 @@ mod tests {
             presync: vec!["@-presync-20260101T000000Z-0123abcd".to_owned()],
             address: None,
             rollback_of: None,
+            settles: None,
         }
     }
 

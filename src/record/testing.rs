@@ -33,6 +33,7 @@ pub fn entry(session: &str, source: &str, target: &str, state: SessionState) -> 
         address: None,
         changed: None,
         rollback_of: None,
+        settled: None,
         anchor: None,
     }
 }
@@ -48,6 +49,7 @@ pub fn anchor(session: &str) -> Anchor {
         parent_uuid: Some("home".to_owned()),
         generation: 7,
         created_generation: 7,
+        changed_generation: 7,
         readonly: true,
         exclusive_bytes: None,
     };
@@ -78,6 +80,7 @@ pub fn marker(session: &str, role: Host) -> Incomplete {
         presync: Vec::new(),
         address: None,
         rollback_of: None,
+        settles: None,
     }
 }
 
@@ -92,6 +95,7 @@ pub fn snapshot(name: &str) -> SnapshotFacts {
         parent_uuid: None,
         generation: 1,
         created_generation: 1,
+        changed_generation: 1,
         readonly: true,
         exclusive_bytes: None,
     }

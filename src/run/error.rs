@@ -123,8 +123,8 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
-    /// The plan could not be printed.
-    #[error("cannot write the plan")]
+    /// What was asked for could not be printed.
+    #[error("cannot write the output")]
     Output(#[source] std::io::Error),
     /// A thread of ours panicked.
     #[error("{thread} panicked")]

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 
 use super::error::RunError;
 use super::machines::Access;
+use super::watch::Stop;
 use super::{CORE, Pair, Run, Shared, context, context_for, reconcile, record, snapshots};
-use crate::agent::client::AgentClient;
+use crate::agent::client::{AgentClient, AgentError};
 use crate::agent::protocol::Request;
 use crate::event::{Event, Host, LogLevel, ModuleResult, ModuleStatus};
 use crate::interrupt::AbortFlag;
@@ -57,7 +58,7 @@ fn execute(run: &mut Run, pair: &Pair, index: usize) -> Result<(), RunError> {
     let result = run.selection.foreground[index].execute(&context);
     let module_result = match &result {
         Ok(summary) => success(name, began, summary.clone()),
-        Err(error) => failure(name, began, error),
+        Err(error) => failure(&shared.stop, name, began, error),
     };
     shared
         .events
@@ -80,13 +81,20 @@ pub(super) fn success(module: &str, began: Timestamp, summary: String) -> Module
     }
 }
 
-fn failure(module: &str, began: Timestamp, error: &ModuleError) -> ModuleResult {
+/// The result of a module that did not. One that was told to stop does not know why; the run does.
+fn failure(stop: &Stop, module: &str, began: Timestamp, error: &ModuleError) -> ModuleResult {
+    let error = match error {
+        ModuleError::Interrupted(_) | ModuleError::Agent(AgentError::Interrupted(_)) => {
+            stop.words().unwrap_or_else(|| error.to_string())
+        }
+        error => error.to_string(),
+    };
     ModuleResult {
         module: module.to_owned(),
         status: ModuleStatus::Failed,
         started_at: began,
         ended_at: Timestamp::now(),
-        error: Some(error.to_string()),
+        error: Some(error),
         summary: None,
     }
 }
@@ -158,7 +166,7 @@ impl Work {
         let result = match result {
             Ok(summary) => success(self.name, began, summary),
             Err(error) => {
-                let result = failure(self.name, began, &error);
+                let result = failure(&shared.stop, self.name, began, &error);
                 let error = RunError::module(self.name)(error);
                 if !error.is_interruption() {
                     shared.stop.because(error);

@@ -256,8 +256,10 @@ fn judge_deploy(
     (status, error.hint())
 }
 
-/// What is true whenever an agent is lost in the middle.
-const SYNC_AGAIN: &str = "every file is whole, old or new; sync again to finish";
+/// An agent of this machine does not go by itself.
+const KILLED_HERE: &str = "it was killed, by somebody or for want of memory; every file is whole, \
+    old or new: sync again to finish. The kernel says if it was memory:\n    \
+    journalctl -k --grep 'Out of memory'";
 
 /// The same when the other machine is gone.
 fn when_it_is_back(hostname: &str) -> String {
@@ -284,7 +286,7 @@ fn judge_agent(error: &AgentError) -> (ExitStatus, Option<String>) {
         } => (ExitStatus::Connection, Some(when_it_is_back(hostname))),
         AgentError::Lost {
             host: Host::Source, ..
-        } => (ExitStatus::Failed, Some(SYNC_AGAIN.to_owned())),
+        } => (ExitStatus::Failed, Some(KILLED_HERE.to_owned())),
         AgentError::Nonsense { .. } => (ExitStatus::Failed, None),
         AgentError::Declined { .. } => (ExitStatus::Refused, None),
         AgentError::Prompt(error) => judge_prompt(*error),

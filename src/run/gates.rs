@@ -122,7 +122,7 @@ fn concerning(memories: &Memories<'_>) -> Vec<GateFinding> {
     let mut findings = memories.findings();
     findings.retain(|finding| match finding {
         GateFinding::FirstSync { .. } | GateFinding::PushedTwice { .. } => !resumes,
-        GateFinding::SyncedElsewhere { .. } => true,
+        GateFinding::SyncedElsewhere { .. } | GateFinding::RolledBack { .. } => true,
         GateFinding::Incomplete { on, incomplete } => {
             let only_here = on.iter().all(|(host, _)| *host == Host::Source);
             !(only_here
@@ -146,7 +146,8 @@ fn in_words(finding: &GateFinding, shared: &Shared) -> Gate {
             opened: options.allow_first_sync,
         },
         GateFinding::SyncedElsewhere { source, target, .. }
-        | GateFinding::PushedTwice { source, target, .. } => Gate {
+        | GateFinding::PushedTwice { source, target, .. }
+        | GateFinding::RolledBack { source, target, .. } => Gate {
             finding: explained,
             detail: Vec::new(),
             effect: effect(&source.hostname, &target.hostname),
@@ -155,15 +156,21 @@ fn in_words(finding: &GateFinding, shared: &Shared) -> Gate {
         },
         GateFinding::Incomplete { incomplete, .. } => {
             let names: Vec<String> = incomplete.presync.iter().map(|n| escape_str(n)).collect();
-            let detail = (!names.is_empty()).then(|| {
-                format!(
-                    "what was there before it is in the snapshots {}",
-                    names.join(", ")
-                )
-            });
+            let mut detail = Vec::new();
+            if !names.is_empty() {
+                let names = names.join(", ");
+                detail.push(format!(
+                    "what was there before it is in the snapshots {names}"
+                ));
+            }
+            let target = escape_str(&incomplete.target);
+            let way_out = match &incomplete.rollback_of {
+                None => format!("`pc-switcher rollback` makes {target} what it was before"),
+                Some(_) => format!("`pc-switcher rollback --host {target}` finishes it"),
+            };
             Gate {
-                finding: explained,
-                detail: detail.into_iter().collect(),
+                finding: format!("{explained}; {way_out}"),
+                detail,
                 effect: "go on from here; this run does all the work that one left".to_owned(),
                 flag: ALLOW_INCOMPLETE,
                 opened: options.allow_incomplete,

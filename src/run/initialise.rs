@@ -2,6 +2,7 @@
 //! target's agent and lock.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -10,12 +11,15 @@ use super::options::choose;
 use super::watch::ConnectionWatch;
 use super::{Pair, Peer, Run};
 use crate::agent::client::AgentClient;
-use crate::agent::protocol::{AgentFacts, Reply, Request, banner};
+use crate::agent::protocol::{AGENT_SILENCE, AgentFacts, Reply, Request, banner};
 use crate::escape::escape_str;
 use crate::event::{ConnectionEvent, ConnectionStatus, Event, Host, LogLevel};
 use crate::module::{Machine, ModuleKind};
 use crate::modules::install_on_target::is_newer;
 use crate::record::LockHolder;
+
+/// How long an agent that lost its connection may take to be gone: until it notices, and then ends.
+const LETTING_GO: Duration = AGENT_SILENCE.saturating_add(Duration::from_secs(8));
 
 /// Longest host name a kernel knows (`HOST_NAME_MAX`), which bounds what the other side claims.
 const MAX_HOSTNAME: usize = 64;
@@ -208,13 +212,37 @@ fn lock(run: &Run, peer: &Peer, from: &str) -> Result<(), RunError> {
         pid: peer.facts.pid,
         since: Timestamp::now(),
     };
-    match agent
-        .call(Request::Lock(holder))
-        .map_err(RunError::agent("taking the lock"))?
-    {
-        Reply::Lock(None) => Ok(()),
-        Reply::Lock(Some(holder)) => Err(locked(peer, &holder)),
-        _ => Err(nonsense(agent, "no answer about the lock")),
+    let mut going = None;
+    let end = Instant::now() + LETTING_GO;
+    loop {
+        let reply = agent
+            .call(Request::Lock(holder.clone()))
+            .map_err(RunError::agent("taking the lock"))?;
+        let held_by = match reply {
+            Reply::Lock(None) => return Ok(()),
+            Reply::Lock(Some(held_by)) => held_by,
+            _ => return Err(nonsense(agent, "no answer about the lock")),
+        };
+        let hostname = &peer.machine.hostname;
+        // This machine's own lock is ours by now, so no other sync from here is alive: what holds
+        // the target is an agent that has lost its connection, and ends by itself.
+        let is_left_over = peer.machine.host == Host::Target
+            && held_by.role == Host::Target
+            && held_by.from == from;
+        if !is_left_over || Instant::now() >= end {
+            return Err(locked(peer, &held_by));
+        }
+        if going.is_none() {
+            let session = escape_str(&held_by.session);
+            let text = format!(
+                "{hostname} still has the agent of session {session}, which has lost its connection; \
+                 waiting for it to end"
+            );
+            run.log(LogLevel::Info, Some(Host::Target), text);
+            let doing = format!("ending the agent of session {session}");
+            going = Some(run.shared.events.working(hostname, doing));
+        }
+        run.shared.stop.flag().sleep(Duration::from_millis(500))?;
     }
 }
 

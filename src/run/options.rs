@@ -30,6 +30,8 @@ pub struct SyncOptions {
     pub allow_out_of_order: bool,
     /// Opens the incomplete gate.
     pub allow_incomplete: bool,
+    /// Opens the conflict gate.
+    pub allow_conflicts: bool,
     /// Opens the mass-delete gate.
     pub allow_mass_delete: bool,
     /// Installs packages without asking.

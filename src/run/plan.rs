@@ -1,5 +1,5 @@
 //! Phase 6: what every module will change. A dry run lists it; a real run goes on with the same
-//! values, past the mass-delete gate and a second look at the disks.
+//! values, past the gates of conflicts and of mass deletion and a second look at the disks.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::error::RunError;
-use super::{Pair, Run, context, gates, preflight, reconcile};
+use super::{Pair, Run, Shared, context, gates, preflight, reconcile};
 use crate::change::Digester;
 use crate::event::{Host, LogLevel, ModuleResult, ModuleStatus};
-use crate::figures::bytes;
+use crate::figures::{bytes, counted};
 use crate::module::{Change, ModuleKind, Plan, PlanSummary};
 
 /// Calls its argument with every change of a list.
@@ -48,7 +48,7 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
         reconcile::list(run)?;
     }
     let mut planned = BTreeMap::<String, u64>::new();
-    let mut mass_deletes = Vec::new();
+    let mut questions = Vec::new();
     for index in 0..run.selection.foreground.len() {
         let module = &mut run.selection.foreground[index];
         let (name, kind) = (module.name(), module.kind());
@@ -61,12 +61,15 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
             *planned.entry(path.clone()).or_default() += bytes;
         }
         let limits = &shared.config.user_data;
+        if summary.conflicts > 0 {
+            questions.push(conflict_gate(&shared, pair, name, summary));
+        }
         if is_mass_delete(
             summary,
             limits.mass_delete_percent,
             limits.mass_delete_count,
         ) {
-            mass_deletes.push((name, summary.clone()));
+            questions.push(mass_delete_gate(&shared, pair, name, summary));
         }
         if kind == ModuleKind::Sync || !summary.is_empty() {
             context.log(
@@ -80,8 +83,8 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
             }
         }
     }
-    for (module, summary) in mass_deletes {
-        gates::open(&shared, &mass_delete_gate(run, pair, module, &summary))?;
+    for gate in questions {
+        gates::open(&shared, &gate)?;
     }
     preflight::with_plan(run, pair, &planned)
 }
@@ -142,9 +145,31 @@ fn is_mass_delete(summary: &PlanSummary, percent: u8, count: u64) -> bool {
     summary.deleted > count && share > u128::from(summary.existing) * u128::from(percent)
 }
 
-fn mass_delete_gate(run: &Run, pair: &Pair, module: &str, summary: &PlanSummary) -> gates::Gate {
+/// What was changed on both machines: said before anything is overwritten.
+fn conflict_gate(shared: &Shared, pair: &Pair, module: &str, summary: &PlanSummary) -> gates::Gate {
+    let (source, target) = (&pair.source.machine.hostname, &pair.target.machine.hostname);
+    gates::Gate {
+        finding: format!(
+            "{module}: {} changed on both {source} and {target} since they were equal",
+            counted(summary.conflicts, "path")
+        ),
+        detail: summary.conflict_lines.clone(),
+        effect: format!(
+            "{source}'s versions replace those of {target}, which stay in the snapshot taken before"
+        ),
+        flag: "--allow-conflicts",
+        opened: shared.options.allow_conflicts,
+    }
+}
+
+fn mass_delete_gate(
+    shared: &Shared,
+    pair: &Pair,
+    module: &str,
+    summary: &PlanSummary,
+) -> gates::Gate {
     let target = &pair.target.machine.hostname;
-    let limits = &run.shared.config.user_data;
+    let limits = &shared.config.user_data;
     gates::Gate {
         finding: format!(
             "{module} would delete {} of {} entries on {target}",
@@ -159,7 +184,7 @@ fn mass_delete_gate(run: &Run, pair: &Pair, module: &str, summary: &PlanSummary)
         ],
         effect: "delete them; they stay in the snapshot taken before".to_owned(),
         flag: "--allow-mass-delete",
-        opened: run.shared.options.allow_mass_delete,
+        opened: shared.options.allow_mass_delete,
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) fn mark(run: &mut Run, pair: &Pair, module: Option<&str>) -> Result<(
         presync: Vec::new(),
         address: Some(run.shared.options.host.clone()),
         rollback_of: None,
+        settles: None,
     };
     let is_first = run.incomplete.replace(marker.clone()).is_none();
     let request = |peer: &Peer| {
@@ -148,6 +149,7 @@ pub(super) fn entry(run: &Run, pair: &Pair, peer: &Peer, state: SessionState) ->
         address: Some(run.shared.options.host.clone()),
         changed: changed(run),
         rollback_of: None,
+        settled: None,
         folders: (run.mirrored.as_ref()).map_or_else(BTreeMap::new, |m| m.filters.clone()),
         anchor: run.mirrored.as_ref().map(|m| match &m.anchor {
             Ok(anchor) => Recorded::Anchor(Box::new(anchor.clone())),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::error::RunError;
+use super::explain::explain;
 use crate::agent::client::AgentClient;
 use crate::event::{ConnectionEvent, ConnectionStatus, Event, EventSink, LogEvent, LogLevel};
 use crate::interrupt::{AbortFlag, Interrupted};
@@ -54,6 +55,14 @@ impl Stop {
             *cause = Some(error);
             self.abort.raise();
         }
+    }
+
+    /// Why it was stopped, in words, if not by a signal: what a module says that only knows that it
+    /// was to stop.
+    #[must_use]
+    pub fn words(&self) -> Option<String> {
+        let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        cause.as_ref().map(|cause| explain(cause).line())
     }
 
     /// Why it was stopped; [`RunError::Interrupted`] if by a signal, `None` if it was not.
@@ -276,6 +285,7 @@ mod tests {
         assert!(stop.take().is_none());
         stop.because(RunError::DiskSpace(Vec::new()));
         stop.because(RunError::Interrupted(Interrupted));
+        assert_eq!(stop.words().as_deref(), Some("not enough disk space"));
         assert!(matches!(stop.take(), Some(RunError::DiskSpace(_))));
     }
 

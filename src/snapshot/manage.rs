@@ -175,6 +175,7 @@ fn facts_of(
         parent_uuid: info.parent_uuid,
         generation: info.generation,
         created_generation: info.created_generation,
+        changed_generation: info.changed_generation,
         readonly: info.is_readonly,
         exclusive_bytes: if with_space {
             btrfs::exclusive_bytes(&fd, info.id)
@@ -329,6 +330,31 @@ mod tests {
         delete(&lab.dir, &names).unwrap();
         assert_eq!(list(&lab.dir, false).unwrap(), listed[2..]);
         assert_eq!(std::fs::read(lab.one.join("file")).unwrap(), b"after");
+    }
+
+    #[test]
+    fn a_subvolume_inside_others_is_snapshotted_under_a_flat_name() {
+        let Some(btrfs) = TestBtrfs::new() else {
+            return;
+        };
+        btrfs.create_subvolume("s-suse");
+        std::fs::create_dir_all(btrfs.top().join("s-suse/.snapshots/1")).unwrap();
+        let name = "s-suse/.snapshots/1/snapshot";
+        btrfs.create_subvolume(name);
+        btrfs.mount_subvolume(name);
+        let dir = btrfs.top().join("snapshots");
+        let wanted = NewSnapshot {
+            subvolume: name.to_owned(),
+            name: "s-suse%2f.snapshots%2f1%2fsnapshot-presync-20260101T000000Z-aaaaaaaa".to_owned(),
+        };
+        let made = create(&dir, std::slice::from_ref(&wanted)).unwrap();
+        assert_eq!(
+            (&made[0].subvolume, &made[0].name),
+            (&wanted.subvolume, &wanted.name)
+        );
+        assert_eq!(list(&dir, false).unwrap(), made);
+        delete(&dir, &[wanted.name]).unwrap();
+        assert!(list(&dir, false).unwrap().is_empty());
     }
 
     #[test]

@@ -85,6 +85,9 @@ pub struct SnapshotFacts {
     pub generation: u64,
     /// Generation when it was created; equal to `generation` while nobody touched it.
     pub created_generation: u64,
+    /// Generation of the last change to a file in it.
+    #[serde(default)]
+    pub changed_generation: u64,
     /// Whether it is read-only.
     pub readonly: bool,
     /// Bytes only it holds, if that was asked and could be found out.

@@ -99,6 +99,7 @@ mod tests {
             parent_uuid: None,
             generation: 1,
             created_generation: 1,
+            changed_generation: 1,
             readonly: true,
             exclusive_bytes: None,
         }

@@ -9,8 +9,10 @@ mod changes;
 mod checkup;
 mod json;
 mod live;
+mod logview;
 mod look;
 mod meter;
+mod pager;
 mod plan;
 mod renderer;
 mod report;
@@ -37,7 +39,9 @@ use crate::prompt::Prompter;
 
 pub use changes::{ChangePrinter, ReaderGone};
 pub use checkup::{CheckGroup, CheckRow, Mark, print_checks};
+pub use logview::{LogRow, LogView};
 pub use look::ColorMode;
+pub use pager::page;
 pub use report::{ErrorReport, report_error, report_errors, set_color};
 pub use tty::restore_terminal;
 

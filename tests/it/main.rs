@@ -8,6 +8,7 @@
     reason = "tests start programs as a person does: untied, from outside"
 )]
 
+mod anchors;
 mod completions;
 mod doctor;
 mod documents;
@@ -18,11 +19,15 @@ mod harness;
 mod history;
 mod interrupted;
 mod layers;
+mod layouts;
+mod logs;
+mod losses;
 mod manners;
 mod manual;
 mod packages;
 mod refusals;
 mod retention;
+mod rollback;
 mod round_trip;
 mod support;
 mod survivors;

@@ -22,14 +22,14 @@ fn edits_on_each_side_travel_to_the_other() {
     let letter = "documents/letter.txt";
     fs::write(lab.dev(VEGA).join(letter), "written on vega\n").expect("writable");
     random::mutate(&work(&lab, VEGA), 6, 60).expect("changes");
-    let back = lab.sync_from(VEGA, &["--allow-mass-delete"]);
+    let back = lab.sync_from(VEGA, &["--allow-mass-delete", "--allow-conflicts"]);
     assert!(DONE.contains(&back.status), "{}", back.text());
     oracle::assert_homes_equal(&lab, PRIVATE);
     lab.assert_nothing_left_running();
 
     random::mutate(&work(&lab, ATLAS), 7, 60).expect("changes");
     // In order: the last sync went the other way, so no gate is in the way.
-    sync_and_compare(&lab, &["--allow-mass-delete"]);
+    sync_and_compare(&lab, &["--allow-mass-delete", "--allow-conflicts"]);
 }
 
 #[test]
@@ -48,13 +48,13 @@ fn random_edits_on_either_side_travel_back_and_forth() {
         if seed % 2 == 0 {
             random::mutate(&atlas, seed * 10 + 1, 30).expect("changes");
         }
-        let back = lab.sync_from(VEGA, &["--allow-mass-delete"]);
+        let back = lab.sync_from(VEGA, &["--allow-mass-delete", "--allow-conflicts"]);
         assert!(DONE.contains(&back.status), "{}", back.text());
         oracle::assert_homes_equal(&lab, PRIVATE);
         random::mutate(&atlas, seed * 10 + 2, 60).expect("changes");
         if seed % 2 == 1 {
             random::mutate(&vega, seed * 10 + 3, 30).expect("changes");
         }
-        sync_and_compare(&lab, &["--allow-mass-delete"]);
+        sync_and_compare(&lab, &["--allow-mass-delete", "--allow-conflicts"]);
     }
 }

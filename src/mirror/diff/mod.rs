@@ -16,7 +16,7 @@ mod fingerprint;
 mod judge;
 mod names;
 mod parts;
-mod snapshot;
+pub(super) mod snapshot;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -214,6 +214,7 @@ fn judge_against_walk(older: &Path, newer: &Path, changes: &Changes, what: &str)
     }
 }
 
+mod measure;
 mod random;
 mod refusals;
 mod scenarios;

@@ -17,7 +17,7 @@ use super::super::filter::Filter;
 use super::super::left::Compared;
 use super::super::look::Looker;
 use super::super::plan::{FolderPlan, Step};
-use super::super::scan::{Notes, ScanError, SourceScan};
+use super::super::scan::{NOTES_OF_A_KIND, Notes, ScanError, SourceScan};
 use super::super::service::fault;
 use super::super::tree::Tree;
 use super::super::wire::{Batch, FOR_CLI, FOR_PEER, ScanTree};
@@ -25,6 +25,7 @@ use super::{LocalPlan, Side};
 use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::ServiceContext;
 use crate::escape::escape_bytes;
+use crate::event::LogLevel;
 use crate::sys::btrfs;
 
 /// A file touched so long before the snapshot was made counts as touched after it: clocks are set
@@ -60,6 +61,7 @@ pub fn compare(
         content: false,
         equal_at: equal_at(wanted.older, from, to),
         restricted: None,
+        anchor: None,
     };
     let abort = &context.abort;
     let path = |bytes| Path::new(OsStr::from_bytes(bytes));
@@ -108,9 +110,7 @@ pub fn compare(
         (Err(ScanError::Interrupted(_)), Err(error)) => return Err(error.into()),
         (source, target) => (source?, target?),
     };
-    let mut notes = Notes::default();
-    merge(&mut notes, source_notes);
-    merge(&mut notes, compared.notes);
+    let notes = merged([source_notes, compared.notes]);
     let plan = match &wanted.only {
         None => compared.plan,
         Some(path) => only_what_is_asked_for(&compared.plan, path).map_err(ScanError::Spool)?,
@@ -180,33 +180,49 @@ pub(super) fn equal_at(older: Option<Side>, from: &Tree, to: &Tree) -> Option<Ti
     })
 }
 
-/// Adds what one half has to say. What neither touches is as it should be, and told once.
-fn merge(notes: &mut Notes, of_half: Notes) {
+/// What both halves have to say. What neither touches is as it should be, and told once.
+fn merged(halves: [Notes; 2]) -> Notes {
     let is_left = |kind: &str| kind.contains("a nested subvolume or a mount");
-    for (kind, count) in of_half.counts {
-        let kind = if is_left(&kind) {
-            LEFT_ALONE.to_owned()
-        } else {
-            kind
-        };
-        *notes.counts.entry(kind).or_default() += count;
-    }
-    let mut left = 0;
-    for (level, line) in of_half.lines {
-        match line.split_once(": ") {
-            Some((kind, path)) if is_left(kind) => {
-                left += u64::from(level == crate::event::LogLevel::Warning);
-                let line = (
-                    crate::event::LogLevel::Info,
-                    format!("{LEFT_ALONE}: {path}"),
-                );
-                notes.lines.push(line);
-            }
-            _ => notes.lines.push((level, line)),
+    let mut notes = Notes::default();
+    let (mut left, mut most) = (BTreeSet::new(), 0);
+    for half in halves {
+        let of_left = |count: &(&String, &u64)| is_left(count.0);
+        let here: u64 = half.counts.iter().filter(of_left).map(|(_, n)| n).sum();
+        most = most.max(here);
+        for (kind, count) in half.counts.into_iter().filter(|(kind, _)| !is_left(kind)) {
+            *notes.counts.entry(kind).or_default() += count;
         }
+        let mut warned = 0;
+        for (level, line) in half.lines {
+            match line.split_once(": ") {
+                Some((kind, path)) if is_left(kind) => {
+                    left.insert(path.to_owned());
+                }
+                _ => {
+                    warned += u64::from(level == LogLevel::Warning);
+                    notes.lines.push((level, line));
+                }
+            }
+        }
+        notes.warnings += half.warnings.saturating_sub(here).max(warned);
+        notes.errors += half.errors;
     }
-    notes.warnings += of_half.warnings.saturating_sub(left);
-    notes.errors += of_half.errors;
+    // Each half names only the first of them.
+    let count = most.max(left.len() as u64);
+    if count > 0 {
+        let count = if most <= NOTES_OF_A_KIND {
+            left.len() as u64
+        } else {
+            count
+        };
+        notes.counts.insert(LEFT_ALONE.to_owned(), count);
+    }
+    for path in left {
+        notes
+            .lines
+            .push((LogLevel::Info, format!("{LEFT_ALONE}: {path}")));
+    }
+    notes
 }
 
 /// The part of a plan that brings `path` back: what is only here stays, unless it is inside a directory

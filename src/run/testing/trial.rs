@@ -164,6 +164,7 @@ fn config(path: PathBuf, modules: impl Iterator<Item = &'static str>) -> Config 
                 path: "/home".into(),
                 filter: None,
             }],
+            full_scan_every: None,
             mass_delete_percent: 50,
             mass_delete_count: 100,
         },

@@ -116,6 +116,7 @@ impl MachineWorld {
                         parent_uuid: None,
                         generation: 5,
                         created_generation: 5,
+                        changed_generation: 5,
                         readonly: true,
                         exclusive_bytes: None,
                     })

@@ -120,6 +120,7 @@ fn old_snapshots_go_by_policy_and_the_anchors_of_other_machines_stay() {
         parent_uuid: None,
         generation: 1,
         created_generation: 1,
+        changed_generation: 1,
         readonly: true,
         exclusive_bytes: None,
     };

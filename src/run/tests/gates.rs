@@ -33,6 +33,7 @@ fn closed_gates() -> Vec<(&'static str, World)> {
         ("--allow-out-of-order", elsewhere),
         ("--allow-out-of-order", twice),
         ("--allow-incomplete", died),
+        ("--allow-conflicts", world()),
         ("--allow-mass-delete", world()),
         ("--allow-logged-in", {
             let busy = world();
@@ -60,16 +61,18 @@ fn give(trial: &mut Trial, flag: &str) {
         "--allow-first-sync" => &mut options.allow_first_sync,
         "--allow-out-of-order" => &mut options.allow_out_of_order,
         "--allow-incomplete" => &mut options.allow_incomplete,
+        "--allow-conflicts" => &mut options.allow_conflicts,
         "--allow-mass-delete" => &mut options.allow_mass_delete,
         "--allow-logged-in" => &mut options.allow_logged_in,
         _ => unreachable!(),
     } = true;
 }
 
-const GATE_FLAGS: [&str; 5] = [
+const GATE_FLAGS: [&str; 6] = [
     "--allow-first-sync",
     "--allow-out-of-order",
     "--allow-incomplete",
+    "--allow-conflicts",
     "--allow-mass-delete",
     "--allow-logged-in",
 ];

@@ -76,6 +76,7 @@ fn marker(source: &str, target: &str, role: Host) -> Incomplete {
         presync: vec!["@home-presync-20260101T000000Z-0000dead".into()],
         address: None,
         rollback_of: None,
+        settles: None,
     }
 }
 
@@ -88,6 +89,14 @@ fn gated(world: &World, flag: &str) -> Trial {
         "work"
     };
     let mut work = TestModule::new(name);
+    if flag == "--allow-conflicts" {
+        work.plan = Box::new(|_| PlanSummary {
+            changed: 2,
+            conflicts: 2,
+            conflict_lines: vec!["/home/a: atlas 1 B, vega 2 B".to_owned()],
+            ..PlanSummary::default()
+        });
+    }
     if flag == "--allow-mass-delete" {
         work.plan = Box::new(|_| PlanSummary {
             deleted: 900,

@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use crate::agent::protocol::{Installed, Request};
-use crate::event::Host;
+use crate::event::{Host, LogLevel};
 use crate::module::ValidationError;
 use crate::run::testing::{TestModule, Trial};
 use crate::snapshot::SnapshotDir;
@@ -122,6 +122,37 @@ fn a_locked_machine_says_who_holds_it() {
         }
         nothing_was_changed(&world);
     }
+}
+
+#[test]
+fn what_a_lost_sync_from_here_left_on_the_target_is_waited_for() {
+    let world = world();
+    world.with(Host::Target, |m| {
+        m.lock = Some(crate::record::LockHolder {
+            session: "0badcafe".into(),
+            role: Host::Target,
+            from: "atlas".into(),
+            pid: 42,
+            since: jiff::Timestamp::UNIX_EPOCH,
+        });
+    });
+    let later = world.clone();
+    let ends = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        later.with(Host::Target, |m| m.lock = None);
+    });
+    let outcome = Trial::new(&world).run();
+    ends.join().unwrap();
+    assert_eq!(outcome.code(), 0, "{}", outcome.error());
+    let told = |line: &&crate::event::LogEvent| line.message.contains("0badcafe");
+    assert_eq!(
+        outcome
+            .logged(LogLevel::Info)
+            .into_iter()
+            .filter(told)
+            .count(),
+        1
+    );
 }
 
 #[test]

@@ -61,17 +61,22 @@ pub fn differences(
 /// `excludes` are paths from `/home` down (`/dev/.ssh`).
 #[track_caller]
 pub fn assert_homes_equal(lab: &Lab, excludes: &[&str]) {
-    let (left, right) = (lab.home(ATLAS), lab.home(VEGA));
-    for home in [&left, &right] {
-        let home = std::fs::File::open(home).expect("the disk is mounted");
-        rustix::fs::syncfs(home).expect("the disk takes it");
+    assert_trees_equal(&lab.home(ATLAS), &lab.home(VEGA), excludes);
+}
+
+/// The same for two trees; `excludes` are paths from their tops down.
+#[track_caller]
+pub fn assert_trees_equal(left: &Path, right: &Path, excludes: &[&str]) {
+    for tree in [left, right] {
+        let tree = std::fs::File::open(tree).expect("the disk is mounted");
+        rustix::fs::syncfs(tree).expect("the disk takes it");
     }
     let skip = |path: &[u8]| {
         excludes
             .iter()
             .any(|e| path == e.trim_matches('/').as_bytes())
     };
-    let mut found = differences(&left, &right, &skip).expect("both homes can be read");
+    let mut found = differences(left, right, &skip).expect("both can be read");
     found.retain(|d| d.aspect != Aspect::ZeroData);
     let shown: Vec<String> = found.iter().take(40).map(ToString::to_string).collect();
     assert!(
@@ -81,7 +86,7 @@ pub fn assert_homes_equal(lab: &Lab, excludes: &[&str]) {
         shown.join("\n")
     );
     let deep = "/dev/deep";
-    let lines = rsync(&left, &right, &[excludes, &[deep]].concat());
+    let lines = rsync(left, right, &[excludes, &[deep]].concat());
     assert!(lines.is_empty(), "rsync would:\n{}", lines.join("\n"));
 }
 
