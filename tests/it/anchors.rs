@@ -1,16 +1,21 @@
 //! The second sync starts from what the first one left: how it knows, when it does not, and what it says.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::awkward::set_mtime;
 use crate::support::lab::{ATLAS, Lab, Output, VEGA};
 use crate::support::oracle;
-use crate::support::scenario::{DONE, FILTER, PRIVATE, make_private_paths};
+use crate::support::random;
+use crate::support::scenario::{DONE, FILTER, PRIVATE, make_private_paths, work};
+use crate::support::seeds;
+use crate::support::stopped::STAGING;
 
 /// Lets a sync go the same way again.
 const AGAIN: &str = "--allow-out-of-order";
@@ -151,10 +156,24 @@ fn btrfs(args: &[&str]) {
     );
 }
 
+fn history(lab: &Lab, host: &str) -> (PathBuf, Value) {
+    let path = lab.disk(host).join("@/var/lib/pc-switcher/history.json");
+    let file = serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
+    (path, file)
+}
+
+fn last_session(lab: &Lab, host: &str) -> String {
+    let (_, file) = history(lab, host);
+    let last = file["history"].as_array().expect("a list").last();
+    last.expect("there is one")["session"]
+        .as_str()
+        .expect("text")
+        .to_owned()
+}
+
 /// Rewrites a machine's history.
 fn rewrite(lab: &Lab, host: &str, change: impl Fn(&mut Vec<Value>)) {
-    let path = lab.disk(host).join("@/var/lib/pc-switcher/history.json");
-    let mut file: Value = serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
+    let (path, mut file) = history(lab, host);
     change(file["history"].as_array_mut().expect("a list"));
     fs::write(&path, file.to_string()).expect("writable");
 }
@@ -192,7 +211,14 @@ fn every_reason_for_a_full_scan_is_told_and_the_sync_is_right() {
     why("the filter of /home changed", &[]);
     assert_eq!(fs::read(theirs.join("x.tmp")).expect("there"), b"ours");
 
-    let last = |host, kind| snapshots(&lab, host, kind).pop().expect("there is one");
+    let last = |host, kind| {
+        let session = last_session(&lab, host);
+        let mut found = snapshots(&lab, host, kind).into_iter();
+        // Two sessions within a second are in no order by their names.
+        found
+            .rfind(|path| path.to_string_lossy().contains(&session))
+            .expect("there is one")
+    };
     let gone = last(VEGA, "postsync");
     btrfs(&[
         "-q",
@@ -310,4 +336,62 @@ fn what_both_machines_changed_is_shown_and_waits_for_an_answer() {
         .expect("there is one");
     let kept = before.join("dev/work/1");
     assert_eq!(fs::read(kept).expect("there"), b"vega\n", "the way back");
+}
+
+#[test]
+fn random_changes_on_both_machines_are_synced_from_the_anchor_as_by_a_full_scan() {
+    let Some(lab) = Lab::fresh() else { return };
+    anchored(&lab);
+    let (ours, theirs) = (work(&lab, ATLAS), work(&lab, VEGA));
+    random::tree(&ours, 9, 200).expect("a tree");
+    let flags = ["--allow-mass-delete", "--allow-conflicts"];
+    sync(&lab, &flags);
+    for seed in seeds(&[1, 2]) {
+        println!("seed {seed}");
+        random::mutate(&ours, seed * 10, 40).expect("changes");
+        random::mutate(&theirs, seed * 10 + 1, 25).expect("changes");
+        let (run, how, _) = sync(&lab, &flags);
+        assert_eq!(how, "anchor", "{}", run.text());
+        oracle::assert_homes_equal(&lab, PRIVATE);
+        let full = lab.sync(&[AGAIN, "--dry-run", "--full-scan"]);
+        assert!(
+            said(&full, "user_data: nothing to change"),
+            "{}",
+            full.text()
+        );
+    }
+}
+
+#[test]
+fn what_is_written_to_the_target_during_a_sync_is_named_and_mended_by_the_next() {
+    let Some(lab) = Lab::fresh() else { return };
+    let theirs = anchored(&lab);
+    let ours = lab.dev(ATLAS).join("work");
+    let noise = fs::File::open("/dev/urandom").expect("the kernel has it");
+    let mut large = fs::File::create(ours.join("large")).expect("writable");
+    std::io::copy(&mut noise.take(30_000_000), &mut large).expect("writable");
+    lab.verb(&["netem", "200mbit", "3ms"]).ok();
+    let run = lab.start_sync(&[AGAIN]);
+    let staging = lab.home(VEGA).join(STAGING);
+    assert!(Lab::wait_until(Duration::from_secs(30), || staging.exists()));
+    // Not in the plan, and with its time put back.
+    let page = theirs.join("33");
+    let time = fs::metadata(&page).expect("there");
+    fs::write(&page, "page XX\n").expect("writable");
+    set_mtime(&page, time.mtime(), time.mtime_nsec()).expect("root may");
+    fs::write(theirs.join("stray"), "written meanwhile\n").expect("writable");
+    let run = run.wait();
+    lab.verb(&["netem", "off"]).ok();
+    assert!(DONE.contains(&run.status), "{}", run.text());
+    assert!(
+        said(&run, "changed on vega during the sync"),
+        "{}",
+        run.text()
+    );
+
+    let (next, how, _) = sync(&lab, &[]);
+    assert_eq!(how, "anchor", "{}", next.text());
+    assert_eq!(fs::read(&page).expect("there"), b"page 33\n");
+    assert!(!theirs.join("stray").exists());
+    oracle::assert_homes_equal(&lab, PRIVATE);
 }

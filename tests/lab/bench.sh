@@ -22,6 +22,7 @@ big=${BENCH_BIG:-2147483648} only=${BENCH_ONLY:-} wires=${BENCH_WIRES:-off 1gbit
 again=(rsync ours) first=(rsync tar ours)
 if [[ -n $only ]]; then again=("$only") first=("$only"); fi
 if [[ $only == tar ]]; then again=(); fi
+tools_again=("${again[@]}")
 export LAB_NAME=pcs-bench-$$ LAB_SIZE=60G LAB_OWNER=$$
 lab() { "$here/lab.sh" "$@"; }
 say() { echo "bench: $*" >&2; }
@@ -48,9 +49,10 @@ btrfs_snapshots: { subvolumes: ["@home"], keep_recent: 1 }
 user_data: { folders: [ { path: $1 } ] }
 CONFIG
 }
+flags=() # of ours, besides the gates
 ours() { # FOLDER
   configure "$1"
-  measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order --allow-mass-delete
+  measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order --allow-mass-delete "${flags[@]}"
 }
 rsync() { # FOLDER
   measured lab exec atlas rsync -aHAXS --delete --numeric-ids --rsync-path='sudo rsync' \
@@ -172,6 +174,11 @@ for wire in $wires; do
   if ((many > 0)) && [[ $wire == off ]]; then
     compare "no change, $many files, warm, $label" /home/bench/many warm again
     compare "no change, $many files, cold, $label" /home/bench/many cold again
+    # Without the anchor, as after a month, or after a sync with another machine in between.
+    flags=(--full-scan) again=(ours)
+    compare "no change, $many files, full scan, warm, $label" /home/bench/many warm again
+    compare "no change, $many files, full scan, cold, $label" /home/bench/many cold again
+    flags=() again=("${tools_again[@]}")
   fi
 done
 lab netem off
