@@ -253,7 +253,14 @@ fn apply_staged(
     let (orders, ordered) = bounded(ORDERS);
     let (lots, sealed) = bounded(1);
     let lead = Lead::new(shared, &outcome, told.another(), orders, lots)?;
-    let hand = Hand::new(shared, &outcome, told.another(), ordered, origin);
+    let hand = Hand::new(
+        shared,
+        &outcome,
+        told.another(),
+        ordered,
+        origin,
+        plan.begun,
+    );
     let committer = Committer {
         shared,
         outcome: &outcome,

@@ -231,8 +231,14 @@ impl<'a> Server<'a> {
         let id = opened.id;
         let (fd, size) = opened.file?;
         match &opened.what {
-            What::Survey(how) => return survey(fd.as_fd(), size, id, how, |m| self.say(m)),
-            What::Parts(parts) => return send_parts(fd.as_fd(), size, id, parts, |m| self.say(m)),
+            What::Survey(how) => {
+                let abort = self.abort;
+                return survey(fd.as_fd(), size, id, how, abort, |m| self.say(m));
+            }
+            What::Parts(parts) => {
+                let abort = self.abort;
+                return send_parts(fd.as_fd(), size, id, parts, abort, |m| self.say(m));
+            }
             What::Whole => {}
         }
         let mut hash = ContentHash::new();
@@ -255,7 +261,6 @@ impl<'a> Server<'a> {
         while self.in_flight > DATA_WINDOW {
             self.hear(true)?;
         }
-        // Looking for parts that differ, or cutting, can take long without anything to say.
         Ok(self.abort.check()?)
     }
 

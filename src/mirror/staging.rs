@@ -361,7 +361,7 @@ fn clear(tree: &Tree, staging: &OwnedFd, parts: Parts) -> Result<(), Errno> {
     let names = Names::read(staging.as_fd())?;
     for position in 0..names.len() {
         let name = names.get(position).expect("within the length");
-        if parts == Parts::Stay && name.starts_with(partial::PREFIX.as_bytes()) {
+        if parts == Parts::Stay && partial::is_one(staging.as_fd(), name)? {
             continue;
         }
         if name == FRESH_NAME.as_bytes() {

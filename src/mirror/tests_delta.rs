@@ -145,6 +145,27 @@ fn of_files_whose_changed_ranges_are_known_only_those_are_compared() {
     sh(&lab.to, super::tests::CLEAN);
 }
 
+#[test]
+fn what_was_written_outside_known_ranges_meanwhile_is_seen_though_nothing_tells() {
+    let Some(lab) = lab() else { return };
+    sh(&lab.from, "head -c 4000000 /dev/urandom >a");
+    let mut pair = Pair::new();
+    pair.mirror(&lab.from, &lab.to, "");
+    sh(&lab.from, &format!("{EDIT} edit a 7"));
+    pair.scan(&lab.from, &lab.to, "", false).unwrap();
+    pair.change_plan(&lab.to, |op| {
+        op.ranges = Some(std::iter::once(0..121 * 4096).collect());
+    });
+    // Its size and time are what the plan saw.
+    sh(
+        &lab.to,
+        &format!("{EDIT} touch -r a ../time; edit a 900; touch -r ../time a; rm ../time"),
+    );
+    let said = said_applying(&lab, &mut pair);
+    assert!(said < 100_000, "{said}");
+    assert_equal(&lab);
+}
+
 /// Names in the staging directory of the target.
 fn staged(lab: &Lab) -> Vec<String> {
     let names = fs::read_dir(lab.to.join(STAGING_NAME))
@@ -201,6 +222,27 @@ fn a_large_file_goes_on_where_the_link_was_cut() {
     assert!(arrived > LARGE / 4, "{arrived}");
     // A megabyte of it was damaged, and the cut is within a piece.
     assert!(said < LARGE - arrived + (3 << 20), "{said} of {arrived}");
+    assert_equal(&lab);
+}
+
+#[test]
+fn a_directory_that_gave_way_when_the_run_died_is_not_taken_for_what_arrived() {
+    let Some(lab) = lab() else { return };
+    sh(
+        &lab.from,
+        &format!("head -c {LARGE} /dev/urandom >large; mkdir -p new/deep; cp large new/deep/too"),
+    );
+    cut_after(&lab, 100);
+    let part = name_of(b"large");
+    assert_eq!(staged(&lab), [&part[..]]);
+    // It was exchanged with the file that has arrived, which was removed since; and then died.
+    sh(
+        &lab.to.join(STAGING_NAME),
+        &format!("rm {part}; mkdir {part}; echo mine >{part}/kept"),
+    );
+    let outcome = Pair::new().mirror(&lab.from, &lab.to, "");
+    assert_eq!(outcome.applied.errors, 0);
+    sh(&lab.to, "grep -qx mine .pc-switcher-kept-1/*/kept && rm -r .pc-switcher-kept-1; touch -r ../from .");
     assert_equal(&lab);
 }
 

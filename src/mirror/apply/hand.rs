@@ -22,7 +22,7 @@ use crate::mirror::delta::rebuild::{
 };
 use crate::mirror::delta::survey::Survey;
 use crate::mirror::delta::{self, partial};
-use crate::mirror::entry::split;
+use crate::mirror::entry::{Time, split};
 use crate::mirror::place::{DirCache, PlaceError, Shared};
 use crate::mirror::plan::{Old, Op};
 use crate::mirror::staging::{self, LATE_FLAGS};
@@ -122,6 +122,8 @@ pub(super) struct Hand<'a> {
     told: Told<'a>,
     orders: Receiver<Order>,
     origin: Origin<'a>,
+    /// When the plan began.
+    planned: Time,
     /// What was asked for and is not made yet.
     asked: VecDeque<Asked>,
     /// Length of the questions.
@@ -144,6 +146,7 @@ impl<'a> Hand<'a> {
         told: Told<'a>,
         orders: Receiver<Order>,
         origin: Origin<'a>,
+        planned: Time,
     ) -> Self {
         Self {
             shared,
@@ -151,6 +154,7 @@ impl<'a> Hand<'a> {
             told,
             orders,
             origin,
+            planned,
             asked: VecDeque::new(),
             asked_bytes: 0,
             ask_no_more: false,
@@ -273,19 +277,30 @@ impl<'a> Hand<'a> {
         let Ok(old) = self.open_old(op) else {
             return Ok(None);
         };
-        match prepare(self.job(op, staged), &old, changed) {
-            Ok(prepared) => Ok(Some(prepared)),
+        let prepared = prepare(self.job(op, staged), &old, changed);
+        // Outside of the ranges nothing is compared. Who wrote there since the plan began can have put
+        // its size and time back, but not this; and once copied it is out of everybody's reach.
+        let touched = Old::touched_at(&old);
+        match prepared.and_then(|prepared| Ok((prepared, touched?))) {
+            Ok((prepared, touched)) if touched < self.planned => return Ok(Some(prepared)),
+            Ok(_) => {}
             Err(errno) => {
                 self.outcome.stop.check()?;
                 if PlaceError::Io(errno).is_fatal() {
                     return Err(write_error(&op.path, errno));
                 }
-                let discarded = staging::discard(self.shared.staging.dir(), staged.as_bytes());
-                match discarded {
-                    Ok(()) | Err(Errno::NOENT) => Ok(None),
-                    Err(errno) => Err(write_error(&op.path, errno)),
-                }
             }
+        }
+        self.discard(staged)
+            .map_err(|errno| write_error(&op.path, errno))?;
+        Ok(None)
+    }
+
+    /// Removes what was begun under the name `staged`, if it was.
+    fn discard(&self, staged: &str) -> Result<(), Errno> {
+        match self.shared.staging.unlink(staged) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other,
         }
     }
 
@@ -414,9 +429,8 @@ impl<'a> Hand<'a> {
         if !as_a_whole {
             return Ok(made);
         }
-        match self.shared.staging.unlink(staged) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Ok(Err(errno.into())),
+        if let Err(errno) = self.discard(staged) {
+            return Ok(Err(errno.into()));
         }
         let path = &op.path[..];
         if let Origin::There(line) = &mut self.origin {

@@ -6,9 +6,9 @@
 //! have the right hash. A run that ends well, or that does not need it, removes it.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::mirror::entry::{FLAG_NOCOW, Kind};
@@ -25,7 +25,7 @@ const KEPT_MAX: usize = 16;
 /// As much of them may be in memory only, and not counted yet as taken on the disk.
 const UNWRITTEN: u64 = 1 << 30;
 /// How their names begin.
-pub const PREFIX: &str = "part-";
+const PREFIX: &str = "part-";
 
 /// The name of what has arrived of the file at `path`.
 #[must_use]
@@ -101,17 +101,27 @@ fn list(staging: &Staging) -> Result<Vec<(String, u64)>, Errno> {
     let mut found = Vec::new();
     for position in 0..names.len() {
         let name = names.get(position).expect("within the length");
-        if !name.starts_with(PREFIX.as_bytes()) {
-            continue;
-        }
-        let Ok(name) = std::str::from_utf8(name) else {
+        let Some(stat) = look(staging.dir(), name)? else {
             continue;
         };
-        let stat = rustix::fs::statat(staging.dir(), name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if kind_of(stat.st_mode) == Kind::File {
+        if let Ok(name) = std::str::from_utf8(name) {
             let bytes = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
             found.push((name.to_owned(), bytes));
         }
     }
     Ok(found)
+}
+
+/// Whether `name` in the staging directory is what has arrived of a file. A directory that gave way to
+/// such a file has its name, if the run died then.
+pub fn is_one(staging: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
+    Ok(look(staging, name)?.is_some())
+}
+
+fn look(staging: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Stat>, Errno> {
+    if !name.starts_with(PREFIX.as_bytes()) {
+        return Ok(None);
+    }
+    let stat = rustix::fs::statat(staging, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok((kind_of(stat.st_mode) == Kind::File).then_some(stat))
 }

@@ -63,7 +63,7 @@ impl<'a> PartSink<'a> {
                 Ok(())
             }
             Message::Data { offset, bytes, .. } => {
-                let end = offset + bytes.len() as u64;
+                let end = offset.saturating_add(bytes.len() as u64);
                 let (at, hash) = self.open.as_mut().ok_or(Malformed("content of no part"))?;
                 let part = &self.parts[self.next - 1];
                 // Forwards only, so that there is an end to it.

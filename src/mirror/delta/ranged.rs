@@ -72,8 +72,9 @@ pub fn prepare(job: Job<'_>, old: &OwnedFd, changed: &Ranges) -> Result<Prepared
     let mut reader = PartReader::default();
     let mut known = Vec::with_capacity(parts.len());
     for part in &parts {
-        job.abort.check().map_err(|_| Errno::INTR)?;
-        known.push(reader.read::<Errno>(file.as_fd(), part, |_, _| Ok(()))?);
+        let go_on = || job.abort.check().map_err(|_| Errno::INTR);
+        go_on()?;
+        known.push(reader.read(file.as_fd(), part, |_, _| go_on())?);
     }
     Ok(Prepared {
         staged: job.staged.to_owned(),

@@ -422,11 +422,18 @@ impl Work<'_> {
                 }))?;
             }
         }
+        let mut compared = Ok(());
         for (gaps, cut) in [(&shifted, BLOCKS), (&within, SHREDS)] {
-            if !gaps.is_empty() {
-                self.compare(gaps, cut)?;
+            if gaps.is_empty() {
+                continue;
+            }
+            match self.compare(gaps, cut) {
+                Err(Trouble::All(error)) => return Err(error.into()),
+                // Both were asked for, and both are taken off the line.
+                result => compared = compared.and(result),
             }
         }
+        compared?;
         self.copy()?;
         self.fetch()
     }

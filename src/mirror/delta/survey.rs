@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::BLOCK;
 use super::cut::{Cut, Cutter, for_each_data};
 use super::list::{Hash, PART_WEIGHT, PARTS_MAX, Part, PieceWriter, brief};
+use crate::interrupt::{AbortFlag, Interrupted};
 use crate::mirror::codec::{Malformed, Reader};
 use crate::mirror::ranges::Ranges;
 use crate::mirror::wire::{ContentHash, DATA_MAX, Message};
@@ -65,11 +66,12 @@ impl Survey {
 }
 
 /// Says the pieces of the open `file` of `size` bytes.
-pub fn survey<E: From<Errno>>(
+pub fn survey<E: From<Errno> + From<Interrupted>>(
     file: BorrowedFd<'_>,
     size: u64,
     id: u64,
     survey: &Survey,
+    abort: &AbortFlag,
     mut say: impl FnMut(&Message<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let all = || std::iter::once(0..size).collect();
@@ -81,6 +83,7 @@ pub fn survey<E: From<Errno>>(
     let mut total = blake3::Hasher::new();
     let mut count = 0;
     Cutter::new(survey.cut).for_each::<E>(file, &ranges, |offset, bytes| {
+        abort.check()?;
         count += 1;
         if count > PIECES_MAX {
             return Err(Errno::FBIG.into());
@@ -185,16 +188,18 @@ pub fn read_full(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result
 
 /// Sends the parts of `file` that are not what is known of them. What of a part that was begun is
 /// not sent is a hole.
-pub fn send_parts<E: From<Errno>>(
+pub fn send_parts<E: From<Errno> + From<Interrupted>>(
     file: BorrowedFd<'_>,
     size: u64,
     id: u64,
     parts: &[Part],
+    abort: &AbortFlag,
     mut say: impl FnMut(&Message<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut reader = PartReader::default();
     let mut total = blake3::Hasher::new();
     for (index, part) in (0..).zip(parts) {
+        abort.check()?;
         if part.range.end > size {
             return Err(Errno::INVAL.into());
         }
@@ -206,7 +211,7 @@ pub fn send_parts<E: From<Errno>>(
                 if is_short {
                     held.push((offset, bytes.to_vec()));
                 }
-                Ok(())
+                Ok(abort.check()?)
             })?;
             if brief(&hash) == *known {
                 total.update(&hash);

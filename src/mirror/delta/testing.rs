@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::list::Part;
 use super::rebuild::{Ended, Line, Question};
 use super::survey::{Survey, send_parts, survey};
-use crate::interrupt::AbortFlag;
+use crate::interrupt::{AbortFlag, Interrupted};
 use crate::mirror::apply::ApplyError;
 use crate::mirror::wire::{Batch, FOR_PEER, Message, Messages};
 
@@ -28,6 +28,10 @@ pub(crate) struct Direct {
     /// Its version of the file.
     pub file: File,
     asked: VecDeque<Asked>,
+    abort: AbortFlag,
+    /// How many questions are answered before one is not; `None`: all.
+    pub fails_after: Option<u64>,
+    answered: u64,
     /// Bytes that went to the source.
     pub asked_bytes: u64,
     /// Bytes that came from it.
@@ -48,11 +52,19 @@ impl Direct {
         Self {
             file,
             asked: VecDeque::new(),
+            abort: AbortFlag::new(),
+            fails_after: None,
+            answered: 0,
             asked_bytes: 0,
             said_bytes: 0,
             data_bytes: 0,
             questions: 0,
         }
+    }
+
+    /// How many questions wait for their answers.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.asked.len()
     }
 
     /// What went over the line in both directions.
@@ -111,8 +123,17 @@ impl Line for Direct {
                 Self::Source(errno)
             }
         }
+        impl From<Interrupted> for Stop {
+            fn from(error: Interrupted) -> Self {
+                Self::Target(error.into())
+            }
+        }
         let size = self.file.metadata().unwrap().len();
         let asked = self.asked.pop_front().expect("asked before");
+        self.answered += 1;
+        if self.fails_after == Some(self.answered - 1) {
+            return Ok(Err("it cannot be read".to_owned()));
+        }
         let mut ended = None;
         let (said, data) = (&mut self.said_bytes, &mut self.data_bytes);
         let mut say = |message: &Message<'_>| {
@@ -131,8 +152,8 @@ impl Line for Direct {
         };
         let file = self.file.as_fd();
         let done = match &asked {
-            Asked::Survey(how) => survey(file, size, 0, how, &mut say),
-            Asked::Parts(parts) => send_parts(file, size, 0, parts, &mut say),
+            Asked::Survey(how) => survey(file, size, 0, how, &self.abort, &mut say),
+            Asked::Parts(parts) => send_parts(file, size, 0, parts, &self.abort, &mut say),
         };
         match done {
             Ok(()) => Ok(Ok(ended.expect("an end"))),

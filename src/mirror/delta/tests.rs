@@ -380,6 +380,49 @@ fn an_old_version_that_is_gone_or_all_different_or_short_is_no_obstacle() {
     assert!(line.said_bytes > 0);
 }
 
+#[test]
+fn when_the_source_cannot_look_closer_nothing_stays_on_the_line() {
+    let Some(versions) = Versions::new() else {
+        return;
+    };
+    let mut bytes = same(&versions, 8 * MIB);
+    // Something put in, and something changed in place: two questions at once.
+    bytes[6_000_000..6_050_000].copy_from_slice(&noise(50_000, 5));
+    bytes.splice(2_000_001..2_000_001, noise(50_000, 6));
+    fs::write(versions.theirs(), &bytes).unwrap();
+    let meta = Meta {
+        kind: Kind::File,
+        size: bytes.len() as u64,
+        ..Meta::opaque()
+    };
+    let survey = first_look(meta.size);
+    for answered in 0..4 {
+        let mut line = Direct::new(File::open(versions.theirs()).unwrap());
+        line.fails_after = Some(answered);
+        line.ask(Question::Survey(&survey)).unwrap();
+        let staged = versions.staging.new_name();
+        let job = Job {
+            path: b"file",
+            staging: &versions.staging,
+            staged: &staged,
+            meta: &meta,
+            abort: &AbortFlag::new(),
+        };
+        let old = OwnedFd::from(File::open(versions.ours()).unwrap());
+        let result = rebuild(&mut line, job, &survey, Ok(Some(old)), None);
+        match answered {
+            3 => assert!(matches!(
+                result,
+                Err(Trouble::File(PlaceError::Content(_)))
+            )),
+            _ => assert!(matches!(result, Err(Trouble::AsAWhole)), "{answered}"),
+        }
+        let questions = [1, 3, 3, 4];
+        assert_eq!(line.questions, questions[usize::try_from(answered).unwrap()]);
+        assert_eq!(line.unanswered(), 0, "{answered}");
+    }
+}
+
 /// Changes a version the way programs do.
 fn mutate(bytes: &mut Vec<u8>, rng: &mut Random) {
     for _ in 0..=rng.below(6) {
