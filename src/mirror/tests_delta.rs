@@ -242,7 +242,10 @@ fn a_directory_that_gave_way_when_the_run_died_is_not_taken_for_what_arrived() {
     );
     let outcome = Pair::new().mirror(&lab.from, &lab.to, "");
     assert_eq!(outcome.applied.errors, 0);
-    sh(&lab.to, "grep -qx mine .pc-switcher-kept-1/*/kept && rm -r .pc-switcher-kept-1; touch -r ../from .");
+    sh(
+        &lab.to,
+        "grep -qx mine .pc-switcher-kept-1/*/kept && rm -r .pc-switcher-kept-1; touch -r ../from .",
+    );
     assert_equal(&lab);
 }
 

@@ -80,7 +80,10 @@ fn changed_blocks_of_an_image_cost_a_tenth_more_than_themselves() {
     println!("an idle sync costs {idle}; changed bytes and what they cost: {costs:?}");
     for (changed, bytes) in costs {
         assert!(bytes < changed * 11 / 10, "{bytes} for {changed}");
-        assert!(bytes > changed * 9 / 10, "{bytes} for {changed}: not counted");
+        assert!(
+            bytes > changed * 9 / 10,
+            "{bytes} for {changed}: not counted"
+        );
     }
 
     // Written anew with what was there: that is a change for the filesystem alone.
@@ -153,7 +156,7 @@ fn a_large_file_whose_link_was_cut_goes_on_from_what_arrived() {
         blocks.sum::<u64>() * 512
     };
     let is_half_there = || arrived() > size / 2;
-    if !Lab::wait_until(Duration::from_secs(60), is_half_there) {
+    if !Lab::wait_until(Duration::from_mins(1), is_half_there) {
         assert!(run.is_running(), "{}", run.wait().text());
         panic!("it does not arrive: {}", arrived());
     }

@@ -411,14 +411,14 @@ fn when_the_source_cannot_look_closer_nothing_stays_on_the_line() {
         let old = OwnedFd::from(File::open(versions.ours()).unwrap());
         let result = rebuild(&mut line, job, &survey, Ok(Some(old)), None);
         match answered {
-            3 => assert!(matches!(
-                result,
-                Err(Trouble::File(PlaceError::Content(_)))
-            )),
+            3 => assert!(matches!(result, Err(Trouble::File(PlaceError::Content(_))))),
             _ => assert!(matches!(result, Err(Trouble::AsAWhole)), "{answered}"),
         }
         let questions = [1, 3, 3, 4];
-        assert_eq!(line.questions, questions[usize::try_from(answered).unwrap()]);
+        assert_eq!(
+            line.questions,
+            questions[usize::try_from(answered).unwrap()]
+        );
         assert_eq!(line.unanswered(), 0, "{answered}");
     }
 }

@@ -215,7 +215,7 @@ pub const BLOCK: u64 = 4096;
 pub fn edit(path: &Path, count: u64, random: &mut Random) -> io::Result<()> {
     let file = fs::File::options().write(true).open(path)?;
     let each = file.metadata()?.len() / BLOCK / count;
-    let mut block = [0; BLOCK as usize];
+    let mut block = vec![0; usize::try_from(BLOCK).expect("small")];
     for n in 0..count {
         for word in block.chunks_exact_mut(8) {
             word.copy_from_slice(&random.next().to_le_bytes());
