@@ -10,6 +10,7 @@
 
 mod anchors;
 mod completions;
+mod deltas;
 mod doctor;
 mod documents;
 mod dry_run;
@@ -17,6 +18,7 @@ mod errors;
 mod first_sync;
 mod flatpaks;
 mod harness;
+mod help;
 mod history;
 mod interrupted;
 mod layers;
@@ -32,4 +34,6 @@ mod rollback;
 mod round_trip;
 mod support;
 mod survivors;
+mod terminal;
 mod timing;
+mod unattended;
