@@ -200,9 +200,13 @@ impl<'a> Checker<'a> {
             .take("left_alone")
             .and_then(|field| self.patterns(&field));
         let recipes = section.take("recipes").map(|field| self.recipes(&field));
+        let share_cache = section
+            .take("share_cache")
+            .and_then(|field| self.switch(&field));
         PackagesConfig {
             left_alone: left_alone.unwrap_or(defaults.left_alone),
             recipes: recipes.unwrap_or_default(),
+            share_cache: share_cache.unwrap_or(defaults.share_cache),
             command_timeout: self.number(
                 section.take("command_timeout"),
                 60..=86_400,

@@ -39,6 +39,7 @@ pub(super) const SNAPSHOTS: Keys = &[
 pub(super) const PACKAGES: Keys = &[
     ("left_alone", "left_alone"),
     ("recipes", "recipes"),
+    ("share_cache", "share_cache"),
     ("command_timeout", "command_timeout"),
 ];
 

@@ -243,6 +243,8 @@ pub struct PackagesConfig {
     pub left_alone: Vec<String>,
     /// Commands that bring what no package source offers, by the package's name or the program's path.
     pub recipes: BTreeMap<String, String>,
+    /// Whether package files of the source's cache travel over the sync's connection (default: no).
+    pub share_cache: bool,
     /// Seconds that one command of a package manager may take (default 3600).
     pub command_timeout: u64,
 }
@@ -252,6 +254,7 @@ impl Default for PackagesConfig {
         Self {
             left_alone: LEFT_ALONE.iter().map(|&name| name.to_owned()).collect(),
             recipes: BTreeMap::new(),
+            share_cache: false,
             command_timeout: 3600,
         }
     }

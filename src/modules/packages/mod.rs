@@ -15,11 +15,13 @@ pub mod manager;
 pub mod marks;
 mod patterns;
 mod people;
+mod plain;
 mod planning;
 mod release;
 mod review;
 mod rules;
 pub mod service;
+mod sharing;
 mod snap;
 #[cfg(test)]
 mod testing;
@@ -56,7 +58,15 @@ const NAMED: usize = 8;
 /// another manager.
 #[must_use]
 pub fn managers() -> &'static [&'static dyn Manager] {
-    &[&apt::Apt, &snap::Snap, &flatpak::Flatpak, &hand::Hand]
+    &[
+        &apt::Apt,
+        &plain::Plain(plain::Dnf),
+        &plain::Plain(plain::Pacman),
+        &plain::Plain(plain::Zypper),
+        &snap::Snap,
+        &flatpak::Flatpak,
+        &hand::Hand,
+    ]
 }
 
 /// The module, with what it found out.
@@ -141,10 +151,13 @@ impl Packages {
         ready: &Ready,
     ) -> Result<Answer<Vec<Outcome>>, ModuleError> {
         let name = ready.manager.name();
+        let share = context.config.packages.share_cache;
+        let supplied = share && sharing::share(context, ready.manager, &ready.settled.work)?;
         let request = PackagesRequest::Apply {
             manager: name.to_owned(),
             work: ready.settled.work.clone(),
             patience: context.config.packages.command_timeout,
+            supplied,
         };
         let count = ready.settled.changes.len();
         let changes = format!("let {name} make {count} changes");
@@ -159,6 +172,10 @@ impl Module for Packages {
 
     fn kind(&self) -> ModuleKind {
         ModuleKind::Sync
+    }
+
+    fn fails_whole(&self) -> bool {
+        true
     }
 
     fn validate_config(&self, config: &Config) -> Vec<ConfigError> {

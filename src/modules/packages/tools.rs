@@ -35,6 +35,8 @@ pub struct Tools<'a> {
     pub abort: &'a AbortFlag,
     /// Time for one command that changes something.
     pub patience: Duration,
+    /// Whether everything the work needs is on this machine: then no network is needed.
+    pub supplied: bool,
     /// Below this are the machine's files (`/`; tests have their own).
     root: PathBuf,
     /// Where programs are looked for.
@@ -48,6 +50,7 @@ impl<'a> Tools<'a> {
         Self {
             abort,
             patience,
+            supplied: false,
             root: PathBuf::from("/"),
             path: OsString::from(ROOT_PATH),
         }
@@ -61,6 +64,7 @@ impl<'a> Tools<'a> {
         Self {
             abort,
             patience: Duration::from_secs(20),
+            supplied: false,
             root: root.to_owned(),
             path,
         }
@@ -72,6 +76,7 @@ impl<'a> Tools<'a> {
         Tools {
             abort,
             patience: self.patience,
+            supplied: self.supplied,
             root: self.root.clone(),
             path: self.path.clone(),
         }

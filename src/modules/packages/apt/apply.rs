@@ -87,6 +87,12 @@ impl Apply<'_, '_> {
         (self.say)("asking the package sources what is new");
         let refreshed = self.refresh_new_sources().and_then(|()| self.refresh_all());
         if let Err(why) = refreshed {
+            if before.is_empty() && self.tools.supplied {
+                (self.say)(&format!(
+                    "going on with the package index that is there: {why}"
+                ));
+                return Ok(installs);
+            }
             if before.is_empty() {
                 for install in installs.drain(..) {
                     self.fail(&install.name, why.0.clone());

@@ -5,6 +5,7 @@
 //! it and is never asked about alone.
 
 mod apply;
+pub mod cache;
 mod etc;
 mod plan;
 mod policy;
@@ -22,6 +23,7 @@ use serde_json::Value;
 use super::answer::{Answer, Silence};
 use super::item::{Draft, Outcome, Settled, View};
 use super::manager::{Manager, Obstacle};
+use super::sharing::Wanted;
 use super::tools::Tools;
 
 /// The manager.
@@ -60,6 +62,12 @@ impl Manager for Apt {
         chosen: &BTreeSet<String>,
     ) -> Result<Settled, String> {
         plan::settle(view, draft, chosen)
+    }
+
+    fn lacks(&self, tools: &Tools<'_>, work: Value) -> Result<Vec<Wanted>, Silence> {
+        let work =
+            plan::Work::deserialize(work).map_err(|e| Silence(format!("unknown work: {e}")))?;
+        Ok(cache::lacks(tools, &work))
     }
 
     fn apply(
