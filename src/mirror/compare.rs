@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::codec::{Malformed, Reader};
 use super::content::hash_file;
 use super::drift::{self, Asking, Since};
-use super::entry::{Aspects, DEPTH_MAX, Entry, FLAG_NOCOW, Kind, Meta, Time, join, split};
+use super::entry::{Aspects, DEPTH_MAX, Entry, FLAG_NOCOW, Kind, Meta, join, split};
 use super::exchange;
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::left::{Compared, Left};
@@ -26,7 +26,7 @@ use super::ranges::Ranges;
 use super::scan::{ChunkEncoder, Notes, ScanError};
 use super::spool::SpoolWriter;
 use super::suspects::{Suspect, Suspects, Within};
-use super::tree::{Found, Names, Tree};
+use super::tree::{Found, Names, Tree, Trust};
 use super::wire::{Batch, Chunk, FrameCursor, Message, Messages, SCAN_WINDOW_CHUNKS, ScanTree};
 use crate::escape::escape_bytes;
 use crate::interrupt::AbortFlag;
@@ -102,7 +102,7 @@ pub struct TargetScan<'a> {
     cli: Batch<'a>,
     abort: &'a AbortFlag,
     content: bool,
-    equal_at: Option<Time>,
+    trust: Option<Trust>,
     /// What became of things since the anchor, if there is one.
     since: Option<Since<'a>>,
     /// The folder in the snapshot that told what may differ.
@@ -153,7 +153,7 @@ impl<'a> TargetScan<'a> {
             cli,
             abort,
             content: scan.content,
-            equal_at: scan.equal_at,
+            trust: scan.trust,
             since: None,
             compared: None,
             restricted: None,
@@ -665,13 +665,11 @@ impl<'a> TargetScan<'a> {
             Err(error) => return unreadable(&mut self.notes, error),
         };
         self.leaders.note(&mut found, || join(path, name));
-        if self.is_restricted {
-            let doubted = self.suspects.visit(path, within, name).doubted;
-            let touched = self.equal_at.is_some_and(|since| found.ctime > since);
-            found.suspect_if(doubted || touched);
-        } else {
-            found.suspect_if_touched_since(self.equal_at);
-        }
+        let doubted = self.suspects.visit(path, within, name).doubted;
+        let touched = self.trust.map(|trust| found.is_touched_since(&trust));
+        // As on the source.
+        let touched = touched.unwrap_or(!self.is_restricted);
+        found.suspect_if(doubted || touched);
         if self.content && found.meta.kind == Kind::File {
             match hash_file(self.tree, dir.as_fd(), name, self.abort) {
                 Ok(hash) => found.meta.content = Some(hash),

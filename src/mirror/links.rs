@@ -92,6 +92,7 @@ mod tests {
             ino: 7,
             nlink,
             ctime: crate::mirror::entry::Time::default(),
+            born: crate::mirror::entry::Time::default(),
         };
         let mut leaders = Leaders::default();
         let (mut first, mut second) = (found(2), found(2));

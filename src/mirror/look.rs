@@ -239,5 +239,9 @@ fn found_of(ino: u64, inode: &InodeItem) -> Found {
         ino,
         nlink: u64::from(inode.nlink),
         ctime: Time { secs, nanos },
+        born: Time {
+            secs: inode.otime.0,
+            nanos: inode.otime.1,
+        },
     }
 }

@@ -423,6 +423,7 @@ impl MirrorService {
             bytes: applied.bytes,
             kept: applied.kept,
             moves: applied.moves,
+            begun: Some(plan.begun),
             ended: Some(super::plan::now()),
             ..MirrorReply::default()
         };

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::service::MirrorService;
 use super::suspects::Suspect;
+use super::tree::Trust;
 use super::wire::{FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, Restricted, ScanTree};
 use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
@@ -199,7 +200,7 @@ impl Pair {
         rules: &str,
         content: bool,
     ) -> Result<(MirrorReply, MirrorReply), Fault> {
-        let equal_at = self.equal_at;
+        let trust = self.equal_at.map(Trust::until);
         if let Some([ours, theirs]) = self.suspects.clone() {
             self.source.suspect(from.to_str().unwrap(), ours);
             self.target.suspect(to.to_str().unwrap(), theirs);
@@ -217,7 +218,7 @@ impl Pair {
             rules: rules.to_owned(),
             origin: "test.filter".to_owned(),
             content,
-            equal_at,
+            trust,
         };
         let (from, to) = (tree(from), tree(to));
         self.run(

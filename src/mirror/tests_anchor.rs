@@ -10,6 +10,7 @@ use super::testing::Pair;
 use super::tests::{Lab, sh};
 use super::tests_property::{empty, number, random_rules, round};
 use super::tests_random::{Random, grow, mutate};
+use super::tree::Trust;
 use super::wire::{DiffFolder, DiffRequest, MirrorReply, MirrorRequest, Restricted, ScanTree};
 use crate::interrupt::AbortFlag;
 use crate::record::anchor::LeftPath;
@@ -85,7 +86,7 @@ impl Anchored {
             rules: self.rules.clone(),
             origin: "test.filter".to_owned(),
             content: false,
-            equal_at: None,
+            trust: None,
             anchor: None,
             restricted: None,
         }
@@ -229,7 +230,7 @@ impl Anchored {
             found: true,
             ..Restricted::default()
         });
-        target.equal_at = applied.ended;
+        target.trust = applied.ended.map(Trust::until);
         self.scan(&source, &target);
         self.pair.list(Path::new(&then.path))
     }

@@ -10,6 +10,7 @@ use rustix::fs::{
     AtFlags, Dev, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxAttributes, StatxFlags,
 };
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::entry::{FLAGS, Kind, Meta, PATH_LIMIT, Time, XATTRS_MAX, Xattr};
 
@@ -46,6 +47,8 @@ pub struct Found {
     pub nlink: u64,
     /// When anything about the inode was changed last, which nobody can set back.
     pub ctime: Time,
+    /// When the inode was made, which nobody can set either.
+    pub born: Time,
 }
 
 impl Found {
@@ -57,6 +60,7 @@ impl Found {
             ino: 0,
             nlink: 1,
             ctime: Time::default(),
+            born: Time::default(),
         }
     }
 
@@ -65,11 +69,34 @@ impl Found {
         self.meta.suspect = doubted && self.meta.kind == Kind::File;
     }
 
-    /// Marks a regular file that was touched after `since`: its size and time may have been put
-    /// back, its change time cannot be. Without a time that both sides were equal, every file is.
-    pub fn suspect_if_touched_since(&mut self, since: Option<Time>) {
-        self.meta.suspect =
-            self.meta.kind == Kind::File && since.is_none_or(|since| self.ctime > since);
+    /// Whether it was touched after the moment of `trust`: its size and time may have been put back,
+    /// its change time cannot be.
+    #[must_use]
+    pub fn is_touched_since(&self, trust: &Trust) -> bool {
+        let is_older = |since| self.born <= since && self.ctime > since;
+        self.ctime > trust.equal_at || trust.ours_since.is_some_and(is_older)
+    }
+}
+
+/// Until when files are what size and time make of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// Files touched after this moment of this machine's clock are compared by content even if size
+    /// and time are equal.
+    pub equal_at: Time,
+    /// What was made from this moment on was made by the mirror and is believed; what is older is
+    /// not if it was touched since.
+    pub ours_since: Option<Time>,
+}
+
+impl Trust {
+    /// In everything that was not touched since `equal_at`.
+    #[must_use]
+    pub fn until(equal_at: Time) -> Self {
+        Self {
+            equal_at,
+            ours_since: None,
+        }
     }
 }
 
@@ -99,10 +126,20 @@ fn ctime_of(stat: &Statx) -> Time {
     }
 }
 
+fn born_of(stat: &Statx) -> Time {
+    Time {
+        secs: stat.stx_btime.tv_sec,
+        nanos: stat.stx_btime.tv_nsec,
+    }
+}
+
+/// What is asked of an inode.
+const ASKED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
 /// The stat of the entry `name` of `dir`, or `None` if there is no such entry.
 fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Statx>, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    match rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
+    match rustix::fs::statx(dir, name, flags, ASKED) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(error) => Err(error),
@@ -111,7 +148,7 @@ fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Statx>, Errno> {
 
 /// Device, inode and type through a descriptor.
 fn statx_fd(fd: BorrowedFd<'_>) -> Result<Statx, Errno> {
-    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, ASKED)
 }
 
 impl Tree {
@@ -296,6 +333,7 @@ impl Tree {
             ino: stat.stx_ino,
             nlink: u64::from(stat.stx_nlink),
             ctime: ctime_of(&stat),
+            born: born_of(&stat),
         })
     }
 
@@ -336,6 +374,7 @@ impl Tree {
             ino: stat.stx_ino,
             nlink: u64::from(stat.stx_nlink),
             ctime: ctime_of(stat),
+            born: born_of(stat),
         })
     }
 }
@@ -583,4 +622,39 @@ impl Names {
 fn name_at(text: &[u8], offset: u32) -> &[u8] {
     let start = offset as usize;
     &text[start..start + usize::from(text[start - 1])]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_the_mirrors_work_is_not_believed_if_it_was_touched_meanwhile() {
+        let at = |secs| Time { secs, nanos: 0 };
+        let found = |born, ctime| Found {
+            born: at(born),
+            ctime: at(ctime),
+            ..Found::unreadable()
+        };
+        let plain = Trust::until(at(20));
+        let ours = Trust {
+            ours_since: Some(at(10)),
+            ..plain
+        };
+        for (born, ctime, by_plain, by_ours) in [
+            (5, 5, false, false),
+            (5, 15, false, true),
+            (5, 25, true, true),
+            // Made by the mirror.
+            (11, 15, false, false),
+            (11, 25, true, true),
+        ] {
+            let found = found(born, ctime);
+            let is = (
+                found.is_touched_since(&plain),
+                found.is_touched_since(&ours),
+            );
+            assert_eq!(is, (by_plain, by_ours), "{born} {ctime}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ use super::delta::survey::Survey;
 use super::drift::{Became, Drift, Version};
 use super::entry::{Meta, NAME_MAX, PATH_LIMIT, Time, is_valid_name, is_valid_path};
 use super::suspects::Suspect;
+use super::tree::Trust;
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::record::anchor::LeftPath;
 use crate::snapshot::SnapshotFacts;
@@ -720,12 +721,12 @@ pub struct ScanTree {
     pub origin: String,
     /// Compare content, not only size and time.
     pub content: bool,
-    /// Files touched after this moment of this machine's clock are compared by content even if
-    /// size and time are equal: when both sides were last known to be equal. `None`: all files.
-    pub equal_at: Option<Time>,
+    /// Until when files are believed for their size and time. `None`: no file is, all that both
+    /// machines have are compared by content.
+    pub trust: Option<Trust>,
     /// This machine's half of the anchor, to tell what was changed since.
     pub anchor: Option<String>,
-    /// Look at nothing but what may differ, where that is known; without `equal_at`, no other file
+    /// Look at nothing but what may differ, where that is known; without `trust`, no other file
     /// is compared by content then.
     pub restricted: Option<Restricted>,
 }
@@ -784,6 +785,9 @@ pub struct MirrorReply {
     /// Apply: moves it took to put new things into place.
     #[serde(default)]
     pub moves: u64,
+    /// When the plan that was carried out was begun, by that machine's clock.
+    #[serde(default)]
+    pub begun: Option<Time>,
     /// When applying ended, by that machine's clock.
     #[serde(default)]
     pub ended: Option<Time>,

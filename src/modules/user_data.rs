@@ -57,8 +57,8 @@ struct Planned {
     left_more: bool,
     /// Whether a directory's filter file is not mirrored itself.
     own_rules: bool,
-    /// When the plan had been carried out, by the target's clock.
-    applied_at: Option<Time>,
+    /// When the plan was begun and when it had been carried out, by the target's clock.
+    applied: Option<(Time, Time)>,
 }
 
 impl Planned {
@@ -331,7 +331,7 @@ impl Module for UserData {
                 left: Vec::new(),
                 left_more: false,
                 own_rules: false,
-                applied_at: None,
+                applied: None,
             });
         }
         let starts = basis::starts(context, &self.planned)?;
@@ -414,7 +414,7 @@ impl Module for UserData {
             bytes += applied.bytes;
             kept += applied.kept;
             errors += applied.errors;
-            planned.applied_at = applied.ended;
+            planned.applied = applied.begun.zip(applied.ended);
         }
         context.emit_progress(ProgressUpdate {
             percent: Some(100),
