@@ -15,6 +15,7 @@ mod fresh;
 mod hand;
 mod lead;
 mod lot;
+mod moving;
 mod outcome;
 
 use std::os::fd::AsFd;
@@ -27,6 +28,7 @@ use self::commit::Committer;
 use self::finish::{MadeDirs, delete_all, finish_dirs};
 use self::hand::{Hand, Line, ORDERS, Origin};
 use self::lead::Lead;
+use self::moving::move_all;
 use self::outcome::Outcome;
 use super::codec::Malformed;
 use super::place::{self, DirCache, Shared};
@@ -219,6 +221,7 @@ fn apply_staged(
     told: &mut Told<'_>,
     abort: &AbortFlag,
 ) -> Result<MadeDirs, ApplyError> {
+    move_all(shared, plan, applied, told, abort)?;
     let outcome = Outcome::new(abort);
     let (orders, ordered) = bounded(ORDERS);
     let (lots, sealed) = bounded(1);
@@ -248,7 +251,7 @@ fn apply_staged(
     applied.bytes = outcome.bytes.load(Ordering::Relaxed);
     let results = outcome.finish()?;
     applied.items += results.placed;
-    applied.moves = results.moves;
+    applied.moves += results.moves;
     applied.notes.merge(results.notes);
     abort.check()?;
     delete_all(shared, plan, applied, told, abort)?;

@@ -21,6 +21,7 @@ use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::left::{Compared, Left};
 use super::links::{Leaders, unseen};
 use super::look::Looker;
+use super::moves::Moves;
 use super::plan::{Old, Op, Ops, Planner, RANGES_MAX, Step};
 use super::ranges::Ranges;
 use super::scan::{ChunkEncoder, Notes, ScanError};
@@ -212,7 +213,10 @@ impl<'a> TargetScan<'a> {
         if let Some(ours) = self.restricted.take() {
             exchange::tell(&mut self.peer, &ours)?;
             let theirs = exchange::hear(self.incoming, self.abort)?;
-            self.suspects = ours.into_iter().chain(theirs).collect();
+            let moves = exchange::accept(&ours, &theirs, self.tree, filter, self.abort)?;
+            exchange::tell(&mut self.peer, &exchange::agreed(&moves))?;
+            self.plan_moves(&moves)?;
+            self.suspects = Suspects::new(ours.into_iter().chain(theirs), moves);
         }
         let mut ended = false;
         while !ended || !self.pending.is_empty() {
@@ -335,6 +339,7 @@ impl<'a> TargetScan<'a> {
             aspects,
             path,
             old: have.map(old_of),
+            from: None,
             meta: want.clone(),
             ranges,
         };
@@ -353,7 +358,8 @@ impl<'a> TargetScan<'a> {
         }
         let ranges = self.suspects.ranges(path)?;
         // They were found out of a snapshot: what was written since then is not in them.
-        let then = self.compared.as_mut()?.then(path)?;
+        let path = self.suspects.moves().before(path);
+        let then = self.compared.as_mut()?.then(&path)?;
         let is_as_it_was = (then.ino, then.ctime) == (have.ino, have.ctime);
         is_as_it_was.then(|| ranges.clone().at_most(RANGES_MAX))
     }
@@ -514,7 +520,7 @@ impl<'a> TargetScan<'a> {
         }
         let names = match &place {
             Place::Here(fd) => match self.suspects.read(fd.as_fd(), path, &within) {
-                Ok(names) => names,
+                Ok(names) => self.as_moved(path, names),
                 Err(error) => {
                     self.notes.error(
                         "cannot be read",
@@ -540,6 +546,63 @@ impl<'a> TargetScan<'a> {
         Ok(())
     }
 
+    /// Plans the moves that were agreed on, before everything else.
+    fn plan_moves(&mut self, moves: &Moves) -> Result<(), ScanError> {
+        for (m, step) in moves.list().iter().zip(moves.steps()) {
+            if step.now == step.to {
+                // It goes along with the directory it is in.
+                continue;
+            }
+            let (parent, name) = split(&m.from);
+            let found =
+                (self.tree.open_dir(parent)).and_then(|dir| self.tree.look(dir.as_fd(), name));
+            let Ok(Some(have)) = found else {
+                return Err(Malformed("what was to be moved is gone").into());
+            };
+            self.planner.add(&Op {
+                step: Step::Move,
+                aspects: Aspects(Aspects::MOVED),
+                path: m.to.clone(),
+                from: Some(m.from.clone()),
+                old: Some(old_of(&have)),
+                meta: have.meta,
+                ranges: None,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The names of a directory as they will be when directories have been moved.
+    fn as_moved(&self, path: &[u8], names: Names) -> Names {
+        let moves = self.suspects.moves();
+        let before = moves.before(path);
+        let arrivals = moves.arrivals(path);
+        if arrivals.is_empty() && !moves.is_left_by_some(&before) {
+            return names;
+        }
+        let come: Vec<(&[u8], u64)> = arrivals
+            .iter()
+            .filter_map(|name| {
+                let m = moves.to(&join(path, name))?;
+                let dir = self.tree.open_dir(&m.from).ok()?;
+                Some((&name[..], rustix::fs::fstat(dir).ok()?.st_ino))
+            })
+            .collect();
+        names.changed(|name| moves.from(&join(&before, name)).is_some(), &come)
+    }
+
+    /// What stands where a directory comes from that is moved to `name` in `path`.
+    fn look_moved(&self, path: &[u8], name: &[u8]) -> Option<Result<Option<Found>, Errno>> {
+        let moves = self.suspects.moves();
+        if moves.is_empty() {
+            return None;
+        }
+        let m = moves.to(&join(path, name))?;
+        let (parent, name) = split(&m.from);
+        let dir = self.tree.open_dir(parent);
+        Some(dir.and_then(|dir| self.tree.look(dir.as_fd(), name)))
+    }
+
     /// What stands at `name` in the directory on top of the stack, where the source has a directory.
     fn child_place(&mut self, name: &[u8]) -> Place {
         let level = self.stack.last().expect("the caller looked");
@@ -548,7 +611,11 @@ impl<'a> TargetScan<'a> {
             other => return other.clone(),
         };
         let path = join(&level.path, name);
-        match self.tree.open_child(fd.as_fd(), name) {
+        let opened = match self.suspects.moves().to(&path) {
+            Some(m) => self.tree.open_dir(&m.from),
+            None => self.tree.open_child(fd.as_fd(), name),
+        };
+        match opened {
             Ok(fd) => Place::Here(Rc::new(fd)),
             Err(Errno::NOENT) => Place::Absent,
             Err(Errno::XDEV) => {
@@ -605,7 +672,10 @@ impl<'a> TargetScan<'a> {
             ours.entries.push((name, None));
             return Ok(());
         }
-        let found = self.looker.look(dir, path, names, position);
+        let found = match self.look_moved(path, &name) {
+            Some(found) => found,
+            None => self.looker.look(dir, path, names, position),
+        };
         if let Ok(Some(found)) = &found {
             let is_dir = matches!(found.meta.kind, Kind::Dir | Kind::Opaque);
             // Before it is noted: what is excluded leads no hard links.
@@ -639,7 +709,10 @@ impl<'a> TargetScan<'a> {
         within: &Within,
     ) -> Result<Option<Found>, ScanError> {
         self.looker.looked += 1;
-        let found = self.tree.look(dir.as_fd(), name);
+        let found = match self.look_moved(path, name) {
+            Some(found) => found,
+            None => self.tree.look(dir.as_fd(), name),
+        };
         self.note(found, dir, path, name, within)
     }
 
@@ -870,6 +943,7 @@ impl<'a> TargetScan<'a> {
                 step,
                 aspects,
                 path,
+                from: None,
                 old: Some(old_of(have)),
                 meta: want.clone(),
                 ranges,
@@ -936,7 +1010,8 @@ impl<'a> TargetScan<'a> {
     }
 
     fn hash_of(&self, path: &[u8]) -> Result<[u8; 32], Errno> {
-        let (parent, name) = split(path);
+        let path = self.suspects.moves().before(path);
+        let (parent, name) = split(&path);
         let dir = self.tree.open_dir(parent)?;
         hash_file(self.tree, dir.as_fd(), name, self.abort)
     }

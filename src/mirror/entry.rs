@@ -377,8 +377,10 @@ impl Aspects {
     pub const FLAGS: u16 = 64;
     /// Which inode it shares.
     pub const LINK: u16 = 128;
+    /// Where it is: a directory that is moved as it is.
+    pub const MOVED: u16 = 256;
 
-    const NAMES: [(u16, &'static str); 8] = [
+    const NAMES: [(u16, &'static str); 9] = [
         (Self::KIND, "type"),
         (Self::CONTENT, "content"),
         (Self::MODE, "mode"),
@@ -387,6 +389,7 @@ impl Aspects {
         (Self::XATTRS, "xattrs"),
         (Self::FLAGS, "flags"),
         (Self::LINK, "hard link"),
+        (Self::MOVED, "moved"),
     ];
 
     /// Whether any of `bits` is set.

@@ -1,15 +1,20 @@
 //! Before a restricted scan: each machine tells the other which paths may differ.
 //!
 //! The target speaks first and the source only when it has heard all of it, so that neither waits
-//! for the other to take what it sends.
+//! for the other to take what it sends. The source says of directories where they were, if they
+//! could be moved as they are; last the target says which of them it will move.
 
 use crossbeam_channel::Receiver;
 
 use super::codec::Malformed;
+use super::filter::Filter;
+use super::movable::{goes_along, is_movable};
+use super::moves::{Move, Moves};
 use super::scan::ScanError;
-use super::suspects::{SUSPECT_BYTES_MAX, SUSPECTS_MAX, Suspect};
+use super::suspects::{Mark, SUSPECT_BYTES_MAX, SUSPECTS_MAX, Suspect, is_below};
+use super::tree::Tree;
 use super::wire::{Batch, Message, Messages};
-use crate::interrupt::AbortFlag;
+use crate::interrupt::{AbortFlag, Interrupted};
 
 /// What one machine may name: what it has found and what was left at the anchor.
 const NAMED_MAX: usize = SUSPECTS_MAX + crate::record::anchor::LEFT_MAX;
@@ -37,7 +42,8 @@ pub fn hear(incoming: &Receiver<Vec<u8>>, abort: &AbortFlag) -> Result<Vec<Suspe
                         .ranges
                         .as_ref()
                         .map_or(0, super::ranges::Ranges::len);
-                    bytes += suspect.path.len() + 16 * ranges;
+                    let from = suspect.from.as_ref().map_or(0, Vec::len);
+                    bytes += suspect.path.len() + from + 16 * ranges;
                     if suspects.len() >= NAMED_MAX || bytes > SUSPECT_BYTES_MAX {
                         return Err(Malformed("suspects more paths than allowed").into());
                     }
@@ -49,6 +55,103 @@ pub fn hear(incoming: &Receiver<Vec<u8>>, abort: &AbortFlag) -> Result<Vec<Suspe
         }
     }
     Ok(suspects)
+}
+
+fn move_of(suspect: &Suspect) -> Option<Move> {
+    Some(Move {
+        from: suspect.from.clone()?,
+        to: suspect.path.clone(),
+    })
+}
+
+/// Whether the folder as a whole is suspect.
+fn is_everything(suspects: &[Suspect]) -> bool {
+    let mut suspects = suspects.iter();
+    suspects.any(|s| s.path.is_empty() && s.mark.has(Mark::BELOW))
+}
+
+/// On the source: takes back where directories were that cannot be moved as they are.
+pub fn offer(
+    ours: &mut [Suspect],
+    tree: &Tree,
+    filter: &Filter,
+    abort: &AbortFlag,
+) -> Result<(), Interrupted> {
+    let mut offered: Vec<Move> = Vec::new();
+    for suspect in ours {
+        let Some(m) = move_of(suspect) else { continue };
+        // In the order of paths: what goes along comes after what it goes along with.
+        if offered.iter().any(|above| goes_along(&m, above)) {
+            continue;
+        }
+        if is_movable(tree, &m.to, &m, filter, abort)? {
+            offered.push(m);
+        } else {
+            suspect.from = None;
+        }
+    }
+    Ok(())
+}
+
+/// On the target: which of the moves that the source offers will be made: those of directories that
+/// have not been touched here since both sides were equal, as far as `ours` tells.
+pub fn accept(
+    ours: &[Suspect],
+    theirs: &[Suspect],
+    tree: &Tree,
+    filter: &Filter,
+    abort: &AbortFlag,
+) -> Result<Moves, Interrupted> {
+    if is_everything(ours) || is_everything(theirs) {
+        return Ok(Moves::default());
+    }
+    let is_touched = |path: &[u8]| {
+        let mut ours = ours.iter();
+        ours.any(|s| {
+            s.path == path
+                || is_below(&s.path, path)
+                || s.mark.has(Mark::BELOW) && is_below(path, &s.path)
+        })
+    };
+    let mut wanted: Vec<Move> = Vec::new();
+    for m in theirs.iter().filter_map(move_of) {
+        abort.check()?;
+        if is_touched(&m.from) || is_touched(&m.to) {
+            continue;
+        }
+        if wanted.iter().any(|above| goes_along(&m, above))
+            || is_movable(tree, &m.from, &m, filter, abort)?
+        {
+            wanted.push(m);
+        }
+    }
+    Ok(Moves::possible(wanted, |path| tree.occupied(path)))
+}
+
+/// What the target will move, for the source.
+#[must_use]
+pub fn agreed(moves: &Moves) -> Vec<Suspect> {
+    let moves = moves.list().iter();
+    moves
+        .map(|m| Suspect {
+            from: Some(m.from.clone()),
+            ..Suspect::new(m.to.clone(), Mark::default())
+        })
+        .collect()
+}
+
+/// What the target has said it will move, of what was offered.
+pub fn agree(ours: &[Suspect], theirs: &[Suspect]) -> Result<Moves, Malformed> {
+    let mut moves = Vec::new();
+    for m in theirs.iter().map(move_of) {
+        let m = m.ok_or(Malformed("moves nothing"))?;
+        let is_offered = |s: &Suspect| s.path == m.to && s.from.as_ref() == Some(&m.from);
+        if !ours.iter().any(is_offered) {
+            return Err(Malformed("moves what was not offered"));
+        }
+        moves.push(m);
+    }
+    Ok(Moves::of(moves))
 }
 
 #[cfg(test)]

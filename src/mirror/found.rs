@@ -88,7 +88,12 @@ fn suspects(changes: &Changes, folder: &DiffFolder, own_writes: bool) -> Vec<Sus
             if folder.rules {
                 suspects.extend(of_rules(path));
             }
-            suspects.push(suspect(path, changed, own_writes));
+            let mut suspect = suspect(path, changed, own_writes);
+            let is_moved = changed.what.has(What::APPEARED.with(What::SUBTREE));
+            if let Some(from) = changed.from.as_ref().filter(|_| is_moved) {
+                suspect.from = in_folder(from, below).map(<[u8]>::to_vec);
+            }
+            suspects.push(suspect);
         } else if is_other(changed.what) && holds_folder(&changed.path, below) {
             suspects.push(Suspect::new(Vec::new(), Mark::ANYTHING));
         }
@@ -126,5 +131,6 @@ fn suspect(path: &[u8], changed: &Changed, own_writes: bool) -> Suspect {
         path: path.to_vec(),
         mark,
         ranges: known.then(|| changed.ranges.clone()),
+        from: None,
     }
 }

@@ -117,16 +117,10 @@ impl Moves {
         self.by_from.get(path).map(|at| &self.list[*at])
     }
 
-    /// Whether a moved directory is above `path` of the source, or is it.
+    /// Whether a moved directory is below `dir` of the source, and `path` in it or it itself.
     #[must_use]
-    pub fn is_within(&self, path: &[u8]) -> bool {
-        !self.is_empty() && longest(&self.by_to, path).is_some()
-    }
-
-    /// Whether a directory is moved to somewhere below `dir` of the source.
-    #[must_use]
-    pub fn leads_below(&self, dir: &[u8]) -> bool {
-        self.list.iter().any(|m| is_below(&m.to, dir))
+    pub fn is_between(&self, path: &[u8], dir: &[u8]) -> bool {
+        longest(&self.by_to, path).is_some_and(|at| is_below(&self.list[at].to, dir))
     }
 
     /// Names of directories that are moved into `dir`, a directory of the source.
@@ -159,7 +153,7 @@ impl Moves {
         }
     }
 
-    /// Whether the place of a move is, or becomes, free, and the way to it is one.
+    /// Whether the place of a move is, or becomes, free, and the way to it is there.
     fn has_room(&self, at: usize, look: &mut impl FnMut(&[u8]) -> Occupied) -> bool {
         let to = &self.list[at].to;
         // What is there must move away itself: what is only deleted later is in the way.
@@ -172,11 +166,9 @@ impl Moves {
                 // Then that one's way counts.
                 break;
             }
-            if self.from(dir).is_some() {
-                // A new directory of the name of one that must move away first.
-                return false;
-            }
-            if look(dir) == Occupied::Otherwise {
+            // A directory that is still to be made, or has the name of one that must move away, is
+            // no place to move anything to.
+            if self.from(dir).is_some() || look(&self.before(dir)) != Occupied::Directory {
                 return false;
             }
             dir = split(dir).0;
@@ -186,22 +178,42 @@ impl Moves {
 
     /// Plays it through; the first move that cannot be made.
     fn impossible(&self) -> Option<usize> {
+        self.steps().iter().position(|step| {
+            // A directory cannot go into itself, nor trade places with one in it.
+            is_below(&step.to, &step.now) || step.instead.is_some() && is_below(&step.now, &step.to)
+        })
+    }
+
+    /// What is done for each move, in order.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Step> {
         let mut steps = Steps::default();
+        let mut list = Vec::with_capacity(self.list.len());
         for (at, m) in self.list.iter().enumerate() {
             let now = steps.now(&m.from);
-            let is_exchange = self.list[at + 1..]
-                .iter()
-                .any(|later| steps.now(&later.from) == m.to);
-            if now != m.to && (is_below(&now, &m.to) || is_below(&m.to, &now)) {
-                // A directory cannot trade places with one in it.
-                if is_exchange || is_below(&m.to, &now) {
-                    return Some(at);
-                }
-            }
-            steps.made(now, m.to.clone(), is_exchange);
+            let mut later = at + 1..self.list.len();
+            let instead =
+                later.find(|later| now != m.to && steps.now(&self.list[*later].from) == m.to);
+            steps.made(now.clone(), m.to.clone(), instead.is_some());
+            list.push(Step {
+                now,
+                to: m.to.clone(),
+                instead,
+            });
         }
-        None
+        list
     }
+}
+
+/// One rename.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Where the directory is when its turn comes.
+    pub now: Vec<u8>,
+    /// Where it shall be; perhaps it is there already.
+    pub to: Vec<u8>,
+    /// Which move, a later one, has its directory there, which takes the place of this one.
+    pub instead: Option<usize>,
 }
 
 /// Moves made so far, one after another.

@@ -300,6 +300,53 @@ pub fn place_new(
     rename_new(from, name, dir, new)
 }
 
+/// A directory on its way from one place to another.
+pub struct Moving<'m> {
+    /// Where it is.
+    pub now: &'m [u8],
+    /// Where the directory it is in will be when all is done.
+    pub parent_after: &'m [u8],
+    /// Where it shall be.
+    pub to: &'m [u8],
+    /// The directory that is there and takes its place, if one is.
+    pub instead: Option<u64>,
+}
+
+/// Moves a directory as it is, by one rename.
+pub fn move_dir(shared: &Shared<'_>, moving: &Moving<'_>, old: &Old) -> Result<(), PlaceError> {
+    let ((parent, name), (to_parent, to_name)) = (split(moving.now), split(moving.to));
+    let from = shared.tree.open_dir(parent)?;
+    let to = shared.tree.open_dir(to_parent)?;
+    shared.touch(moving.parent_after, &from)?;
+    shared.touch(to_parent, &to)?;
+    let is = |dir: &OwnedFd, name: &[u8], ino: u64| -> Result<bool, Errno> {
+        let now = identity(dir, name)?;
+        Ok(now.is_some_and(|(now, _)| now.kind == Kind::Dir && now.ino == ino))
+    };
+    if !is(&from, name, old.ino)? {
+        return Err(PlaceError::Changed);
+    }
+    let flags = match moving.instead {
+        Some(other) if is(&to, to_name, other)? => RenameFlags::EXCHANGE,
+        Some(_) => return Err(PlaceError::Changed),
+        None => RenameFlags::NOREPLACE,
+    };
+    match rustix::fs::renameat_with(&from, name, &to, to_name, flags) {
+        Err(Errno::EXIST) => return Err(PlaceError::Appeared),
+        other => other?,
+    }
+    let moved = is(&to, to_name, old.ino)?;
+    let back = moving
+        .instead
+        .map_or(Ok(true), |other| is(&from, name, other))?;
+    if moved && back {
+        return Ok(());
+    }
+    // Somebody put something else there in between: it is not for us to move.
+    rustix::fs::renameat_with(&to, to_name, &from, name, flags)?;
+    Err(PlaceError::Changed)
+}
+
 /// Moves the finished thing `staged` to `path`.
 pub fn place(
     shared: &Shared<'_>,

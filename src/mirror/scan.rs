@@ -300,10 +300,13 @@ impl<'a> SourceScan<'a> {
         };
         let within = match self.restricted.take() {
             None => Within::All { doubted: false },
-            Some(ours) => {
+            Some(mut ours) => {
                 let theirs = exchange::hear(self.incoming, self.abort)?;
+                exchange::offer(&mut ours, self.tree, &self.filter, self.abort)?;
                 exchange::tell(&mut self.batch, &ours)?;
-                self.suspects = ours.into_iter().chain(theirs).collect();
+                let agreed = exchange::hear(self.incoming, self.abort)?;
+                let moves = exchange::agree(&ours, &agreed)?;
+                self.suspects = Suspects::new(ours.into_iter().chain(theirs), moves);
                 self.suspects.root()
             }
         };

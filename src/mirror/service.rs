@@ -259,6 +259,13 @@ impl MirrorService {
             plan.deletions().map_err(|e| unreadable(&e))?,
         ] {
             while let Some(op) = ops.next_op().map_err(|e| unreadable(&e))? {
+                if op.from.is_some() {
+                    // Moved by us: what is in it is what was in it, but for what is named besides.
+                    let moved = |s: &&mut Suspect| s.path == op.path && s.from == op.from;
+                    for suspect in suspects.iter_mut().filter(moved) {
+                        suspect.mark = suspect.mark.without(Mark::BELOW);
+                    }
+                }
                 if suspects.len() >= SUSPECTS_MAX {
                     return Ok(false);
                 }

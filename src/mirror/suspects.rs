@@ -11,7 +11,8 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use super::codec::{Malformed, Reader, put_bytes};
-use super::entry::{PATH_LIMIT, is_valid_path, split};
+use super::entry::{join, split};
+use super::moves::Moves;
 use super::plan::RANGES_MAX;
 use super::ranges::Ranges;
 use super::tree::Names;
@@ -43,6 +44,12 @@ impl Mark {
         Self(self.0 | other.0)
     }
 
+    /// This set without those of the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Whether all of `other` is in it.
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
@@ -59,6 +66,8 @@ pub struct Suspect {
     pub mark: Mark,
     /// The only parts of the file's content that may differ, if that is known.
     pub ranges: Option<Ranges>,
+    /// Of a directory that could be moved as a whole: where it was when both sides were equal.
+    pub from: Option<Vec<u8>>,
 }
 
 impl Suspect {
@@ -69,13 +78,18 @@ impl Suspect {
             path,
             mark,
             ranges: None,
+            from: None,
         }
     }
 
     /// Appends the encoding.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.push(self.mark.0 << 1 | u8::from(self.ranges.is_some()));
+        let bits = u8::from(self.ranges.is_some()) | u8::from(self.from.is_some()) << 1;
+        out.push(self.mark.0 << 2 | bits);
         put_bytes(out, &self.path);
+        if let Some(from) = &self.from {
+            put_bytes(out, from);
+        }
         if let Some(ranges) = &self.ranges {
             ranges.encode(out);
         }
@@ -84,21 +98,23 @@ impl Suspect {
     /// Decodes and checks what [`encode`](Self::encode) wrote.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let bits = reader.u8()?;
-        if bits >> 1 > Mark::ANYTHING.0 {
+        if bits >> 2 > Mark::ANYTHING.0 {
             return Err(Malformed("an unknown suspicion"));
         }
-        let path = reader.bytes(PATH_LIMIT)?.to_vec();
-        if !is_valid_path(&path) {
-            return Err(Malformed("impossible path"));
-        }
+        let path = reader.path()?;
+        let from = match bits & 2 {
+            0 => None,
+            _ => Some(reader.path()?),
+        };
         let ranges = match bits & 1 {
             0 => None,
             _ => Some(Ranges::decode(reader, RANGES_MAX)?),
         };
         Ok(Self {
             path,
-            mark: Mark(bits >> 1),
+            mark: Mark(bits >> 2),
             ranges,
+            from,
         })
     }
 
@@ -141,6 +157,8 @@ pub struct Suspects {
     list: Vec<Suspect>,
     /// Whether the whole folder is suspect.
     everything: bool,
+    /// Directories that are moved: of what is in them only what is suspected itself is visited.
+    moves: Moves,
 }
 
 /// The part of a directory that a walk visits.
@@ -166,6 +184,14 @@ pub struct Visit {
 
 impl FromIterator<Suspect> for Suspects {
     fn from_iter<I: IntoIterator<Item = Suspect>>(suspects: I) -> Self {
+        Self::new(suspects, Moves::default())
+    }
+}
+
+impl Suspects {
+    /// Of these, when these directories are moved.
+    #[must_use]
+    pub fn new(suspects: impl IntoIterator<Item = Suspect>, moves: Moves) -> Self {
         let mut all: Vec<Suspect> = suspects.into_iter().collect();
         all.sort_by(|a, b| walk_order(&a.path, &b.path));
         let mut list: Vec<Suspect> = Vec::with_capacity(all.len());
@@ -176,6 +202,9 @@ impl FromIterator<Suspect> for Suspects {
             if suspect.path.is_empty() {
                 everything |= suspect.mark.has(Mark::BELOW);
                 continue;
+            }
+            if moves.to(&suspect.path).is_some() {
+                suspect.mark = suspect.mark.without(Mark::BELOW);
             }
             let count = suspect.ranges.as_ref().map_or(0, Ranges::len);
             if ranges + count > ALL_RANGES_MAX {
@@ -192,10 +221,9 @@ impl FromIterator<Suspect> for Suspects {
                 }
                 continue;
             }
-            if whole
-                .as_ref()
-                .is_some_and(|dir| is_below(&suspect.path, dir))
-            {
+            if whole.as_ref().is_some_and(|dir| {
+                is_below(&suspect.path, dir) && !moves.is_between(&suspect.path, dir)
+            }) {
                 continue;
             }
             if suspect.mark.has(Mark::BELOW) {
@@ -206,11 +234,19 @@ impl FromIterator<Suspect> for Suspects {
         if everything {
             list.clear();
         }
-        Self { list, everything }
+        Self {
+            list,
+            everything,
+            moves,
+        }
     }
-}
 
-impl Suspects {
+    /// Directories that are moved.
+    #[must_use]
+    pub fn moves(&self) -> &Moves {
+        &self.moves
+    }
+
     /// How many paths.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -267,6 +303,10 @@ impl Suspects {
     #[must_use]
     pub fn visit(&self, path: &[u8], within: &Within, name: &[u8]) -> Visit {
         let Within::Only(range) = within else {
+            if !self.moves.is_empty() && self.moves.to(&join(path, name)).is_some() {
+                let all = Within::Only(self.all_below(path));
+                return self.visit(path, &all, name);
+            }
             return Visit {
                 doubted: matches!(within, Within::All { doubted: true }),
                 below: Some(within.clone()),
@@ -303,13 +343,21 @@ impl Suspects {
         }
     }
 
+    /// The suspects below `dir`.
+    fn all_below(&self, dir: &[u8]) -> Range<usize> {
+        let start = (self.list).partition_point(|s| walk_order(&s.path, dir) != Ordering::Greater);
+        let count = self.list[start..].partition_point(|s| is_below(&s.path, dir));
+        start..start + count
+    }
+
     /// Whether a walk comes to `path`.
     #[must_use]
     pub fn covers(&self, path: &[u8]) -> bool {
+        let is_whole = |dir| self.find(dir).is_some_and(|s| s.mark.has(Mark::BELOW));
         self.everything
             || path.is_empty()
             || self.find(path).is_some()
-            || above(path).any(|dir| self.find(dir).is_some_and(|s| s.mark.has(Mark::BELOW)))
+            || above(path).any(|dir| is_whole(dir) && !self.moves.is_between(path, dir))
     }
 
     /// The only parts of the file at `path` that may differ, if that is known: it was the same file
@@ -371,7 +419,7 @@ pub fn of_rules(path: &[u8]) -> Option<Suspect> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mirror::entry::join;
+    use crate::mirror::entry::is_valid_path;
     use proptest::prelude::*;
 
     fn suspects(list: &[(&str, Mark)]) -> Suspects {
@@ -445,9 +493,8 @@ mod tests {
     fn what_both_machines_suspect_is_joined() {
         let ranges = |r: Range<u64>| Some([r].into_iter().collect::<Ranges>());
         let suspect = |mark, ranges| Suspect {
-            path: b"f".to_vec(),
-            mark,
             ranges,
+            ..Suspect::new(b"f".to_vec(), mark)
         };
         let joined = |a: Suspect, b: Suspect| {
             let both: [Suspects; 2] = [
@@ -494,9 +541,9 @@ mod tests {
     #[test]
     fn a_suspect_survives_the_round_trip_and_no_truncation_is_taken_for_one() {
         let suspect = Suspect {
-            path: b"a/\xff".to_vec(),
-            mark: Mark::ANYTHING,
             ranges: Some([1..5, 9..100].into_iter().collect()),
+            from: Some(b"b".to_vec()),
+            ..Suspect::new(b"a/\xff".to_vec(), Mark::ANYTHING)
         };
         let mut out = Vec::new();
         suspect.encode(&mut out);
@@ -504,7 +551,7 @@ mod tests {
         for cut in 0..out.len() {
             assert!(Suspect::decode(&mut Reader::new(&out[..cut])).is_err());
         }
-        for bad in [&b"\x10\x01a"[..], b"\x00\x02/a"] {
+        for bad in [&b"\x20\x01a"[..], b"\x00\x02/a", b"\x02\x01a\x02/a"] {
             assert!(Suspect::decode(&mut Reader::new(bad)).is_err());
         }
     }

@@ -17,24 +17,24 @@ use crate::snapshot::SnapshotFacts;
 use crate::sys::testing::TestBtrfs;
 
 /// Two live subvolumes with an anchor between them.
-struct Anchored {
-    lab: Lab,
-    pair: Pair,
-    rules: String,
+pub(super) struct Anchored {
+    pub(super) lab: Lab,
+    pub(super) pair: Pair,
+    pub(super) rules: String,
     count: usize,
     anchor: Option<(SnapshotFacts, SnapshotFacts)>,
     left: Vec<LeftPath>,
 }
 
 /// What one sync came to.
-struct Synced {
-    changes: Vec<(char, String)>,
-    drift: Option<Drift>,
-    looked: (u64, u64),
-    passes: usize,
-    errors: u64,
+pub(super) struct Synced {
+    pub(super) changes: Vec<(char, String)>,
+    pub(super) drift: Option<Drift>,
+    pub(super) looked: (u64, u64),
+    pub(super) passes: usize,
+    pub(super) errors: u64,
     /// What was changed behind our back.
-    behind: Vec<(char, String)>,
+    pub(super) behind: Vec<(char, String)>,
 }
 
 fn facts(path: &Path) -> SnapshotFacts {
@@ -54,7 +54,7 @@ fn facts(path: &Path) -> SnapshotFacts {
 }
 
 impl Anchored {
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         let disk = TestBtrfs::new()?;
         let (from, to) = (disk.create_subvolume("from"), disk.create_subvolume("to"));
         Some(Self {
@@ -117,7 +117,7 @@ impl Anchored {
 
     /// One sync, by the anchor if there is one; `meanwhile` is done on the target when the plan is
     /// made, `after` when it was carried out.
-    fn sync(&mut self, meanwhile: &str, after: &str) -> Synced {
+    pub(super) fn sync(&mut self, meanwhile: &str, after: &str) -> Synced {
         let to = self.lab.to.to_str().unwrap().to_owned();
         let (now, before) = (
             self.snapshot(&self.lab.from.clone()),
@@ -235,7 +235,7 @@ impl Anchored {
     }
 
     /// Fails the test unless a full scan finds nothing to do and both trees are equal for all judges.
-    fn judge(&mut self, what: &str) {
+    pub(super) fn judge(&mut self, what: &str) {
         let source = PathBuf::from(&self.anchor.as_ref().unwrap().0.path);
         let (to, rules) = (self.lab.to.clone(), self.rules.clone());
         let (_, target) = self.pair.scan(&source, &to, &rules, true).unwrap();
@@ -288,7 +288,7 @@ fn random_changes_on_both_machines_are_synced_by_the_kernels_diff() {
 
 const TREE: &str = "mkdir -p a/b c; for n in 1 2 3 4 5; do echo $n >a/$n; echo $n >a/b/$n; done; echo x >c/x; ln c/x c/y; touch -d @9 a/1 a/2";
 
-fn listed(synced: &Synced) -> Vec<String> {
+pub(super) fn listed(synced: &Synced) -> Vec<String> {
     let mut all: Vec<String> = (synced.changes.iter())
         .map(|(action, path)| format!("{action} {path}"))
         .collect();

@@ -11,7 +11,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::entry::{FLAGS, Kind, Meta, PATH_LIMIT, Time, XATTRS_MAX, Xattr};
+use super::entry::{FLAGS, Kind, Meta, PATH_LIMIT, Time, XATTRS_MAX, Xattr, split};
+use super::moves::Occupied;
 
 /// How paths below a root are resolved: never outside, never through a link or another mount.
 pub const CONFINED: ResolveFlags = ResolveFlags::BENEATH
@@ -239,6 +240,22 @@ impl Tree {
         }
     }
 
+    /// What is at `path`, for something that shall come to stand there.
+    #[must_use]
+    pub fn occupied(&self, path: &[u8]) -> Occupied {
+        let (parent, name) = split(path);
+        let found = match self.open_dir(parent) {
+            Ok(dir) => self.look(dir.as_fd(), name),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(None) => Occupied::No,
+            Ok(Some(found)) if found.meta.kind == Kind::Dir => Occupied::Directory,
+            _ => Occupied::Otherwise,
+        }
+    }
+
     /// The attributes of something that is open.
     pub fn look_fd(&self, fd: BorrowedFd<'_>) -> Result<Meta, Errno> {
         let mut meta = meta_of(&statx_fd(fd)?);
@@ -455,10 +472,7 @@ impl Names {
                 names.add(name, entry.ino(), entry.file_type());
             }
         }
-        let text = &names.text;
-        names
-            .index
-            .sort_unstable_by(|a, b| name_at(text, a.offset).cmp(name_at(text, b.offset)));
+        names.sort();
         Ok(names)
     }
 
@@ -483,6 +497,34 @@ impl Names {
             }
         }
         Ok(names)
+    }
+
+    /// The same without the names that `is_gone`, and with these directories of these inode
+    /// numbers.
+    #[must_use]
+    pub fn changed(self, is_gone: impl Fn(&[u8]) -> bool, come: &[(&[u8], u64)]) -> Self {
+        let mut names = Self {
+            picked: self.picked,
+            ..Self::default()
+        };
+        for position in 0..self.len() {
+            let name = self.get(position).expect("within the length");
+            let (ino, file_type) = self.identity(position);
+            if !is_gone(name) && !come.iter().any(|(come, _)| *come == name) {
+                names.add(name, ino, file_type);
+            }
+        }
+        for (name, ino) in come {
+            names.add(name, *ino, FileType::Directory);
+        }
+        names.sort();
+        names
+    }
+
+    fn sort(&mut self) {
+        let text = &self.text;
+        let index = &mut self.index;
+        index.sort_unstable_by(|a, b| name_at(text, a.offset).cmp(name_at(text, b.offset)));
     }
 
     /// Adds a name at the end.

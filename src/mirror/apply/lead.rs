@@ -97,13 +97,13 @@ impl<'a> Lead<'a> {
 
     fn step(&mut self, op: Op) -> Result<(), ApplyError> {
         self.outcome.report(&mut self.told, &op.path)?;
-        // After everything else.
-        if matches!(op.step, Step::DirAttributes | Step::Delete) {
+        // After everything else, or before.
+        if matches!(op.step, Step::DirAttributes | Step::Delete | Step::Move) {
             return Ok(());
         }
         self.filling.weigh(&op);
         let made = match op.step {
-            Step::DirAttributes | Step::Delete => return Ok(()),
+            Step::DirAttributes | Step::Delete | Step::Move => return Ok(()),
             Step::Fetch => return self.fetch(op),
             Step::Link => return self.link(op),
             Step::MakeDir => {
