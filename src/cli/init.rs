@@ -3,6 +3,8 @@
 //! Existing files are never overwritten without `--force`, and then the old ones are kept beside
 //! the new. Each file is written whole or not at all.
 
+mod layout;
+
 use std::fmt;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -11,20 +13,21 @@ use std::path::{Path, PathBuf};
 use crate::config::EXAMPLE;
 use crate::escape::{escape_bytes, escape_str};
 use crate::exit::ExitStatus;
+use layout::{Found, Layout};
 
 /// The shipped filter of `/home`.
 pub const HOME_FILTER: &str = include_str!("../../filters/home.filter");
 /// The shipped filter of `/root`.
 pub const ROOT_FILTER: &str = include_str!("../../filters/root.filter");
 
+/// The line of the example that says where snapshots are.
+const SNAPSHOT_DIR_LINE: &str = "  snapshot_dir: /.snapshots\n";
+
 /// The line of the example that says which subvolumes there are.
 const SUBVOLUMES_LINE: &str = "  subvolumes: [\"@\", \"@home\"]\n";
 
 /// Added to the name of a file that `--force` replaces.
 const OLD_SUFFIX: &str = ".old";
-
-/// Mount points whose subvolumes hold what is mirrored by default.
-const MOUNT_POINTS: [&str; 3] = ["/", "/home", "/root"];
 
 /// Why nothing, or not everything, was written.
 #[derive(Debug, thiserror::Error)]
@@ -114,10 +117,18 @@ impl fmt::Display for InitReport {
             .is_some_and(|(_, outcome)| *outcome != Outcome::Kept)
         {
             match &self.layout {
-                Layout::Found(subvolumes) => {
-                    let names = subvolumes.iter().map(|(name, at)| format!("{name} ({at})"));
-                    let names: Vec<String> = names.collect();
-                    writeln!(f, "Found subvolumes {}", escape_str(&names.join(", ")))?;
+                Layout::Found(found) => {
+                    let names = found.subvolumes.iter();
+                    let names: Vec<String> =
+                        names.map(|(name, at)| format!("{name} ({at})")).collect();
+                    let (kind, names) = (found.kind(), escape_str(&names.join(", ")));
+                    writeln!(f, "Found {kind}: subvolumes {names}")?;
+                    write!(f, "Snapshots will be in {}", found.snapshot_dir)?;
+                    let notes = found.notes.join(" ");
+                    match notes.as_str() {
+                        "" => writeln!(f)?,
+                        notes => writeln!(f, ". {notes}")?,
+                    }
                 }
                 Layout::Unknown(reason) => {
                     writeln!(
@@ -215,105 +226,34 @@ fn write(path: &Path, text: &str, force: bool) -> io::Result<Outcome> {
     Ok(outcome)
 }
 
-/// This machine's subvolumes, as far as they concern us.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Layout {
-    /// Flat names with the place each is mounted at.
-    Found(Vec<(String, String)>),
-    /// Why the names could not be told.
-    Unknown(String),
-}
-
-impl Layout {
-    /// Reads `/proc/self/mountinfo` below `root`.
-    #[must_use]
-    pub fn detect(root: &Path) -> Self {
-        match std::fs::read(root.join("proc/self/mountinfo")) {
-            Ok(text) => Self::from_mountinfo(&String::from_utf8_lossy(&text)),
-            Err(error) => Self::Unknown(format!("/proc/self/mountinfo: {error}")),
-        }
-    }
-
-    /// See `proc_pid_mountinfo(5)`; a later line is mounted over an earlier one.
-    fn from_mountinfo(text: &str) -> Self {
-        let mut found: Vec<(String, String)> = Vec::new();
-        for point in MOUNT_POINTS {
-            let mounts = text.lines().filter_map(mount);
-            let Some((_, fstype, options)) = mounts.rev().find(|(at, ..)| at == point) else {
-                // Part of the subvolume above it.
-                if point == "/" {
-                    return Self::Unknown("what is mounted on / cannot be told".to_owned());
-                }
-                continue;
-            };
-            if fstype != "btrfs" {
-                return Self::Unknown(format!("{point} is on {fstype}, not on btrfs"));
-            }
-            let path = options
-                .split(',')
-                .find_map(|option| option.strip_prefix("subvol="));
-            let path = unescape(path.unwrap_or_default());
-            let name = path.trim_start_matches('/');
-            if name.is_empty() {
-                let reason = format!("{point} is the top level of its filesystem, no subvolume");
-                return Self::Unknown(reason);
-            }
-            if name.contains('/') || name.chars().any(|c| c.is_control() || c == '\u{fffd}') {
-                return Self::Unknown(format!("{point} is the subvolume {name}, no flat name"));
-            }
-            if !found.iter().any(|(other, _)| other == name) {
-                found.push((name.to_owned(), point.to_owned()));
-            }
-        }
-        Self::Found(found)
-    }
-}
-
-/// Mount point, type and options of the filesystem of one line.
-fn mount(line: &str) -> Option<(String, &str, &str)> {
-    let (mount, filesystem) = line.split_once(" - ")?;
-    let point = unescape(mount.split(' ').nth(4)?);
-    let mut fields = filesystem.split(' ');
-    let fstype = fields.next()?;
-    Some((point, fstype, fields.nth(1)?))
-}
-
-/// Undoes the kernel's `\040` for blanks, tabs, line feeds and backslashes.
-fn unescape(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        let code = rest.get(at + 1..at + 4);
-        if let Some(byte) = code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
-            out.push(char::from(byte));
-            rest = &rest[at + 4..];
-        } else {
-            out.push('\\');
-            rest = &rest[at + 1..];
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
 /// The example with this machine's subvolumes, or with a comment why they are not there.
 fn example_for(layout: &Layout) -> String {
-    let line = match layout {
-        Layout::Found(subvolumes) => {
-            let names = subvolumes.iter().map(|(name, _)| {
-                let name = name.replace('\\', "\\\\").replace('"', "\\\"");
-                format!("\"{name}\"")
-            });
-            let names: Vec<String> = names.collect();
-            format!("  subvolumes: [{}]\n", names.join(", "))
+    let Found {
+        subvolumes,
+        snapshot_dir,
+        notes,
+    } = match layout {
+        Layout::Found(found) => found,
+        Layout::Unknown(reason) => {
+            let line = format!(
+                "  # CHECK THIS: the names could not be found out\n  # ({}).\n{SUBVOLUMES_LINE}",
+                escape_str(reason)
+            );
+            return EXAMPLE.replacen(SUBVOLUMES_LINE, &line, 1);
         }
-        Layout::Unknown(reason) => format!(
-            "  # CHECK THIS: the names could not be found out\n  # ({}).\n{SUBVOLUMES_LINE}",
-            escape_str(reason)
-        ),
     };
-    EXAMPLE.replacen(SUBVOLUMES_LINE, &line, 1)
+    let quoted = |(name, _): &(String, String)| {
+        let name = name.replace('\\', "\\\\").replace('"', "\\\"");
+        format!("\"{name}\"")
+    };
+    let names: Vec<String> = subvolumes.iter().map(quoted).collect();
+    let line = format!("  subvolumes: [{}]\n", names.join(", "));
+    let mut dir: Vec<String> = notes.iter().map(|note| format!("  # {note}\n")).collect();
+    dir.push(format!("  snapshot_dir: {snapshot_dir}\n"));
+    let dir = dir.concat();
+    EXAMPLE
+        .replacen(SUBVOLUMES_LINE, &line, 1)
+        .replacen(SNAPSHOT_DIR_LINE, &dir, 1)
 }
 
 #[cfg(test)]
@@ -328,13 +268,6 @@ mod tests {
 26 25 0:22 /@home /home rw shared:2 - btrfs /dev/sda2 rw,subvolid=257,subvol=/@home
 27 25 0:5 / /proc rw - proc proc rw
 ";
-
-    fn names(mountinfo: &str) -> Result<Vec<String>, String> {
-        match Layout::from_mountinfo(mountinfo) {
-            Layout::Found(found) => Ok(found.into_iter().map(|(name, _)| name).collect()),
-            Layout::Unknown(reason) => Err(reason),
-        }
-    }
 
     /// A machine with that mountinfo, and a directory for its configuration.
     fn machine(mountinfo: &str) -> (tempfile::TempDir, PathBuf) {
@@ -351,54 +284,29 @@ mod tests {
     }
 
     #[test]
-    fn the_example_has_the_line_that_is_replaced() {
+    fn the_example_has_the_lines_that_are_replaced() {
         assert_eq!(EXAMPLE.matches(SUBVOLUMES_LINE).count(), 1);
+        assert_eq!(EXAMPLE.matches(SNAPSHOT_DIR_LINE).count(), 1);
     }
 
     #[test]
-    fn layouts_of_distributions_are_recognised() {
-        assert_eq!(names(DEBIAN), Ok(vec!["@".to_owned(), "@home".to_owned()]));
-        let fedora = "\
-60 1 0:34 /root / rw - btrfs /dev/nvme0n1p3 rw,subvolid=257,subvol=/root
-61 60 0:34 /home /home rw - btrfs /dev/nvme0n1p3 rw,subvolid=256,subvol=/home
-";
-        assert_eq!(
-            names(fedora),
-            Ok(vec!["root".to_owned(), "home".to_owned()])
+    fn an_opensuse_machine_gets_a_place_beside_snapper_with_the_reason() {
+        let (root, path) = machine(
+            "60 1 0:34 / / rw - btrfs x rw,subvol=/@/.snapshots/1/snapshot\n\
+             62 60 0:34 /@/var /var rw - btrfs x rw,subvol=/@/var\n\
+             64 60 0:34 /@/home /home rw - btrfs x rw,subvol=/@/home\n",
         );
-        let opensuse = "\
-60 1 0:34 /@/.snapshots/1/snapshot / rw - btrfs /dev/sda2 rw,subvol=/@/.snapshots/1/snapshot
-61 60 0:34 /@/home /home rw - btrfs /dev/sda2 rw,subvolid=264,subvol=/@/home
-";
-        let reason = "/ is the subvolume @/.snapshots/1/snapshot, no flat name";
-        assert_eq!(names(opensuse), Err(reason.to_owned()));
-        let one = "25 1 0:22 /@ / rw - btrfs /dev/sda2 rw,subvol=/@\n";
-        assert_eq!(names(one), Ok(vec!["@".to_owned()]));
-        let root_of_its_own = format!("{DEBIAN}30 25 0:22 /@r /root rw - btrfs x rw,subvol=/@r\n");
-        assert_eq!(names(&root_of_its_own).map(|names| names.len()), Ok(3));
-    }
-
-    #[test]
-    fn what_is_not_flat_or_not_btrfs_is_told() {
-        let ext4 = "25 1 8:2 / / rw - ext4 /dev/sda2 rw\n";
-        assert_eq!(names(ext4), Err("/ is on ext4, not on btrfs".to_owned()));
-        let home = format!("{DEBIAN}31 26 8:3 / /home rw - xfs /dev/sdb1 rw\n");
-        assert_eq!(
-            names(&home),
-            Err("/home is on xfs, not on btrfs".to_owned())
+        let report = init(&path, root.path(), false).expect("written");
+        let config = load(&path).btrfs_snapshots;
+        assert_eq!(config.subvolumes, ["@/.snapshots/1/snapshot", "@/home"]);
+        assert_eq!(config.snapshot_dir, "/var/pc-switcher-snapshots");
+        let text = fs::read_to_string(&path).expect("readable");
+        assert!(text.contains("  # /.snapshots is snapper's"), "{text}");
+        let shown = report.to_string();
+        assert!(
+            shown.contains("Found the layout of openSUSE: subvolumes @/"),
+            "{shown}"
         );
-        let top = "25 1 0:22 / / rw - btrfs /dev/sda2 rw,subvolid=5,subvol=/\n";
-        assert!(names(top).is_err());
-        for damaged in [
-            "",
-            "\n",
-            "1 2 3",
-            "1 2 3 4 / 6 - btrfs",
-            "25 1 0:22 / / rw - btrfs x",
-        ] {
-            assert!(names(damaged).is_err(), "{damaged}");
-        }
-        assert_eq!(unescape(r"a\040b\134c\x\04"), r"a b\c\x\04");
     }
 
     #[test]
@@ -424,7 +332,7 @@ mod tests {
         let shown = report.to_string();
         assert_eq!(shown.matches("Wrote ").count(), 3, "{shown}");
         assert!(
-            shown.contains("Found subvolumes @ (/), @h \"x (/home)\n"),
+            shown.contains(": subvolumes @ (/), @h \"x (/home)\n"),
             "{shown}"
         );
         let left = fs::read_dir(path.parent().expect("directory")).expect("listed");

@@ -246,11 +246,11 @@ impl<'a> Checker<'a> {
             let Some(name) = self.text(&item, "a subvolume name") else {
                 continue;
             };
-            let hint = "flat names as 'btrfs subvolume list' prints them: \"@\", \"@home\"";
-            if name.contains('/') {
+            let hint = "names as 'btrfs subvolume list' prints them: \"@\", \"@home\"";
+            if name.starts_with('/') {
                 let message = format!("{} is a path", describe(item.node));
                 self.problem_with_hint(item.node.at, &item.path, message, Some(hint.to_owned()));
-            } else if matches!(name, "." | "..")
+            } else if name.split('/').any(|part| matches!(part, "" | "." | ".."))
                 || name.len() > 255
                 || name.chars().any(char::is_control)
             {

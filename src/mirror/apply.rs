@@ -6,8 +6,8 @@
 //! everything else is in place; directories get their times last, because changing their content
 //! moves them.
 //!
-//! One thread goes through the plan and makes what needs no content ([`lead`]), others make files
-//! ([`hand`]), one makes lots durable and places them ([`commit`]).
+//! One thread goes through the plan and makes what needs no content (`lead`), others make files
+//! (`hand`), one makes lots durable and places them (`commit`).
 
 mod commit;
 mod finish;

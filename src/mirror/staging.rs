@@ -135,16 +135,20 @@ impl Staging {
     }
 }
 
-/// Removes what could not be finished, if it is there: at the latest it goes with the directory.
-pub fn discard(dir: BorrowedFd<'_>, name: &[u8]) {
-    let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
+/// Removes what could not be finished. In a new directory it would else be placed with it.
+pub fn discard(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    rustix::fs::unlinkat(dir, name, AtFlags::empty())
 }
 
-/// An empty regular file `name` in `dir`, with the flags that must be there before any content.
+/// An empty regular file `name` in `dir`, with the flags that must be there before any content. Nothing
+/// is left if that fails.
 pub fn new_file(dir: BorrowedFd<'_>, name: &[u8], meta: &Meta) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let fd = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
-    set_flags(fd.as_fd(), meta.flags & !LATE_FLAGS, 0)?;
+    if let Err(error) = set_flags(fd.as_fd(), meta.flags & !LATE_FLAGS, 0) {
+        discard(dir, name)?;
+        return Err(error);
+    }
     Ok(fd)
 }
 
@@ -214,7 +218,10 @@ pub fn new_node(dir: BorrowedFd<'_>, name: &[u8], meta: &Meta) -> Result<(), Err
     } else {
         rustix::fs::mknodat(dir, name, file_type, mode, meta.rdev)?;
     }
-    finish_node(dir, name, meta, mode).inspect_err(|_| discard(dir, name))
+    finish_node(dir, name, meta, mode).or_else(|error| {
+        discard(dir, name)?;
+        Err(error)
+    })
 }
 
 fn finish_node(dir: BorrowedFd<'_>, name: &[u8], meta: &Meta, mode: Mode) -> Result<(), Errno> {

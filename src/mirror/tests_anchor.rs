@@ -297,6 +297,22 @@ pub(super) fn listed(synced: &Synced) -> Vec<String> {
 }
 
 #[test]
+fn the_text_of_a_symlink_may_be_anything() {
+    let Some(mut anchored) = Anchored::new() else {
+        return;
+    };
+    let from = anchored.lab.from.clone();
+    sh(&from, TREE);
+    anchored.sync("", "");
+    sh(
+        &from,
+        "ln -s /etc/hostname absolute; ln -s ../../x//y/ odd; ln -s . here; ln -s a/1 plain",
+    );
+    assert_eq!(listed(&anchored.sync("", "")).len(), 5);
+    anchored.judge("symlinks");
+}
+
+#[test]
 fn only_what_changed_is_looked_at_and_content_behind_equal_times_is_found() {
     let Some(mut anchored) = Anchored::new() else {
         return;

@@ -1,6 +1,6 @@
 //! Random trees, random changes on both sides, random filters: what the mirror makes of them.
 //!
-//! `PCS_SEEDS=500` tries that many seeds instead of a few; `PCS_SEED=17` begins at that one.
+//! `PCS_SEEDS=500` (or `make soak SEEDS=500`) tries that many seeds instead of a few; `PCS_SEED=17` begins at that one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,7 +15,15 @@ use crate::escape::escape_bytes;
 use crate::sys::command::command;
 
 pub(super) fn number(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
+    if let Ok(text) = std::env::var(variable) {
+        return text.parse().unwrap();
+    }
+    // `make soak` asks all random tests at once: for a number of seeds, or for some of them.
+    let soak = std::env::var("PC_SWITCHER_TEST_SEEDS").unwrap_or_default();
+    match soak.parse() {
+        Ok(seeds) if variable == "PCS_SEEDS" => seeds,
+        _ => otherwise,
+    }
 }
 
 const RULES: [&str; 12] = [

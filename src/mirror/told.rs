@@ -1,7 +1,7 @@
 //! What the CLI is told while changes are made: each change once it is made, and how far it is.
 //!
 //! Changes are collected and sent many at once, so that a line in the log for every file costs next to
-//! nothing; what was made is told within [`TELL_EVERY`], whatever happens next.
+//! nothing; what was made is told within `TELL_EVERY`, whatever happens next.
 
 use std::time::{Duration, Instant};
 

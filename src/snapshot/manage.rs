@@ -333,6 +333,31 @@ mod tests {
     }
 
     #[test]
+    fn a_subvolume_inside_others_is_snapshotted_under_a_flat_name() {
+        let Some(btrfs) = TestBtrfs::new() else {
+            return;
+        };
+        btrfs.create_subvolume("s-suse");
+        std::fs::create_dir_all(btrfs.top().join("s-suse/.snapshots/1")).unwrap();
+        let name = "s-suse/.snapshots/1/snapshot";
+        btrfs.create_subvolume(name);
+        btrfs.mount_subvolume(name);
+        let dir = btrfs.top().join("snapshots");
+        let wanted = NewSnapshot {
+            subvolume: name.to_owned(),
+            name: "s-suse%2f.snapshots%2f1%2fsnapshot-presync-20260101T000000Z-aaaaaaaa".to_owned(),
+        };
+        let made = create(&dir, std::slice::from_ref(&wanted)).unwrap();
+        assert_eq!(
+            (&made[0].subvolume, &made[0].name),
+            (&wanted.subvolume, &wanted.name)
+        );
+        assert_eq!(list(&dir, false).unwrap(), made);
+        delete(&dir, &[wanted.name]).unwrap();
+        assert!(list(&dir, false).unwrap().is_empty());
+    }
+
+    #[test]
     fn when_a_later_one_fails_the_earlier_ones_are_gone() {
         let Some(lab) = lab() else { return };
         let first = new("s-one", "presync", "aaaaaaaa");

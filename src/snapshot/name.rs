@@ -3,6 +3,7 @@
 //! The name is the only mark by which a snapshot is ours. Parsing is the exact inverse of
 //! formatting: what does not come out again as it went in is not ours and is never touched.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -57,15 +58,29 @@ pub fn is_session_id(session: &str) -> bool {
             .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Whether `name` can be the flat name of a subvolume we snapshot: one path component, not hidden,
-/// without control characters.
+/// Whether `name` can be the name of a subvolume we snapshot, as `btrfs subvolume list` prints it: a
+/// path from the top level without `.` and `..`, not hidden, without control characters.
 #[must_use]
 pub fn is_flat_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= SUBVOLUME_MAX
+    encoded(name).len() <= SUBVOLUME_MAX
         && !name.starts_with('.')
-        && !name.contains('/')
+        && !name.split('/').any(|part| matches!(part, "" | "." | ".."))
         && !name.chars().any(char::is_control)
+}
+
+/// A subvolume's name as part of a file name: openSUSE's `@/home` is `@%2fhome`.
+fn encoded(name: &str) -> Cow<'_, str> {
+    if name.contains(['%', '/']) {
+        Cow::Owned(name.replace('%', "%25").replace('/', "%2f"))
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+/// The inverse of [`encoded`]; `None` for what that never makes.
+fn decoded(text: &str) -> Option<String> {
+    let name = text.replace("%2f", "/").replace("%25", "%");
+    (encoded(&name) == text).then_some(name)
 }
 
 impl SnapshotName {
@@ -81,12 +96,12 @@ impl SnapshotName {
             _ => return None,
         };
         let parsed = Self {
-            subvolume: subvolume.to_owned(),
+            subvolume: decoded(subvolume)?,
             kind,
             at: parse_time(at)?,
             session: session.to_owned(),
         };
-        (is_flat_name(subvolume) && is_session_id(session)).then_some(parsed)
+        (is_flat_name(&parsed.subvolume) && is_session_id(session)).then_some(parsed)
     }
 }
 
@@ -95,7 +110,7 @@ impl fmt::Display for SnapshotName {
         write!(
             f,
             "{}-{}-{}-{}",
-            self.subvolume,
+            encoded(&self.subvolume),
             self.kind.word(),
             self.at.strftime("%Y%m%dT%H%M%SZ"),
             self.session
@@ -153,6 +168,10 @@ mod tests {
             "-presync-20251115T120000Z-abc12345",
             ".x-presync-20251115T120000Z-abc12345",
             "a/b-presync-20251115T120000Z-abc12345",
+            "a%2-presync-20251115T120000Z-abc12345",
+            "a%2F-presync-20251115T120000Z-abc12345",
+            "@%2f-presync-20251115T120000Z-abc12345",
+            "@%2f..%2fhome-presync-20251115T120000Z-abc12345",
             "a\n-presync-20251115T120000Z-abc12345",
             "@-presync-20251115T120000Z-ABC12345",
             "@-presync-20251115T120000Z-abc1234",
@@ -188,7 +207,7 @@ mod tests {
     proptest! {
         #[test]
         fn formatting_and_parsing_are_inverse(
-            subvolume in "[@a-z][-@a-z0-9_ ]{0,20}",
+            subvolume in "[@a-z%][-@a-z0-9_% ]{0,20}(/[.@a-z%][-@a-z0-9%]{1,9}){0,2}",
             post in any::<bool>(),
             second in 0_i64..253_402_200_000,
             session in "[0-9a-f]{8}",

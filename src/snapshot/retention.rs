@@ -36,16 +36,18 @@ pub fn expired(
     protected: &BTreeSet<String>,
     now: Timestamp,
 ) -> Vec<String> {
-    // A session's age is that of its newest snapshot.
-    let mut sessions: BTreeMap<String, (Timestamp, BTreeSet<&SnapshotFacts>)> = BTreeMap::new();
+    // A session's age is that of its newest snapshot. Names tell the time to the second: within one,
+    // the filesystem knows which came later.
+    let mut sessions: BTreeMap<String, ((Timestamp, u64), BTreeSet<&SnapshotFacts>)> =
+        BTreeMap::new();
     for snapshot in snapshots {
         let Some(name) = SnapshotName::parse(&snapshot.name) else {
             continue;
         };
         let (at, members) = sessions
             .entry(name.session)
-            .or_insert((name.at, BTreeSet::new()));
-        *at = (*at).max(name.at);
+            .or_insert(((name.at, 0), BTreeSet::new()));
+        *at = (*at).max((name.at, snapshot.created_generation));
         members.insert(snapshot);
     }
     let mut newest_first: Vec<_> = sessions
@@ -62,7 +64,7 @@ pub fn expired(
     newest_first
         .iter()
         .skip(kept)
-        .filter(|(at, _, _)| is_too_old(*at))
+        .filter(|((at, _), _, _)| is_too_old(*at))
         .rev()
         .flat_map(|(_, _, members)| members.iter())
         .filter(|s| s.readonly && !protected.contains(&s.name))

@@ -206,7 +206,8 @@ pub fn discover(names: &[String], snapshot_dir: &Path) -> Result<SubvolumeFacts,
     Ok(facts)
 }
 
-/// Top-level subvolume names of every mounted btrfs, sorted.
+/// Names of subvolumes a person may mean: those at the top level of every mounted btrfs, and those that
+/// are mounted; sorted.
 fn existing_names(mounts: &[Mount]) -> Result<Vec<String>, SnapshotError> {
     // One look per filesystem: all subvolumes of a btrfs come from one block device.
     let mut by_source: BTreeMap<&OsStr, &Mount> = BTreeMap::new();
@@ -226,6 +227,14 @@ fn existing_names(mounts: &[Mount]) -> Result<Vec<String>, SnapshotError> {
             if !child.path.as_bytes().contains(&b'/') {
                 names.push(child.path.to_string_lossy().into_owned());
             }
+        }
+    }
+    for mount in mounts.iter().filter(|m| m.fs_type == "btrfs") {
+        let name = mount.root.to_string_lossy();
+        let name = name.trim_start_matches('/');
+        // What is mounted may be a directory; a name further down says where the subvolumes are.
+        if name.contains('/') && open_among(mounts, name, None)?.is_some() {
+            names.push(name.to_owned());
         }
     }
     names.sort();

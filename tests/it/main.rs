@@ -19,6 +19,7 @@ mod harness;
 mod history;
 mod interrupted;
 mod layers;
+mod layouts;
 mod logs;
 mod losses;
 mod manners;

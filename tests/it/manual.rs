@@ -137,7 +137,7 @@ fn every_command_line_of_the_manual_is_understood() {
     for page in pages() {
         for line in command_lines(&page.text) {
             // What a shell does with the output is the shell's.
-            let words = line.split(" >").next().unwrap_or_default();
+            let words = line.split(['>', '|']).next().unwrap_or_default();
             if let Err(error) = Cli::try_parse_from(words.split_whitespace()) {
                 panic!("{}: {line}: {error}", page.file_name);
             }

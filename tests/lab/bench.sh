@@ -1,12 +1,12 @@
 #!/bin/bash
-# bench.sh: pc-switcher against `rsync -aHAXS --delete --numeric-ids` over ssh, in turns, in the lab; prints the
-# Markdown tables of BENCHMARKS.md. Takes about half an hour with the defaults.
+# bench.sh: pc-switcher against `rsync -aHAXS --delete --numeric-ids` over ssh, in turns, in the lab, and for first
+# copies `tar | ssh tar`; prints the Markdown tables of BENCHMARKS.md. Takes about half an hour with the defaults.
 #
 #   BENCH_RUNS=3           runs of each; the table shows the median, and the extremes of the wall time
 #   BENCH_FILES=100000     small files of the first copy, BENCH_MEAN=10737 bytes each on average (1 GiB)
 #   BENCH_BIG=2147483648   bytes of the one large file
 #   BENCH_MANY=1000000     files of the no-change run (0: leave it out)
-#   BENCH_ONLY=rsync|ours  one of them alone
+#   BENCH_ONLY=rsync|ours|tar   one of them alone (tar makes first copies only)
 #   BENCH_WIRES="off 1gbit,0.3ms"   the wires, as for `lab.sh netem`
 set -euo pipefail
 
@@ -19,7 +19,10 @@ fi
 
 runs=${BENCH_RUNS:-3} files=${BENCH_FILES:-100000} mean=${BENCH_MEAN:-10737} many=${BENCH_MANY:-1000000}
 big=${BENCH_BIG:-2147483648} only=${BENCH_ONLY:-} wires=${BENCH_WIRES:-off 1gbit,0.3ms}
-tools=(rsync ours); if [[ -n $only ]]; then tools=("$only"); fi
+again=(rsync ours) first=(rsync tar ours)
+if [[ -n $only ]]; then again=("$only") first=("$only"); fi
+if [[ $only == tar ]]; then again=(); fi
+tools_again=("${again[@]}")
 export LAB_NAME=pcs-bench-$$ LAB_SIZE=60G LAB_OWNER=$$
 lab() { "$here/lab.sh" "$@"; }
 say() { echo "bench: $*" >&2; }
@@ -46,13 +49,20 @@ btrfs_snapshots: { subvolumes: ["@home"], keep_recent: 1 }
 user_data: { folders: [ { path: $1 } ] }
 CONFIG
 }
+flags=() # of ours, besides the gates
 ours() { # FOLDER
   configure "$1"
-  measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order --allow-mass-delete
+  measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order --allow-mass-delete "${flags[@]}"
 }
 rsync() { # FOLDER
   measured lab exec atlas rsync -aHAXS --delete --numeric-ids --rsync-path='sudo rsync' \
     -e 'ssh -i /home/dev/.ssh/id_ed25519 -o UserKnownHostsFile=/home/dev/.ssh/known_hosts' "$1/" "dev@vega:$1/"
+}
+
+tar() { # FOLDER
+  local ssh='ssh -i /home/dev/.ssh/id_ed25519 -o UserKnownHostsFile=/home/dev/.ssh/known_hosts dev@vega' keep="--numeric-owner --acls --xattrs --xattrs-include='*'"
+  # Both ends must succeed; -S keeps holes.
+  measured lab exec atlas bash -euo pipefail -c "tar -C $1 $keep -S -cf - . | $ssh \"sudo tar -C $1 $keep -xpf -\""
 }
 
 # ---------------------------------------------------------------- measuring
@@ -80,7 +90,8 @@ forget() { # what is cached goes to the disk, and for a cold run out of memory
 }
 
 compare() { # NAME FOLDER warm|cold first|again
-  local name=$1 folder=$2 temperature=$3 kind=$4 run tool target=$there_disk${2#/home}
+  local name=$1 folder=$2 temperature=$3 kind=$4 run tool target=$there_disk${2#/home} tools
+  if [[ $kind == first ]]; then tools=("${first[@]}"); else tools=("${again[@]}"); fi
   # Nothing is to be changed, and each knows it: ours hashes once what another tool has written.
   if [[ $kind == again ]]; then for tool in "${tools[@]}"; do "$tool" "$folder"; done; fi
   for ((run = 1; run <= runs; run++)); do
@@ -97,8 +108,8 @@ compare() { # NAME FOLDER warm|cold first|again
 }
 
 table() {
-  echo "| what | wall rsync (s) | wall ours (s) | ours/rsync | CPU both ends rsync (s) | ours (s) | peak resident rsync (MiB) | ours (MiB) | wire rsync (MiB) | ours (MiB) |"
-  echo "|---|---|---|---|---|---|---|---|---|---|"
+  echo "| what | wall rsync (s) | tar (s) | ours (s) | ours/rsync | ours/tar | CPU both ends rsync (s) | tar (s) | ours (s) | peak resident rsync (MiB) | ours (MiB) | wire rsync (MiB) | ours (MiB) |"
+  echo "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
   awk -F'[| ]' -f - "$results" <<'AWK'
   function median(list, n,   a, i, j, t) {
     split(list, a, " ")
@@ -108,6 +119,7 @@ table() {
   function cell(key, format) { return n[key] ? sprintf(format, median(v[key], n[key])) : "–" }
   function spread(key,   m) { if (!n[key]) return "–"; m = median(v[key], n[key]); return sprintf("%.2f (%.2f–%.2f)", m, low, high) }
   function add(key, value) { v[key] = v[key] " " value; n[key]++ }
+  function ratio(a, b) { return n[a] && n[b] ? sprintf("%.2f", median(v[a], n[a]) / median(v[b], n[b])) : "–" }
   {
     split($0, part, "|"); name = part[1]; tool = part[2]; split(part[3], f, " ")
     if (!(name in seen)) { seen[name] = 1; order[++count] = name }
@@ -116,10 +128,10 @@ table() {
   }
   END {
     for (i = 1; i <= count; i++) {
-      r = order[i] "rsync"; o = order[i] "ours"
-      ratio = n[r "wall"] && n[o "wall"] ? sprintf("%.2f", median(v[o "wall"], n[o "wall"]) / median(v[r "wall"], n[r "wall"])) : "–"
-      printf "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", order[i], spread(r "wall"), spread(o "wall"), ratio,
-        cell(r "cpu", "%.1f"), cell(o "cpu", "%.1f"), cell(r "rss", "%.0f"), cell(o "rss", "%.0f"), cell(r "wire", "%.1f"), cell(o "wire", "%.1f")
+      r = order[i] "rsync"; t = order[i] "tar"; o = order[i] "ours"
+      printf "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", order[i], spread(r "wall"), spread(t "wall"), spread(o "wall"),
+        ratio(o "wall", r "wall"), ratio(o "wall", t "wall"), cell(r "cpu", "%.1f"), cell(t "cpu", "%.1f"), cell(o "cpu", "%.1f"),
+        cell(r "rss", "%.0f"), cell(o "rss", "%.0f"), cell(r "wire", "%.1f"), cell(o "wire", "%.1f")
     }
   }
 AWK
@@ -162,6 +174,11 @@ for wire in $wires; do
   if ((many > 0)) && [[ $wire == off ]]; then
     compare "no change, $many files, warm, $label" /home/bench/many warm again
     compare "no change, $many files, cold, $label" /home/bench/many cold again
+    # Without the anchor, as after a month, or after a sync with another machine in between.
+    flags=(--full-scan) again=(ours)
+    compare "no change, $many files, full scan, warm, $label" /home/bench/many warm again
+    compare "no change, $many files, full scan, cold, $label" /home/bench/many cold again
+    flags=() again=("${tools_again[@]}")
   fi
 done
 lab netem off
@@ -170,4 +187,4 @@ echo "$(nproc) CPUs ($(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1))
 echo "$(lab exec atlas rsync --version | awk 'NR == 1 {print $1, $3}') on both machines; median of $runs runs in turns. Made by \`make bench\`."
 echo
 table
-if [[ " ${tools[*]} " == *" ours "* ]]; then small_costs; fi
+if [[ " ${first[*]} " == *" ours "* ]]; then small_costs; fi

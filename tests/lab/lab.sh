@@ -477,7 +477,13 @@ cmd_cut() {
     *) die "cut [down|drop] [HOST]" ;;
   esac
 }
-cmd_heal() { local h; for h in "${HOSTS[@]}"; do w ip link set "$(port "$h")" up; done; wire_apply; }
+cmd_heal() {
+  local h
+  for h in "${HOSTS[@]}"; do w ip link set "$(port "$h")" up; done
+  wire_apply
+  # A neighbour that did not answer while the wire was cut would be "no route to host" for seconds more.
+  for h in "${HOSTS[@]}"; do ip -n "$(netns "$h")" neigh flush dev eth0 2>/dev/null || true; done
+}
 cmd_wire_bytes() { ip netns exec "$(netns atlas)" awk '$1 == "eth0:" {print $10, $2}' /proc/net/dev; }
 
 # ---------------------------------------------------------------- the whole lab

@@ -214,9 +214,10 @@ impl<'a> Hand<'a> {
             if made.is_ok() {
                 inside.top.add(op);
             } else if file.is_ok() {
-                // Nothing unfinished is placed with its directory.
+                // Nothing unfinished is placed with its directory: if it cannot be taken out (a full
+                // disk refuses that, too), the lot is never finished, and nothing of it is placed.
                 let dir = inside.open(self.shared, &mut self.fresh);
-                dir.map(|dir| staging::discard(dir.as_fd(), name))
+                dir.and_then(|dir| staging::discard(dir.as_fd(), name))
                     .map_err(|e| write_error(&op.path, e))?;
             }
         }
@@ -287,7 +288,7 @@ impl Line<'_> {
             match message? {
                 Message::Data { id, offset, bytes } if id == expected => {
                     // Forwards only, so that there is an end to it.
-                    let end = offset + bytes.len() as u64;
+                    let end = offset.saturating_add(bytes.len() as u64);
                     if offset < written || end <= offset || end > op.meta.size {
                         return Err(Malformed("more content than the file has").into());
                     }

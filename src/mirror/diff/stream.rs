@@ -328,7 +328,8 @@ impl<'a> Fields<'a> {
             attribute::SIZE => once(&mut self.size, number(value)?),
             attribute::PATH => once(&mut self.path, path(value)?),
             attribute::PATH_TO => once(&mut self.path_to, path(value)?),
-            attribute::PATH_LINK => once(&mut self.path_link, path(value)?),
+            // What a hard link is made of, but also a symlink's text, which need not be a path.
+            attribute::PATH_LINK => once(&mut self.path_link, value),
             attribute::FILE_OFFSET => once(&mut self.offset, number(value)?),
             attribute::DATA => once(&mut self.data_length, value.len() as u64),
             attribute::CLONE_PATH => once(&mut self.clone_path, path(value)?),
@@ -372,7 +373,7 @@ impl<'a> Fields<'a> {
                 to: self.path_to.filter(|to| !to.is_empty()).ok_or(MISSING)?,
             },
             command::LINK => Command::Link {
-                existing: self.path_link.ok_or(MISSING)?,
+                existing: self::path(self.path_link.ok_or(MISSING)?)?,
                 path: name()?,
             },
             command::UNLINK | command::RMDIR => Command::Remove {
