@@ -221,11 +221,11 @@ fn apply_staged(
     told: &mut Told<'_>,
     abort: &AbortFlag,
 ) -> Result<MadeDirs, ApplyError> {
-    move_all(shared, plan, applied, told, abort)?;
+    let made_before = move_all(shared, plan, applied, told, abort)?;
     let outcome = Outcome::new(abort);
     let (orders, ordered) = bounded(ORDERS);
     let (lots, sealed) = bounded(1);
-    let lead = Lead::new(shared, &outcome, told.another(), orders, lots)?;
+    let lead = Lead::new(shared, &outcome, told.another(), orders, lots)?.after(made_before);
     let hand = Hand::new(shared, &outcome, told.another(), ordered, origin);
     let committer = Committer {
         shared,

@@ -194,6 +194,12 @@ pub fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
+/// The directories above a path, from the top, the folder itself not among them.
+pub fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/');
+    slashes.map(|(at, _)| &path[..at])
+}
+
 /// A path's parent and last name; the folder itself has neither.
 #[must_use]
 pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
@@ -389,7 +395,7 @@ impl Aspects {
         (Self::XATTRS, "xattrs"),
         (Self::FLAGS, "flags"),
         (Self::LINK, "hard link"),
-        (Self::MOVED, "moved"),
+        (Self::MOVED, "renamed"),
     ];
 
     /// Whether any of `bits` is set.

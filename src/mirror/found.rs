@@ -89,9 +89,12 @@ fn suspects(changes: &Changes, folder: &DiffFolder, own_writes: bool) -> Vec<Sus
                 suspects.extend(of_rules(path));
             }
             let mut suspect = suspect(path, changed, own_writes);
-            let is_moved = changed.what.has(What::APPEARED.with(What::SUBTREE));
-            if let Some(from) = changed.from.as_ref().filter(|_| is_moved) {
+            let is_here = changed.what.has(What::APPEARED) && !changed.what.has(What::NESTED);
+            if let Some(from) = changed.from.as_ref().filter(|_| is_here) {
                 suspect.from = in_folder(from, below).map(<[u8]>::to_vec);
+                if !changed.what.has(What::CONTENT) {
+                    suspect.mark = suspect.mark.with(Mark::AS_WRITTEN);
+                }
             }
             suspects.push(suspect);
         } else if is_other(changed.what) && holds_folder(&changed.path, below) {

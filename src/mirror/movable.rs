@@ -1,67 +1,94 @@
-//! Whether a directory can be moved as it is: everything in it is in scope where it was and where it
-//! comes to stand, and nothing in it is anybody else's.
+//! Whether a thing can be moved as it is: everything in it is in scope where it was and where it comes
+//! to stand, and nothing in it is anybody else's.
 //!
 //! Both machines ask this of their own tree. What is excluded would come to stand where it must not,
 //! or be lost from where it must stay; a nested subvolume or a mount would go along; and a filter
 //! file of a directory may say something else elsewhere. Then the directory is made anew, entry by
 //! entry, as it would be without knowing of the move.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::entry::DEPTH_MAX;
+use super::entry::{DEPTH_MAX, Kind, split};
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::moves::Move;
 use super::staging::LATE_FLAGS;
 use super::tree::{Names, Tree};
 use crate::interrupt::{AbortFlag, Interrupted};
 
-/// Whether what `tree` has at `at` can be moved like `m`.
-pub fn is_movable(
-    tree: &Tree,
-    at: &[u8],
-    m: &Move,
-    filter: &Filter,
-    abort: &AbortFlag,
-) -> Result<bool, Interrupted> {
-    let states = (way(tree, &m.from, filter), way(tree, &m.to, filter));
-    let (Some(from), Some(to)) = states else {
-        return Ok(false);
-    };
-    let Ok(top) = tree.open_dir(at) else {
-        return Ok(false);
-    };
-    // Such a directory stays where it is.
-    let is_fixed = rustix::fs::ioctl_getflags(&top).map_or(true, |f| f.bits() & LATE_FLAGS != 0);
-    if is_fixed {
-        return Ok(false);
-    }
-    is_all_in_scope(tree, top, (from, to), abort)
+/// Asks whether things of a tree can be moved.
+pub struct Movable<'a> {
+    tree: &'a Tree,
+    filter: &'a Filter,
+    abort: &'a AbortFlag,
+    /// The rules in directories that were asked about, if these are in scope and no directory on the
+    /// way has rules of its own.
+    ways: HashMap<Vec<u8>, Option<FilterState>>,
 }
 
-/// The rules in the directory at `path` if everything on the way is in scope and no directory on
-/// the way has rules of its own.
-fn way(tree: &Tree, path: &[u8], filter: &Filter) -> Option<FilterState> {
-    let mut state = FilterState::root(filter);
-    let mut at = 0;
-    loop {
-        let above = &path[..at];
-        if has_own_rules(tree, above.strip_suffix(b"/").unwrap_or(above)) {
-            return None;
+impl<'a> Movable<'a> {
+    /// Of what `tree` has.
+    #[must_use]
+    pub fn new(tree: &'a Tree, filter: &'a Filter, abort: &'a AbortFlag) -> Self {
+        Self {
+            tree,
+            filter,
+            abort,
+            ways: HashMap::new(),
         }
-        let rest = &path[at..];
-        let end = rest.iter().position(|b| *b == b'/');
-        let name = &rest[..end.unwrap_or(rest.len())];
-        if state.verdict(name, true) != Verdict::Include {
-            return None;
+    }
+
+    /// Whether what the tree has at `at` can be moved like `m`.
+    pub fn is(&mut self, m: &Move, at: &[u8]) -> Result<bool, Interrupted> {
+        self.abort.check()?;
+        let (parent, name) = split(at);
+        let dir = self.tree.open_dir(parent);
+        let Ok(Some(found)) = dir.and_then(|dir| self.tree.look(dir.as_fd(), name)) else {
+            return Ok(false);
+        };
+        // What may not be changed stays where it is; and all names of an inode are judged together.
+        if found.meta.flags & LATE_FLAGS != 0 || found.meta.multi {
+            return Ok(false);
         }
-        state = state.enter(name);
-        match end {
-            Some(end) => at += end + 1,
-            None => return Some(state),
+        match found.meta.kind {
+            Kind::Opaque => Ok(false),
+            Kind::Dir => {
+                let (Some(from), Some(to)) = (self.way(&m.from), self.way(&m.to)) else {
+                    return Ok(false);
+                };
+                match self.tree.open_dir(at) {
+                    Ok(top) => is_all_in_scope(self.tree, top, (from, to), self.abort),
+                    Err(_) => Ok(false),
+                }
+            }
+            _ => Ok([&m.from, &m.to].into_iter().all(|path| {
+                let (parent, name) = split(path);
+                name != DIRECTORY_FILTER_NAME.as_bytes()
+                    && (self.way(parent))
+                        .is_some_and(|rules| rules.verdict(name, false) == Verdict::Include)
+            })),
         }
+    }
+
+    /// The rules in the directory at `path`, see `ways`.
+    fn way(&mut self, path: &[u8]) -> Option<FilterState> {
+        if let Some(known) = self.ways.get(path) {
+            return known.clone();
+        }
+        let found = if path.is_empty() {
+            Some(FilterState::root(self.filter))
+        } else {
+            let (parent, name) = split(path);
+            self.way(parent)
+                .filter(|rules| rules.verdict(name, true) == Verdict::Include)
+                .map(|rules| rules.enter(name))
+        };
+        let found = found.filter(|_| !has_own_rules(self.tree, path));
+        self.ways.insert(path.to_vec(), found.clone());
+        found
     }
 }
 
@@ -146,13 +173,4 @@ fn is_all_in_scope(
         }
     }
     Ok(true)
-}
-
-/// Whether two moves are one: the directory goes along with the one it is in.
-#[must_use]
-pub fn goes_along(m: &Move, above: &Move) -> bool {
-    let rest = m.to.strip_prefix(&above.to[..]);
-    rest.is_some_and(|rest| {
-        rest.first() == Some(&b'/') && m.from.strip_prefix(&above.from[..]) == Some(rest)
-    })
 }

@@ -7,6 +7,7 @@ use std::io;
 
 use super::codec::{Malformed, Reader, put_bytes, put_u64};
 use super::entry::{Aspects, Kind, Meta, Time};
+use super::moves::{Move, Moves};
 use super::ranges::Ranges;
 use super::spool::{Spool, SpoolReader, SpoolWriter};
 use super::wire::{PlanTotals, put_time, read_time};
@@ -44,7 +45,7 @@ pub enum Step {
     Link = 6,
     /// Remove it (a directory is empty by then, or stays).
     Delete = 7,
-    /// Move a directory here as it is.
+    /// Move something here as it is.
     Move = 8,
 }
 
@@ -57,9 +58,9 @@ pub struct Op {
     pub aspects: Aspects,
     /// Where, below the folder.
     pub path: Vec<u8>,
-    /// Of a directory that is moved: where it is before anything is done.
+    /// Of what is moved: where it is before anything is done.
     pub from: Option<Vec<u8>>,
-    /// What stands there now, if anything; of a directory that is moved, itself.
+    /// What stands there now, if anything; of what is moved, itself.
     pub old: Option<Old>,
     /// What shall stand there (of no meaning for a deletion).
     pub meta: Meta,
@@ -77,7 +78,7 @@ impl Op {
     pub fn action(&self) -> Action {
         match (self.step, &self.old) {
             (Step::Delete, _) => Action::Delete,
-            (Step::Move, _) => Action::Change,
+            (Step::Move, _) => Action::Rename,
             (_, None) => Action::Create,
             (Step::DirAttributes | Step::Reattribute, _) => Action::Attributes,
             _ if !self
@@ -226,6 +227,7 @@ impl Planner {
         match op.action() {
             Action::Create => self.totals.created += 1,
             Action::Change => self.totals.changed += 1,
+            Action::Rename => self.totals.renamed += 1,
             Action::Attributes => self.totals.attributes += 1,
             Action::Delete => self.totals.deleted += 1,
         }
@@ -283,6 +285,19 @@ impl FolderPlan {
     /// Deletions: what is in a directory before the directory.
     pub fn deletions(&self) -> io::Result<Ops> {
         Ok(Ops(self.deletions.reader()?))
+    }
+
+    /// What is moved before anything else is done, in order.
+    pub fn moves(&self) -> io::Result<Moves> {
+        let mut list = Vec::new();
+        let mut ops = self.changes()?;
+        while let Some(op) = ops.next_op()? {
+            match op.from {
+                Some(from) if op.step == Step::Move => list.push(Move { from, to: op.path }),
+                _ => break,
+            }
+        }
+        Ok(Moves::of(list))
     }
 
     /// The plan without the operations that `keep` refuses; deletions are asked about last.

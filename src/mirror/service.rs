@@ -182,6 +182,7 @@ pub(super) fn list_plan(context: &ServiceContext, plan: &FolderPlan) -> Result<M
                 aspects: op.aspects.0,
                 bytes: op.bytes_shown(),
                 path: &op.path,
+                from: op.from.as_deref(),
             })?;
         }
     }
@@ -254,18 +255,18 @@ impl MirrorService {
     /// Adds the paths of a plan; whether there was room for all.
     fn add_planned(&self, root: &str, suspects: &mut Vec<Suspect>) -> Result<bool, Fault> {
         let plan = self.plan(root)?;
+        let moves = plan.moves().map_err(|e| unreadable(&e))?;
+        if !moves.is_empty() {
+            for suspect in &mut *suspects {
+                // Moved by us: what is in it is what was in it, but for what is named besides.
+                suspect.come_along(&moves);
+            }
+        }
         for mut ops in [
             plan.changes().map_err(|e| unreadable(&e))?,
             plan.deletions().map_err(|e| unreadable(&e))?,
         ] {
             while let Some(op) = ops.next_op().map_err(|e| unreadable(&e))? {
-                if op.from.is_some() {
-                    // Moved by us: what is in it is what was in it, but for what is named besides.
-                    let moved = |s: &&mut Suspect| s.path == op.path && s.from == op.from;
-                    for suspect in suspects.iter_mut().filter(moved) {
-                        suspect.mark = suspect.mark.without(Mark::BELOW);
-                    }
-                }
                 if suspects.len() >= SUSPECTS_MAX {
                     return Ok(false);
                 }
@@ -293,7 +294,7 @@ impl MirrorService {
                 reply.more_suspects = paths.len() as u64;
                 let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
                 let known = found.entry(scan.root.clone()).or_default();
-                known.extend(paths.into_iter().map(|p| Suspect::new(p, Mark::default())));
+                known.extend(paths.into_iter().map(|p| Suspect::new(p, Mark::NAME)));
             }
             Err(DiffError::Interrupted(interrupted)) => return Err(interrupted.into()),
             Err(error) => reply.full_scan = Some(error.to_string()),
@@ -346,7 +347,7 @@ impl MirrorService {
         })
     }
 
-    fn plan(&self, root: &str) -> Result<FolderPlan, Fault> {
+    pub(super) fn plan(&self, root: &str) -> Result<FolderPlan, Fault> {
         let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.get(root).cloned().ok_or_else(|| {
             fault(

@@ -11,7 +11,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use super::codec::{Malformed, Reader, put_bytes};
-use super::entry::{join, split};
+use super::entry::{above, join, split};
 use super::moves::Moves;
 use super::plan::RANGES_MAX;
 use super::ranges::Ranges;
@@ -37,6 +37,12 @@ impl Mark {
     pub const BELOW: Self = Self(4);
     /// Nothing is known of it.
     pub const ANYTHING: Self = Self(7);
+    /// Another name of what was found at some other path: to be seen together with that one.
+    pub const NAME: Self = Self(8);
+    /// Of what came from elsewhere: nothing was written into it.
+    pub const AS_WRITTEN: Self = Self(16);
+    /// All of them.
+    const ALL: Self = Self(31);
 
     /// Both sets together.
     #[must_use]
@@ -66,7 +72,8 @@ pub struct Suspect {
     pub mark: Mark,
     /// The only parts of the file's content that may differ, if that is known.
     pub ranges: Option<Ranges>,
-    /// Of a directory that could be moved as a whole: where it was when both sides were equal.
+    /// Of what was elsewhere when both sides were equal: where. Not of a directory that cannot be
+    /// moved as it is.
     pub from: Option<Vec<u8>>,
 }
 
@@ -98,7 +105,7 @@ impl Suspect {
     /// Decodes and checks what [`encode`](Self::encode) wrote.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let bits = reader.u8()?;
-        if bits >> 2 > Mark::ANYTHING.0 {
+        if bits >> 2 > Mark::ALL.0 {
             return Err(Malformed("an unknown suspicion"));
         }
         let path = reader.path()?;
@@ -116,6 +123,18 @@ impl Suspect {
             ranges,
             from,
         })
+    }
+
+    /// What is moved, or comes along with the directory it is in, is what it was.
+    pub fn come_along(&mut self, moves: &Moves) {
+        if self.from.is_none() || self.from.as_ref() != Some(&moves.before(&self.path)) {
+            return;
+        }
+        let mut other = Mark::BELOW.with(Mark::OTHER);
+        if self.mark.has(Mark::AS_WRITTEN) {
+            other = other.with(Mark::CONTENT);
+        }
+        self.mark = self.mark.without(other);
     }
 
     /// Adds what is suspected of the same path for another reason.
@@ -184,15 +203,28 @@ pub struct Visit {
 
 impl FromIterator<Suspect> for Suspects {
     fn from_iter<I: IntoIterator<Item = Suspect>>(suspects: I) -> Self {
-        Self::new(suspects, Moves::default())
+        Self::new(suspects, [], Moves::default())
     }
 }
 
 impl Suspects {
-    /// Of these, when these directories are moved.
+    /// Of what each machine suspects, by its own names, when these directories are moved on the
+    /// target.
     #[must_use]
-    pub fn new(suspects: impl IntoIterator<Item = Suspect>, moves: Moves) -> Self {
-        let mut all: Vec<Suspect> = suspects.into_iter().collect();
+    pub fn new(
+        of_source: impl IntoIterator<Item = Suspect>,
+        of_target: impl IntoIterator<Item = Suspect>,
+        moves: Moves,
+    ) -> Self {
+        let of_source = of_source.into_iter().map(|mut suspect| {
+            suspect.come_along(&moves);
+            suspect
+        });
+        let of_target = of_target.into_iter().map(|mut suspect| {
+            suspect.path = moves.after(&suspect.path);
+            suspect
+        });
+        let mut all: Vec<Suspect> = of_source.chain(of_target).collect();
         all.sort_by(|a, b| walk_order(&a.path, &b.path));
         let mut list: Vec<Suspect> = Vec::with_capacity(all.len());
         let mut everything = false;
@@ -202,9 +234,6 @@ impl Suspects {
             if suspect.path.is_empty() {
                 everything |= suspect.mark.has(Mark::BELOW);
                 continue;
-            }
-            if moves.to(&suspect.path).is_some() {
-                suspect.mark = suspect.mark.without(Mark::BELOW);
             }
             let count = suspect.ranges.as_ref().map_or(0, Ranges::len);
             if ranges + count > ALL_RANGES_MAX {
@@ -382,16 +411,6 @@ fn name_in<'p>(path: &'p [u8], dir: &[u8]) -> &'p [u8] {
     &rest[..end]
 }
 
-/// The directories above a path, the folder itself not among them.
-fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut at = split(path).0;
-    std::iter::from_fn(move || {
-        let here = at;
-        at = split(at).0;
-        (!here.is_empty()).then_some(here)
-    })
-}
-
 /// The path that `path`, in the subvolume, has in the folder at `folder` in it; `None` outside.
 #[must_use]
 pub fn in_folder<'p>(path: &'p [u8], folder: &[u8]) -> Option<&'p [u8]> {
@@ -551,7 +570,7 @@ mod tests {
         for cut in 0..out.len() {
             assert!(Suspect::decode(&mut Reader::new(&out[..cut])).is_err());
         }
-        for bad in [&b"\x20\x01a"[..], b"\x00\x02/a", b"\x02\x01a\x02/a"] {
+        for bad in [&b"\x80\x01a"[..], b"\x00\x02/a", b"\x02\x01a\x02/a"] {
             assert!(Suspect::decode(&mut Reader::new(bad)).is_err());
         }
     }

@@ -3,6 +3,7 @@
 //! Everything is relative to a held directory descriptor and never follows a symbolic link.
 //! Nothing here writes.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -499,10 +500,10 @@ impl Names {
         Ok(names)
     }
 
-    /// The same without the names that `is_gone`, and with these directories of these inode
-    /// numbers.
+    /// The same without the names that `is_gone`, and with these of these inode numbers and types.
     #[must_use]
-    pub fn changed(self, is_gone: impl Fn(&[u8]) -> bool, come: &[(&[u8], u64)]) -> Self {
+    pub fn changed(self, is_gone: impl Fn(&[u8]) -> bool, come: &[(&[u8], u64, FileType)]) -> Self {
+        let comes: HashSet<&[u8]> = come.iter().map(|(name, ..)| *name).collect();
         let mut names = Self {
             picked: self.picked,
             ..Self::default()
@@ -510,12 +511,12 @@ impl Names {
         for position in 0..self.len() {
             let name = self.get(position).expect("within the length");
             let (ino, file_type) = self.identity(position);
-            if !is_gone(name) && !come.iter().any(|(come, _)| *come == name) {
+            if !is_gone(name) && !comes.contains(name) {
                 names.add(name, ino, file_type);
             }
         }
-        for (name, ino) in come {
-            names.add(name, *ino, FileType::Directory);
+        for (name, ino, file_type) in come {
+            names.add(name, *ino, *file_type);
         }
         names.sort();
         names
