@@ -6,7 +6,7 @@
 //! touched; of the rest attributes are compared, and where these are equal, content. The times of
 //! directories do not count, they move with what is in them.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crossbeam_channel::Receiver;
 use rustix::io::Errno;
@@ -21,7 +21,7 @@ use super::place::DirCache;
 use super::plan::{FolderPlan, Step};
 use super::scan::{Notes, ScanError};
 use super::spool::SpoolWriter;
-use super::tree::{Found, Tree};
+use super::tree::{Found, Glance, Tree};
 use super::wire::{Batch, FrameCursor, Message, put_time, read_time};
 use crate::escape::escape_bytes;
 use crate::interrupt::{AbortFlag, Interrupted};
@@ -72,11 +72,11 @@ pub struct Version {
 }
 
 impl Version {
-    fn of(found: &Found) -> Self {
+    fn of(glance: &Glance) -> Self {
         Self {
-            kind: found.meta.kind,
-            size: found.meta.size,
-            mtime: found.meta.mtime,
+            kind: glance.kind,
+            size: glance.size,
+            mtime: glance.mtime,
         }
     }
 
@@ -123,11 +123,16 @@ pub struct Became {
     pub now: Option<Version>,
 }
 
-/// Everything about what is at `path`, or nothing if there is no such path.
-fn look(tree: &Tree, dirs: &mut DirCache, path: &[u8]) -> Result<Option<Found>, Errno> {
+/// What `look` says of the entry at `path`, or nothing if there is no such path.
+fn at<T>(
+    tree: &Tree,
+    dirs: &mut DirCache,
+    path: &[u8],
+    look: impl Fn(&Tree, BorrowedFd<'_>, &[u8]) -> Result<Option<T>, Errno>,
+) -> Result<Option<T>, Errno> {
     let (parent, name) = split(path);
     match dirs.open(tree, parent) {
-        Ok(dir) => tree.look(dir.as_fd(), name),
+        Ok(dir) => look(tree, dir.as_fd(), name),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),
         Err(error) => Err(error),
     }
@@ -152,15 +157,12 @@ impl<'a> Since<'a> {
         before: &[u8],
         abort: &AbortFlag,
     ) -> Result<Became, Errno> {
-        let now = look(self.now, &mut self.now_dirs, path)?;
-        let then = look(&self.then, &mut self.then_dirs, before)?;
+        let now = at(self.now, &mut self.now_dirs, path, Tree::glance)?;
+        let then = at(&self.then, &mut self.then_dirs, before, Tree::glance)?;
         let changed = match (&then, &now) {
             (None, None) => false,
-            (Some(then), Some(now)) => match difference(then, now) {
-                Difference::None => false,
-                Difference::Some => true,
-                Difference::Content => self.differs_in_content(path, before, abort)?,
-            },
+            (Some(then), Some(now)) if (then.ino, then.ctime) == (now.ino, now.ctime) => false,
+            (Some(_), Some(_)) => self.differs(path, before, abort)?,
             _ => true,
         };
         Ok(Became {
@@ -171,7 +173,22 @@ impl<'a> Since<'a> {
 
     /// What was at `path` then, if it can be told.
     pub fn then(&mut self, path: &[u8]) -> Option<Found> {
-        look(&self.then, &mut self.then_dirs, path).ok().flatten()
+        let then = at(&self.then, &mut self.then_dirs, path, Tree::look);
+        then.ok().flatten()
+    }
+
+    /// Whether something that was touched since is another thing or has other attributes or content.
+    fn differs(&mut self, path: &[u8], before: &[u8], abort: &AbortFlag) -> Result<bool, Errno> {
+        let now = at(self.now, &mut self.now_dirs, path, Tree::look)?;
+        let then = at(&self.then, &mut self.then_dirs, before, Tree::look)?;
+        let (Some(then), Some(now)) = (then, now) else {
+            return Ok(true);
+        };
+        match difference(&then, &now) {
+            Difference::None => Ok(false),
+            Difference::Some => Ok(true),
+            Difference::Content => self.differs_in_content(path, before, abort),
+        }
     }
 
     fn differs_in_content(
@@ -198,9 +215,6 @@ enum Difference {
 }
 
 fn difference(then: &Found, now: &Found) -> Difference {
-    if (then.ino, then.ctime) == (now.ino, now.ctime) {
-        return Difference::None;
-    }
     let mut aspects = Aspects::between(&then.meta, &now.meta);
     aspects.0 &= !Aspects::LINK;
     if now.meta.kind == Kind::Dir {
@@ -284,7 +298,11 @@ impl Drift {
 }
 
 /// Tells noise from people's work.
-pub struct Noise(FilterState);
+pub struct Noise {
+    top: FilterState,
+    /// The directory asked about last, and what the patterns make of it.
+    last: (Vec<u8>, FilterState),
+}
 
 impl Noise {
     /// By the patterns above.
@@ -294,19 +312,24 @@ impl Noise {
     #[must_use]
     pub fn new() -> Self {
         let filter = Filter::parse(NOISE.as_bytes(), "noise").expect("our own patterns are valid");
-        Self(FilterState::root(&filter))
+        let top = FilterState::root(&filter);
+        Self {
+            last: (Vec::new(), top.clone()),
+            top,
+        }
     }
 
     /// Whether `path` is noise.
     #[must_use]
-    pub fn is(&self, path: &[u8]) -> bool {
+    pub fn is(&mut self, path: &[u8]) -> bool {
         let (parent, name) = split(path);
-        let mut state = self.0.clone();
-        for dir in parent.split(|b| *b == b'/').filter(|dir| !dir.is_empty()) {
-            state = state.enter(dir);
+        if self.last.0 != parent {
+            let dirs = parent.split(|b| *b == b'/').filter(|dir| !dir.is_empty());
+            let state = dirs.fold(self.top.clone(), |state, dir| state.enter(dir));
+            self.last = (parent.to_vec(), state);
         }
         // It may have been a directory or not.
-        state.verdict(name, true) == Verdict::Exclude
+        self.last.1.verdict(name, true) == Verdict::Exclude
     }
 }
 
@@ -407,7 +430,7 @@ pub fn of_plan(
     let changed = changed.finish()?;
     let (mut ahead, mut records) = (changed.reader()?, changed.reader()?);
     let (mut asked, mut answered) = (0, 0);
-    let (mut drift, noise) = (Drift::default(), Noise::new());
+    let (mut drift, mut noise) = (Drift::default(), Noise::new());
     while let Some(record) = records.next_record()? {
         while asked < answered + ASKED_AHEAD {
             let Some(record) = ahead.next_record()? else {
@@ -440,7 +463,7 @@ mod tests {
 
     #[test]
     fn noise_is_told_from_work() {
-        let noise = Noise::new();
+        let mut noise = Noise::new();
         for path in [
             "ann/.cache/x/y",
             "ann/.bash_history",

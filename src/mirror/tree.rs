@@ -75,8 +75,40 @@ impl Found {
     }
 }
 
+/// As much of an entry as one system call tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance {
+    /// What kind of thing.
+    pub kind: Kind,
+    /// Its size, if it is a file.
+    pub size: u64,
+    /// When it was modified.
+    pub mtime: Time,
+    /// Its inode number on this machine.
+    pub ino: u64,
+    /// When anything about the inode was changed last, which nobody can set back.
+    pub ctime: Time,
+}
+
 fn dev_of(stat: &Statx) -> Dev {
     rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)
+}
+
+fn ctime_of(stat: &Statx) -> Time {
+    Time {
+        secs: stat.stx_ctime.tv_sec,
+        nanos: stat.stx_ctime.tv_nsec,
+    }
+}
+
+/// The stat of the entry `name` of `dir`, or `None` if there is no such entry.
+fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Statx>, Errno> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    match rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Device, inode and type through a descriptor.
@@ -199,21 +231,29 @@ impl Tree {
         Ok(fd)
     }
 
+    /// What one system call tells of the entry `name` of `dir`, or `None` if there is no such entry.
+    pub fn glance(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Glance>, Errno> {
+        let stat = stat_at(dir, name)?;
+        Ok(stat.map(|stat| {
+            let meta = self.plain_meta(&stat);
+            Glance {
+                kind: meta.kind,
+                size: meta.size,
+                mtime: meta.mtime,
+                ino: stat.stx_ino,
+                ctime: ctime_of(&stat),
+            }
+        }))
+    }
+
     /// Everything about the entry `name` of `dir`, or `None` if there is no such entry.
     ///
     /// A mount point, a nested subvolume and a directory on another device are [`Kind::Opaque`].
     pub fn look(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Found>, Errno> {
         let mut tries = 0;
         loop {
-            let stat = match rustix::fs::statx(
-                dir,
-                name,
-                AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
-                StatxFlags::BASIC_STATS,
-            ) {
-                Ok(stat) => stat,
-                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-                Err(e) => return Err(e),
+            let Some(stat) = stat_at(dir, name)? else {
+                return Ok(None);
             };
             match self.found(dir, name, &stat) {
                 // Given to something else between two looks: look again.
@@ -273,21 +313,24 @@ impl Tree {
             meta,
             ino: stat.stx_ino,
             nlink: u64::from(stat.stx_nlink),
-            ctime: Time {
-                secs: stat.stx_ctime.tv_sec,
-                nanos: stat.stx_ctime.tv_nsec,
-            },
+            ctime: ctime_of(&stat),
         })
     }
 
-    fn found(&self, dir: BorrowedFd<'_>, name: &[u8], stat: &Statx) -> Result<Found, Errno> {
-        let mut meta = meta_of(stat);
+    /// What a stat tells, of something that is ours to look into.
+    fn plain_meta(&self, stat: &Statx) -> Meta {
+        let meta = meta_of(stat);
         let mounted = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
         let nested = meta.kind == Kind::Dir
             && matches!(stat.stx_ino, SUBVOLUME_ROOT_INO | EMPTY_SUBVOLUME_INO);
         if mounted || nested || dev_of(stat) != self.dev {
-            meta = Meta::opaque();
+            return Meta::opaque();
         }
+        meta
+    }
+
+    fn found(&self, dir: BorrowedFd<'_>, name: &[u8], stat: &Statx) -> Result<Found, Errno> {
+        let mut meta = self.plain_meta(stat);
         match meta.kind {
             Kind::File | Kind::Dir => {
                 let fd = open_node(dir, name)?;
@@ -310,10 +353,7 @@ impl Tree {
             meta,
             ino: stat.stx_ino,
             nlink: u64::from(stat.stx_nlink),
-            ctime: Time {
-                secs: stat.stx_ctime.tv_sec,
-                nanos: stat.stx_ctime.tv_nsec,
-            },
+            ctime: ctime_of(stat),
         })
     }
 }

@@ -89,6 +89,13 @@ forget() { # what is cached goes to the disk, and for a cold run out of memory
   if [[ $1 == cold ]]; then echo 3 >/proc/sys/vm/drop_caches; fi
 }
 
+forget_syncs() { # both machines, as if there had never been one
+  local host
+  for host in atlas vega; do
+    lab exec "$host" sh -c 'rm -rf /var/lib/pc-switcher; for s in /.snapshots/*; do test ! -e "$s" || btrfs -q subvolume delete "$s"; done; btrfs subvolume sync /.snapshots'
+  done
+}
+
 compare() { # NAME FOLDER warm|cold first|again
   local name=$1 folder=$2 temperature=$3 kind=$4 run tool target=$there_disk${2#/home} tools
   if [[ $kind == first ]]; then tools=("${first[@]}"); else tools=("${again[@]}"); fi
@@ -96,7 +103,7 @@ compare() { # NAME FOLDER warm|cold first|again
   if [[ $kind == again ]]; then for tool in "${tools[@]}"; do "$tool" "$folder"; done; fi
   for ((run = 1; run <= runs; run++)); do
     for tool in "${tools[@]}"; do
-      if [[ $kind == first ]]; then rm -rf "$target"; mkdir -p "$target"; fi
+      if [[ $kind == first ]]; then forget_syncs; rm -rf "$target"; mkdir -p "$target"; fi
       forget "$temperature"
       if [[ $temperature == warm ]]; then find "$here_disk${folder#/home}" -printf '%s %T@\n' >/dev/null; fi
       if [[ $temperature == warm && $kind == again ]]; then find "$target" -printf '%s %T@\n' >/dev/null; fi
