@@ -286,16 +286,16 @@ impl AgentClient {
                 Choice {
                     key: 'p',
                     label: "proceed".into(),
-                    effect: "do it".into(),
+                    effect: "do it; the next one is asked about, too".into(),
                 },
                 Choice {
                     key: 'a',
                     label: "abort".into(),
-                    effect: "stop the sync here".into(),
+                    effect: "stop the sync here; what was done stays done".into(),
                 },
             ],
             default: 1,
-            flag: None,
+            flag: Some("leave out --confirm-each-command".into()),
         };
         match confirm.prompter.choose(&question)? {
             0 => Ok(()),

@@ -35,8 +35,9 @@ ordinary confirmations and opens no gate.";
 
 const INIT_EXAMPLES: &str = "\
 Examples:
-  pc-switcher init            write config.yaml, home.filter and root.filter
-  pc-switcher init --force    start anew, overwriting all three";
+  pc-switcher init              write config.yaml, home.filter and root.filter
+  pc-switcher init --force      start anew, overwriting all three
+  pc-switcher init --sudoers    print what lets a timer sync without a password";
 
 const PRUNE_EXAMPLES: &str = "\
 Examples:
@@ -272,6 +273,9 @@ pub struct InitArgs {
     /// Overwrite config.yaml, home.filter and root.filter if they exist
     #[arg(long)]
     pub force: bool,
+    /// Write nothing; print the one line with which sudo asks you for no password
+    #[arg(long, conflicts_with = "force")]
+    pub sudoers: bool,
 }
 
 /// `logs`.
@@ -598,7 +602,13 @@ mod tests {
         ] {
             let cli = parse(line).expect("valid");
             assert!(cli.global.batch && cli.global.quiet == 1, "{line}");
-            assert_eq!(cli.command, Command::Init(InitArgs { force: true }));
+            assert_eq!(
+                cli.command,
+                Command::Init(InitArgs {
+                    force: true,
+                    sudoers: false
+                })
+            );
         }
         let cli = parse("pc-switcher snapshots list --host vega").expect("valid");
         let Command::Snapshots(SnapshotsArgs { command }) = cli.command else {

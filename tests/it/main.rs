@@ -10,12 +10,14 @@
 
 mod anchors;
 mod completions;
+mod deltas;
 mod doctor;
 mod documents;
 mod dry_run;
 mod errors;
 mod first_sync;
 mod harness;
+mod help;
 mod history;
 mod interrupted;
 mod layers;
@@ -31,4 +33,6 @@ mod rollback;
 mod round_trip;
 mod support;
 mod survivors;
+mod terminal;
 mod timing;
+mod unattended;
