@@ -283,7 +283,7 @@ impl<'a> SourceScan<'a> {
         if !self.is_restricted {
             return Ok(Vec::new());
         }
-        unseen(&self.leaders, self.tree, &self.suspects)
+        unseen(&self.leaders, self.tree, &self.suspects, <[u8]>::to_vec)
     }
 
     /// What it has cost: names read and entries looked at.
@@ -300,10 +300,13 @@ impl<'a> SourceScan<'a> {
         };
         let within = match self.restricted.take() {
             None => Within::All { doubted: false },
-            Some(ours) => {
+            Some(mut ours) => {
                 let theirs = exchange::hear(self.incoming, self.abort)?;
+                exchange::offer(&mut ours, self.tree, &self.filter, self.abort)?;
                 exchange::tell(&mut self.batch, &ours)?;
-                self.suspects = ours.into_iter().chain(theirs).collect();
+                let agreed = exchange::hear(self.incoming, self.abort)?;
+                let moves = exchange::agree(&ours, &agreed)?;
+                self.suspects = Suspects::new(ours, theirs, moves);
                 self.suspects.root()
             }
         };
@@ -558,7 +561,10 @@ impl<'a> SourceScan<'a> {
             now: None,
         };
         let became = match &mut self.since {
-            Some(since) if !excluded => unless_unreadable(since.became(path, self.abort))?,
+            Some(since) if !excluded => {
+                let then = self.suspects.moves().before(path);
+                unless_unreadable(since.became(path, &then, self.abort))?
+            }
             _ => nothing,
         };
         self.batch.push(&Message::Since { id, became })?;

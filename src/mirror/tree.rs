@@ -3,6 +3,7 @@
 //! Everything is relative to a held directory descriptor and never follows a symbolic link.
 //! Nothing here writes.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -12,7 +13,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::entry::{FLAGS, Kind, Meta, PATH_LIMIT, Time, XATTRS_MAX, Xattr};
+use super::entry::{FLAGS, Kind, Meta, PATH_LIMIT, Time, XATTRS_MAX, Xattr, split};
+use super::moves::Occupied;
 
 /// How paths below a root are resolved: never outside, never through a link or another mount.
 pub const CONFINED: ResolveFlags = ResolveFlags::BENEATH
@@ -316,6 +318,22 @@ impl Tree {
         }
     }
 
+    /// What is at `path`, for something that shall come to stand there.
+    #[must_use]
+    pub fn occupied(&self, path: &[u8]) -> Occupied {
+        let (parent, name) = split(path);
+        let found = match self.open_dir(parent) {
+            Ok(dir) => self.look(dir.as_fd(), name),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(None) => Occupied::No,
+            Ok(Some(found)) if found.meta.kind == Kind::Dir => Occupied::Directory,
+            _ => Occupied::Otherwise,
+        }
+    }
+
     /// The attributes of something that is open.
     pub fn look_fd(&self, fd: BorrowedFd<'_>) -> Result<Meta, Errno> {
         let mut meta = meta_of(&statx_fd(fd)?);
@@ -534,10 +552,7 @@ impl Names {
                 names.add(name, entry.ino(), entry.file_type());
             }
         }
-        let text = &names.text;
-        names
-            .index
-            .sort_unstable_by(|a, b| name_at(text, a.offset).cmp(name_at(text, b.offset)));
+        names.sort();
         Ok(names)
     }
 
@@ -562,6 +577,34 @@ impl Names {
             }
         }
         Ok(names)
+    }
+
+    /// The same without the names that `is_gone`, and with these of these inode numbers and types.
+    #[must_use]
+    pub fn changed(self, is_gone: impl Fn(&[u8]) -> bool, come: &[(&[u8], u64, FileType)]) -> Self {
+        let comes: HashSet<&[u8]> = come.iter().map(|(name, ..)| *name).collect();
+        let mut names = Self {
+            picked: self.picked,
+            ..Self::default()
+        };
+        for position in 0..self.len() {
+            let name = self.get(position).expect("within the length");
+            let (ino, file_type) = self.identity(position);
+            if !is_gone(name) && !comes.contains(name) {
+                names.add(name, ino, file_type);
+            }
+        }
+        for (name, ino, file_type) in come {
+            names.add(name, *ino, *file_type);
+        }
+        names.sort();
+        names
+    }
+
+    fn sort(&mut self) {
+        let text = &self.text;
+        let index = &mut self.index;
+        index.sort_unstable_by(|a, b| name_at(text, a.offset).cmp(name_at(text, b.offset)));
     }
 
     /// Adds a name at the end.

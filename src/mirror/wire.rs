@@ -183,6 +183,8 @@ pub enum Message<'a> {
         bytes: u64,
         /// Path below the folder.
         path: &'a [u8],
+        /// Of something renamed: its path before.
+        from: Option<&'a [u8]>,
     },
     /// To the CLI: how far it is.
     Progress {
@@ -316,11 +318,16 @@ impl Message<'_> {
                 aspects,
                 bytes,
                 path,
+                from,
             } => {
                 out.push(*action);
                 put_u64(out, u64::from(*aspects));
                 put_u64(out, *bytes);
                 put_bytes(out, path);
+                out.push(u8::from(from.is_some()));
+                if let Some(from) = from {
+                    put_bytes(out, from);
+                }
             }
             Self::Progress { items, bytes, path } => {
                 put_u64(out, *items);
@@ -501,6 +508,10 @@ impl<'a> Messages<'a> {
                 aspects: u16::try_from(body.u64()?).map_err(|_| Malformed("impossible aspects"))?,
                 bytes: body.u64()?,
                 path: path(&mut body)?,
+                from: match body.u8()? {
+                    0 => None,
+                    _ => Some(path(&mut body)?),
+                },
             },
             51 => Message::Progress {
                 items: body.u64()?,
@@ -832,6 +843,8 @@ pub struct PlanTotals {
     pub created: u64,
     /// Entries with new content.
     pub changed: u64,
+    /// Entries that have another name, with all that is in them.
+    pub renamed: u64,
     /// Entries with new attributes only.
     pub attributes: u64,
     /// Entries deleted.
@@ -840,6 +853,14 @@ pub struct PlanTotals {
     pub existing: u64,
     /// Bytes on disk the new content will need.
     pub bytes: u64,
+}
+
+impl PlanTotals {
+    /// How many operations.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.created + self.changed + self.renamed + self.attributes + self.deleted
+    }
 }
 
 /// Appends a time.
@@ -977,6 +998,14 @@ mod tests {
                 aspects: 3,
                 bytes: 10,
                 path: b"n",
+                from: None,
+            },
+            Message::Change {
+                action: b'>',
+                aspects: 3,
+                bytes: 0,
+                path: b"n",
+                from: Some(b"m"),
             },
             Message::Progress {
                 items: 1,

@@ -80,6 +80,7 @@ fn add(summary: &mut PlanSummary, planned: &Planned) {
     let totals = &planned.totals;
     summary.created += totals.created;
     summary.changed += totals.changed;
+    summary.renamed += totals.renamed;
     summary.attributes += totals.attributes;
     summary.deleted += totals.deleted;
     summary.existing += totals.existing;
@@ -206,20 +207,25 @@ fn change(folder: &str, message: &Message<'_>) -> Option<Change> {
         aspects,
         bytes,
         path,
+        from,
     } = message
     else {
         return None;
     };
-    let mut item = folder.as_bytes().to_vec();
-    if !path.is_empty() {
-        item.push(b'/');
-        item.extend_from_slice(path);
-    }
+    let whole = |path: &[u8]| {
+        let mut whole = folder.as_bytes().to_vec();
+        if !path.is_empty() {
+            whole.push(b'/');
+            whole.extend_from_slice(path);
+        }
+        whole
+    };
     Some(Change {
         action: Action::from_byte(*action)?,
-        item,
+        item: whole(path),
         detail: Aspects(*aspects).describe(),
         bytes: *bytes,
+        from: from.map(whole),
     })
 }
 
@@ -363,14 +369,7 @@ impl Module for UserData {
     }
 
     fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError> {
-        let total_items: u64 = self
-            .planned
-            .iter()
-            .map(|p| {
-                let t = &p.totals;
-                t.created + t.changed + t.attributes + t.deleted
-            })
-            .sum();
+        let total_items: u64 = self.planned.iter().map(|p| p.totals.changes()).sum();
         let total_bytes: u64 = self.planned.iter().map(|p| p.totals.bytes).sum();
         let (mut items, mut bytes, mut kept, mut errors) = (0, 0, 0, 0);
         let mut made = context.changes();
@@ -473,7 +472,7 @@ impl UserData {
             let trees = scan::trees(context, planned, true);
             let (source, target) = scan::once(context, &planned.path, &trees)?;
             let totals = target.plan.unwrap_or_default();
-            let differences = totals.created + totals.changed + totals.attributes + totals.deleted;
+            let differences = totals.changes();
             if differences == 0 {
                 let message = format!(
                     "{}: verified, {} entries are equal",

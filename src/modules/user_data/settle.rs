@@ -110,7 +110,8 @@ fn changed(
     below: &str,
 ) -> Result<Result<Changed, String>, ModuleError> {
     let totals = &folder.totals;
-    let planned = totals.created + totals.changed + totals.attributes + totals.deleted;
+    let planned =
+        totals.created + totals.changed + totals.attributes + totals.deleted + totals.renamed;
     // To find out and look up one change costs as much as to look at many entries.
     if folder.start.full_scan.is_some() && planned > (totals.existing + totals.created) / 8 {
         return Ok(Ok(Changed::Much));
