@@ -27,7 +27,7 @@ fn idle(lab: &Lab) -> u64 {
 /// What the last run's log says was renamed, from where to where.
 fn renamed(lab: &Lab) -> Vec<String> {
     let text = last_log(lab, ATLAS);
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line));
+    let lines = text.lines().map(serde_json::from_str::<Value>);
     let messages = lines.filter_map(|line| Some(line.ok()?["message"].as_str()?.to_owned()));
     let mut found: Vec<String> =
         (messages.filter_map(|m| Some(m.strip_prefix("> ")?.to_owned()))).collect();
@@ -40,7 +40,7 @@ fn fill(top: &Path, dirs: usize, files: usize) {
         let dir = top.join(dir.to_string());
         fs::create_dir_all(&dir).expect("writable");
         for n in 0..files {
-            fs::write(dir.join(n.to_string()), format!("{dir:?} {n}\n")).expect("writable");
+            fs::write(dir.join(n.to_string()), format!("{} {n}\n", dir.display())).expect("writable");
         }
     }
 }
