@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::age::parse_age;
+use crate::config::parse_rate;
 use crate::event::LogLevel;
 use crate::exit::ExitStatus;
 
@@ -233,6 +234,9 @@ pub struct SyncArgs {
     /// Afterwards, compare the content of all files on both machines
     #[arg(long, help_heading = "What is synced")]
     pub verify: bool,
+    /// Send at most so many bytes a second, like 10MiB; 0 for no limit
+    #[arg(long, help_heading = "What is synced", value_name = "RATE", value_parser = parse_bwlimit)]
+    pub bwlimit: Option<u64>,
 
     /// Answer ordinary confirmations with yes; opens no gate
     #[arg(short, long, help_heading = "Questions")]
@@ -480,6 +484,14 @@ fn parse_module(text: &str) -> Result<String, &'static str> {
     }
 }
 
+/// Bytes a second; 0: no limit.
+fn parse_bwlimit(text: &str) -> Result<u64, &'static str> {
+    match text.trim() {
+        "0" => Ok(0),
+        rate => parse_rate(rate),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -559,7 +571,7 @@ mod tests {
     #[test]
     fn every_flag_of_sync_is_read() {
         let cli = parse(
-            "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify \
+            "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify --bwlimit 10MiB \
              --allow-first-sync --allow-out-of-order --allow-incomplete --allow-conflicts --allow-mass-delete \
              --allow-logged-in --confirm-each-command --config /c --color never --progress json -vv",
         );
@@ -579,6 +591,7 @@ mod tests {
                 skip: vec!["c".to_owned()],
                 full_scan: true,
                 verify: true,
+                bwlimit: Some(10 << 20),
                 apply_package_installs: false,
                 apply_package_removals: false,
                 yes: true,

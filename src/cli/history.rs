@@ -164,7 +164,7 @@ fn table(state: &MachineState, present: &BTreeSet<String>) -> String {
             result_words(entry, marker, &undone),
             figures::span(took(entry)),
             figure(|c| c.created),
-            figure(|c| c.changed + c.attributes),
+            figure(|c| c.changed + c.renamed + c.attributes),
             figure(|c| c.deleted),
             match &entry.changed {
                 Some(changed) => figures::bytes(changed.bytes),
@@ -455,6 +455,7 @@ impl Listing<'_> {
             result = self.each_change(&mut |change| {
                 let shown = Change {
                     item: below(&shown, &change.item),
+                    from: change.from.as_ref().map(|from| below(&shown, from)),
                     ..change.clone()
                 };
                 printer.print(&shown).map_err(|_| Interrupted)
@@ -510,6 +511,7 @@ impl Listing<'_> {
                 aspects,
                 bytes,
                 path,
+                from,
             } = message
             else {
                 return Ok(());
@@ -520,6 +522,7 @@ impl Listing<'_> {
                 item: path.to_vec(),
                 detail: Aspects(*aspects).describe(),
                 bytes: *bytes,
+                from: from.map(<[u8]>::to_vec),
             })?)
         })
         .map(drop)
@@ -556,6 +559,7 @@ mod tests {
         first.changed = Some(Changed {
             created: 1200,
             changed: 3,
+            renamed: 0,
             attributes: 1,
             deleted: 0,
             bytes: 5 << 20,

@@ -56,11 +56,21 @@ impl<'a> Told<'a> {
 
     /// A change was made.
     pub fn made(&mut self, note: Note, path: &[u8]) -> Result<(), Interrupted> {
+        self.change(note, path, None)
+    }
+
+    /// Something that was at `from` was moved.
+    pub fn moved(&mut self, note: Note, from: &[u8], path: &[u8]) -> Result<(), Interrupted> {
+        self.change(note, path, Some(from))
+    }
+
+    fn change(&mut self, note: Note, path: &[u8], from: Option<&[u8]>) -> Result<(), Interrupted> {
         self.cli.push(&Message::Change {
             action: note.action as u8,
             aspects: note.aspects.0,
             bytes: note.bytes,
             path,
+            from,
         })?;
         if self.told_at.elapsed() >= TELL_EVERY {
             self.flush()?;

@@ -57,8 +57,8 @@ struct Planned {
     left_more: bool,
     /// Whether a directory's filter file is not mirrored itself.
     own_rules: bool,
-    /// When the plan had been carried out, by the target's clock.
-    applied_at: Option<Time>,
+    /// When the plan was begun and when it had been carried out, by the target's clock.
+    applied: Option<(Time, Time)>,
 }
 
 impl Planned {
@@ -80,6 +80,7 @@ fn add(summary: &mut PlanSummary, planned: &Planned) {
     let totals = &planned.totals;
     summary.created += totals.created;
     summary.changed += totals.changed;
+    summary.renamed += totals.renamed;
     summary.attributes += totals.attributes;
     summary.deleted += totals.deleted;
     summary.existing += totals.existing;
@@ -206,20 +207,25 @@ fn change(folder: &str, message: &Message<'_>) -> Option<Change> {
         aspects,
         bytes,
         path,
+        from,
     } = message
     else {
         return None;
     };
-    let mut item = folder.as_bytes().to_vec();
-    if !path.is_empty() {
-        item.push(b'/');
-        item.extend_from_slice(path);
-    }
+    let whole = |path: &[u8]| {
+        let mut whole = folder.as_bytes().to_vec();
+        if !path.is_empty() {
+            whole.push(b'/');
+            whole.extend_from_slice(path);
+        }
+        whole
+    };
     Some(Change {
         action: Action::from_byte(*action)?,
-        item,
+        item: whole(path),
         detail: Aspects(*aspects).describe(),
         bytes: *bytes,
+        from: from.map(whole),
     })
 }
 
@@ -331,7 +337,7 @@ impl Module for UserData {
                 left: Vec::new(),
                 left_more: false,
                 own_rules: false,
-                applied_at: None,
+                applied: None,
             });
         }
         let starts = basis::starts(context, &self.planned)?;
@@ -363,14 +369,7 @@ impl Module for UserData {
     }
 
     fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError> {
-        let total_items: u64 = self
-            .planned
-            .iter()
-            .map(|p| {
-                let t = &p.totals;
-                t.created + t.changed + t.attributes + t.deleted
-            })
-            .sum();
+        let total_items: u64 = self.planned.iter().map(|p| p.totals.changes()).sum();
         let total_bytes: u64 = self.planned.iter().map(|p| p.totals.bytes).sum();
         let (mut items, mut bytes, mut kept, mut errors) = (0, 0, 0, 0);
         let mut made = context.changes();
@@ -414,7 +413,7 @@ impl Module for UserData {
             bytes += applied.bytes;
             kept += applied.kept;
             errors += applied.errors;
-            planned.applied_at = applied.ended;
+            planned.applied = applied.begun.zip(applied.ended);
         }
         context.emit_progress(ProgressUpdate {
             percent: Some(100),
@@ -473,7 +472,7 @@ impl UserData {
             let trees = scan::trees(context, planned, true);
             let (source, target) = scan::once(context, &planned.path, &trees)?;
             let totals = target.plan.unwrap_or_default();
-            let differences = totals.created + totals.changed + totals.attributes + totals.deleted;
+            let differences = totals.changes();
             if differences == 0 {
                 let message = format!(
                     "{}: verified, {} entries are equal",

@@ -27,6 +27,7 @@ mod logs;
 mod losses;
 mod manners;
 mod manual;
+mod moves;
 mod packages;
 mod refusals;
 mod retention;

@@ -19,7 +19,7 @@ use super::super::look::Looker;
 use super::super::plan::{FolderPlan, Step};
 use super::super::scan::{NOTES_OF_A_KIND, Notes, ScanError, SourceScan};
 use super::super::service::fault;
-use super::super::tree::Tree;
+use super::super::tree::{Tree, Trust};
 use super::super::wire::{Batch, FOR_CLI, FOR_PEER, ScanTree};
 use super::{LocalPlan, Side};
 use crate::agent::protocol::{Fault, FaultKind};
@@ -59,7 +59,7 @@ pub fn compare(
         rules: String::new(),
         origin: String::new(),
         content: false,
-        equal_at: equal_at(wanted.older, from, to),
+        trust: equal_at(wanted.older, from, to).map(Trust::until),
         restricted: None,
         anchor: None,
     };

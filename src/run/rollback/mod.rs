@@ -333,6 +333,7 @@ pub fn totals(tree: &Tree) -> String {
     let counts = [
         (totals.created, "to bring back"),
         (totals.changed, "to change back"),
+        (totals.renamed, "to rename back"),
         (totals.attributes, "with other attributes"),
         (totals.deleted, "to delete"),
     ];
@@ -604,6 +605,7 @@ fn remember(
     for totals in trees.iter().map(|tree| &tree.totals) {
         changed.created += totals.created;
         changed.changed += totals.changed;
+        changed.renamed += totals.renamed;
         changed.attributes += totals.attributes;
         changed.deleted += totals.deleted;
         changed.bytes += totals.bytes;

@@ -60,7 +60,7 @@ impl Tree {
     #[must_use]
     pub fn changes(&self) -> u64 {
         let totals = &self.totals;
-        totals.created + totals.changed + totals.attributes + totals.deleted
+        totals.changes()
     }
 
     /// Has the agent compare; it keeps the plan under the subvolume's name.
@@ -148,6 +148,7 @@ impl Tree {
                 aspects,
                 bytes,
                 path,
+                from: _,
             } = message
             else {
                 return Ok(());
@@ -163,6 +164,7 @@ impl Tree {
                 item,
                 detail: Aspects(*aspects).describe(),
                 bytes: *bytes,
+                from: None,
             });
             Ok(())
         })
