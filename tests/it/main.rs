@@ -9,6 +9,7 @@
 )]
 
 mod anchors;
+mod by_hand;
 mod completions;
 mod deltas;
 mod doctor;

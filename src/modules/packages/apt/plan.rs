@@ -240,6 +240,15 @@ pub fn draft(view: &View<'_>) -> Result<Draft, String> {
             older.push(name.clone());
         }
     }
+    let for_subscribers = (both.source.packages.values())
+        .filter(|p| both.source.origins_of(p).any(state::is_for_subscribers))
+        .count();
+    if for_subscribers > 0 && both.target.subscribed == Some(false) {
+        draft.notes.push(format!(
+            "{for_subscribers} packages of {source_name} come from Ubuntu Pro, which {target_name} is not \
+             attached to (`sudo pro attach` there): it has them without Pro's fixes"
+        ));
+    }
     if !elsewhere.is_empty() {
         draft.notes.push(format!(
             "from another place on {target_name} than on {source_name}, left as they are: {}",
@@ -323,6 +332,17 @@ fn unreachable_reason(both: &Both<'_>, forecast: &Forecast, name: &str) -> Optio
         let offer = offer?;
         let version = package.held.then_some(package.version.as_str());
         let origins = offer.origins(version);
+        let is_locked_up = !origins.is_empty()
+            && origins
+                .iter()
+                .all(|origin| state::is_for_subscribers(origin))
+            && both.target.subscribed == Some(false);
+        if is_locked_up {
+            return Some(format!(
+                "it would come from Ubuntu Pro, which {} is not attached to (`sudo pro attach` there)",
+                both.view.names.1
+            ));
+        }
         let foreign = !origins.is_empty() && !origins.iter().any(|o| both.target_own.contains(*o));
         return foreign.then(|| {
             format!(

@@ -473,3 +473,38 @@ fn obstacles_are_named_with_their_remedy() {
         assert!(obstacle.message.contains(word) && obstacle.hint.is_some());
     }
 }
+
+#[test]
+fn what_only_subscribers_get_is_told_where_there_is_no_subscription() {
+    const ESM: &str = "esm.ubuntu.com/apps/ubuntu";
+    let (mut source, mut target) = (Made::new(), Made::new());
+    for made in [&mut source, &mut target] {
+        made.source(
+            "/etc/apt/sources.list.d/ubuntu-esm-apps.sources",
+            "Types: deb\nURIs: https://esm.ubuntu.com/apps/ubuntu\nSuites: x\nComponents: main\n\
+             Signed-By: /usr/share/keyrings/ubuntu-pro-esm-apps.gpg\n",
+        );
+    }
+    source.package("fixed", "2", ESM);
+    source.with("fixed", |p| p.manual = true);
+    let offer = Offer {
+        candidate: Some("2".to_owned()),
+        versions: vec![("2".to_owned(), vec![ESM.to_owned()])],
+    };
+    let forecast = Forecast {
+        offers: BTreeMap::from([("fixed".to_owned(), offer)]),
+        ..Forecast::default()
+    };
+    for (subscribed, is_told) in [(Some(false), true), (Some(true), false), (None, false)] {
+        target.0.subscribed = subscribed;
+        let (draft, _, work) = outcome(&source, &target, &[], &forecast, |_| true);
+        let told = (draft.items.iter())
+            .any(|item| matches!(&item.stand, Stand::Told(why) if why.contains("pro attach")));
+        assert_eq!(told, is_told, "{subscribed:?}: {draft:?}");
+        assert_eq!(work.install.is_empty(), is_told);
+        assert_eq!(
+            draft.notes.iter().any(|note| note.contains("Ubuntu Pro")),
+            is_told
+        );
+    }
+}

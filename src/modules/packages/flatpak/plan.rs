@@ -421,6 +421,7 @@ fn change(action: Action, kind: &str, text: &str) -> Change {
         action,
         item: format!("flatpak {kind}{gap}{text}").into_bytes(),
         detail: String::new(),
+        from: None,
         bytes: 0,
     }
 }

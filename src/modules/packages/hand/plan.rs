@@ -234,6 +234,7 @@ pub fn settle(
             action,
             item: format!("hand {}", item.text).into_bytes(),
             detail: String::new(),
+            from: None,
             bytes: 0,
         });
     }

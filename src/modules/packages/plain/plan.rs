@@ -227,6 +227,7 @@ pub fn settle(
             action,
             item: format!("{manager} package {}", item.text).into_bytes(),
             detail: String::new(),
+            from: None,
             bytes: 0,
         });
     }

@@ -137,6 +137,7 @@ pub fn settle(
             action,
             item: format!("snap {text}").into_bytes(),
             detail: String::new(),
+            from: None,
             bytes: 0,
         });
     };
