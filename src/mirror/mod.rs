@@ -8,6 +8,7 @@ pub mod apply;
 pub mod codec;
 pub mod compare;
 pub mod content;
+pub mod delta;
 pub mod diff;
 pub mod drift;
 pub mod entry;
@@ -86,6 +87,8 @@ mod testing;
 mod tests;
 #[cfg(test)]
 mod tests_anchor;
+#[cfg(test)]
+mod tests_delta;
 #[cfg(test)]
 mod tests_interrupt;
 #[cfg(test)]

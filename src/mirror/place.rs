@@ -263,6 +263,15 @@ impl Old {
         Ok(old_of(&stat))
     }
 
+    /// When what is open as `fd` was last touched: of all its times the one that nobody can set.
+    pub fn touched_at(fd: impl AsFd) -> Result<Time, Errno> {
+        let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::CTIME)?;
+        Ok(Time {
+            secs: stat.stx_ctime.tv_sec,
+            nanos: stat.stx_ctime.tv_nsec,
+        })
+    }
+
     /// Whether `now` is still what the plan saw. A directory's time moves with its content.
     #[must_use]
     pub fn is_still(&self, now: &Self) -> bool {

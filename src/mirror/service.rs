@@ -339,6 +339,21 @@ impl MirrorService {
         })
     }
 
+    /// Changes what is planned for a folder.
+    #[cfg(test)]
+    pub(super) fn change_plan(&self, root: &str, change: impl Fn(&mut super::plan::Op)) {
+        let plan = self.plan(root).unwrap();
+        let mut planner = super::plan::Planner::new().unwrap();
+        for mut ops in [plan.changes().unwrap(), plan.deletions().unwrap()] {
+            while let Some(mut op) = ops.next_op().unwrap() {
+                change(&mut op);
+                planner.add(&op).unwrap();
+            }
+        }
+        let mut plans = self.plans.lock().unwrap();
+        plans.insert(root.to_owned(), planner.finish().unwrap());
+    }
+
     fn plan(&self, root: &str) -> Result<FolderPlan, Fault> {
         let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.get(root).cloned().ok_or_else(|| {
@@ -406,6 +421,7 @@ impl MirrorService {
         let mut reply = MirrorReply {
             items: applied.items,
             bytes: applied.bytes,
+            kept: applied.kept,
             moves: applied.moves,
             ended: Some(super::plan::now()),
             ..MirrorReply::default()

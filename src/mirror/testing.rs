@@ -227,6 +227,11 @@ impl Pair {
         )
     }
 
+    /// Changes what is planned for `to`.
+    pub(crate) fn change_plan(&mut self, to: &Path, change: impl Fn(&mut super::plan::Op)) {
+        self.target.change_plan(to.to_str().unwrap(), change);
+    }
+
     /// The plan for `to`, as listed.
     pub(crate) fn list(&mut self, to: &Path) -> Vec<(char, String)> {
         let root = to.to_str().unwrap().to_owned();

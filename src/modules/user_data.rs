@@ -8,6 +8,7 @@ mod report;
 mod scan;
 mod settle;
 
+use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
@@ -371,7 +372,7 @@ impl Module for UserData {
             })
             .sum();
         let total_bytes: u64 = self.planned.iter().map(|p| p.totals.bytes).sum();
-        let (mut items, mut bytes, mut errors) = (0, 0, 0);
+        let (mut items, mut bytes, mut kept, mut errors) = (0, 0, 0, 0);
         let mut made = context.changes();
         for planned in &mut self.planned {
             let mut progress = |message: &Message<'_>| {
@@ -389,7 +390,7 @@ impl Module for UserData {
                     context.emit_progress(ProgressUpdate {
                         current: Some(items + i),
                         total: Some(total_items),
-                        current_bytes: Some(bytes + b),
+                        current_bytes: Some(bytes + kept + b),
                         total_bytes: Some(total_bytes),
                         item: Some(format!("{}/{}", planned.path, escape_bytes(path))),
                         ..ProgressUpdate::default()
@@ -411,6 +412,7 @@ impl Module for UserData {
             )?;
             items += applied.items;
             bytes += applied.bytes;
+            kept += applied.kept;
             errors += applied.errors;
             planned.applied_at = applied.ended;
         }
@@ -418,8 +420,8 @@ impl Module for UserData {
             percent: Some(100),
             current: Some(items),
             total: Some(total_items.max(items)),
-            current_bytes: Some(bytes),
-            total_bytes: Some(total_bytes.max(bytes)),
+            current_bytes: Some(bytes + kept),
+            total_bytes: Some(total_bytes.max(bytes + kept)),
             ..ProgressUpdate::default()
         });
         if context.session.verify {
@@ -438,8 +440,10 @@ impl Module for UserData {
         } else {
             parts.join(", ")
         };
+        if kept > 0 {
+            let _ = write!(summary, "; {} were there already", figures::bytes(kept));
+        }
         if errors > 0 {
-            use std::fmt::Write as _;
             let _ = write!(summary, "; {} not done", figures::number(errors));
         }
         Ok(summary)

@@ -13,29 +13,12 @@ use crate::support::awkward::set_mtime;
 use crate::support::lab::{ATLAS, Lab, Output, VEGA};
 use crate::support::oracle;
 use crate::support::random;
-use crate::support::scenario::{DONE, FILTER, PRIVATE, make_private_paths, work};
+use crate::support::scenario::{DONE, FILTER, PRIVATE, comparison, make_private_paths, work};
 use crate::support::seeds;
 use crate::support::stopped::STAGING;
 
 /// Lets a sync go the same way again.
 const AGAIN: &str = "--allow-out-of-order";
-
-/// What the last sync's log says of its comparison: `anchor` or `full`, with all it says besides.
-fn comparison(lab: &Lab, host: &str) -> (String, Value) {
-    let logs = lab.dev(host).join(".local/state/pc-switcher/logs");
-    let mut files: Vec<PathBuf> = (fs::read_dir(logs).expect("a directory of logs"))
-        .map(|entry| entry.expect("readable").path())
-        .collect();
-    files.sort_by_key(|path| fs::metadata(path).expect("there").mtime_nsec());
-    files.sort_by_key(|path| fs::metadata(path).expect("there").mtime());
-    let text = fs::read_to_string(files.last().expect("a log")).expect("readable");
-    let mut lines = text
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-    let line = lines.rfind(|line| line["scan"].is_string());
-    let line = line.expect("a line about the comparison");
-    (line["scan"].as_str().expect("text").to_owned(), line)
-}
 
 /// A sync that must be done, and how it compared.
 #[track_caller]

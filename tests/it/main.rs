@@ -10,6 +10,7 @@
 
 mod anchors;
 mod completions;
+mod deltas;
 mod doctor;
 mod documents;
 mod dry_run;

@@ -12,6 +12,7 @@ use super::lot::{Filling, Item, Sealed};
 use super::outcome::Outcome;
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::mirror::codec::Malformed;
+use crate::mirror::delta::partial;
 use crate::mirror::entry::{Meta, split};
 use crate::mirror::place::{DirCache, PlaceError, Shared};
 use crate::mirror::plan::{FolderPlan, Old, Op, Step};
@@ -117,10 +118,16 @@ impl<'a> Lead<'a> {
     }
 
     fn fetch(&mut self, op: Op) -> Result<(), ApplyError> {
+        // What is worth keeping is not made where all goes together.
+        let keep = partial::is_worth_keeping(&op);
         let spot = match self.filling.fresh.holds(&op.path) {
-            Some(inside) if op.old.is_none() => Spot::Inside(inside.clone()),
+            Some(inside) if op.old.is_none() && !keep => Spot::Inside(inside.clone()),
             _ => {
-                let staged = self.shared.staging.new_name();
+                let staged = if keep {
+                    partial::name_of(&op.path)
+                } else {
+                    self.shared.staging.new_name()
+                };
                 let item = self.filling.place(staged.clone(), &op);
                 Spot::Staged { staged, item }
             }
