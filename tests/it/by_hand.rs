@@ -215,15 +215,14 @@ fn two_thousand_packages_are_planned_in_time() {
              Maintainer: Many <many@example.invalid>\nDescription: made for a test\n"
         )
     };
-    let index: String = (names.iter())
+    let hash = "0".repeat(64);
+    let index: Vec<String> = (names.iter())
         .map(|name| {
-            let hash = "0".repeat(64);
-            format!(
-                "{}Filename: ./{name}.deb\nSize: 1\nSHA256: {hash}\n\n",
-                stanza(name)
-            )
+            let stanza = stanza(name);
+            format!("{stanza}Filename: ./{name}.deb\nSize: 1\nSHA256: {hash}\n\n")
         })
         .collect();
+    let index = index.concat();
     let installed: String = (names.iter())
         .map(|name| stanza(name).replacen('\n', "\nStatus: install ok installed\n", 1) + "\n")
         .collect();
