@@ -71,6 +71,11 @@ pub struct Version {
 }
 
 impl Version {
+    /// What is at `path` below `tree`; nothing where the way there is none.
+    pub fn at(tree: &Tree, dirs: &mut DirCache, path: &[u8]) -> Result<Option<Self>, Errno> {
+        Ok(look(tree, dirs, path)?.as_ref().map(Self::of))
+    }
+
     fn of(found: &Found) -> Self {
         Self {
             kind: found.meta.kind,

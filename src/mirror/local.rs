@@ -6,6 +6,8 @@
 //! restoring of a file will do.
 
 pub mod client;
+mod find;
+mod grown;
 mod pairing;
 #[cfg(test)]
 mod tests;
@@ -17,16 +19,19 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::apply::apply_here;
 use super::plan::FolderPlan;
 use super::service::{fault, io_fault, list_plan, report};
+use super::told;
 use super::tree::Tree;
 use super::wire::{Batch, FOR_CLI, MirrorReply};
 use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_bytes;
+use crate::event::LogLevel;
+use crate::snapshot::manage::Temporary;
 
 /// Name of the agent service.
 pub const SERVICE: &str = "local";
@@ -38,8 +43,27 @@ const PLANS_MAX: usize = 64;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LocalRequest {
+    /// Look whether there is something at paths below a tree.
+    Find {
+        /// The tree.
+        tree: Vec<u8>,
+        /// Paths below it.
+        paths: Vec<Vec<u8>>,
+    },
     /// Compare two trees and keep the plan that makes the second like the first.
     Plan(Box<LocalPlan>),
+    /// Compare a folder as it is now with an older snapshot, through a snapshot of its own that is gone
+    /// when the answer comes: `from` and `newer` are filled in.
+    Since {
+        /// The comparison; its plan makes the snapshot's folder what it is now.
+        plan: Box<LocalPlan>,
+        /// Where snapshots are.
+        snapshot_dir: String,
+        /// Flat name of the subvolume.
+        subvolume: String,
+        /// The folder below it.
+        below: Vec<u8>,
+    },
     /// Send a plan to the CLI as [`Message::Change`](super::wire::Message::Change).
     List {
         /// The plan's name.
@@ -56,7 +80,9 @@ impl LocalRequest {
     /// What the machine does meanwhile, as a phrase that follows a colon.
     fn doing(&self) -> String {
         match self {
+            Self::Find { tree, .. } => format!("looking into {}", escape_bytes(tree)),
             Self::Plan(plan) => format!("comparing {}", escape_bytes(&plan.to)),
+            Self::Since { subvolume, .. } => format!("looking what changed in {subvolume}"),
             Self::List { .. } => "listing what changes".to_owned(),
             Self::Apply { .. } => "changing files".to_owned(),
         }
@@ -78,8 +104,11 @@ pub struct LocalPlan {
     pub rules: Vec<FolderRules>,
     /// Paths below the tree that are left alone with everything in them.
     pub protected: Vec<Vec<u8>>,
-    /// Nothing but this path below the tree, and no deletions but of what gives way.
-    pub only: Option<Vec<u8>>,
+    /// If any are named: nothing but these paths below the tree, and no deletions but of what gives way.
+    pub only: Vec<Vec<u8>>,
+    /// The same place in a read-only snapshot of the tree that is not the older one: then the kernel is
+    /// asked what differs, and nothing else is looked at.
+    pub newer: Option<Vec<u8>>,
     /// Whether filter files inside the tree count, as they do in a sync.
     pub own_rules: bool,
 }
@@ -127,7 +156,27 @@ impl Service for LocalService {
         let request: LocalRequest = serde_json::from_value(body)
             .map_err(|e| fault(FaultKind::Invalid, format!("unknown local request: {e}")))?;
         let reply = match request {
+            LocalRequest::Find { tree, paths } => {
+                let found = find::find(&open_tree(&tree)?, &paths)?;
+                return Ok(serde_json::to_value(found).expect("a reply is plain data"));
+            }
             LocalRequest::Plan(wanted) => self.plan(context, &wanted)?,
+            LocalRequest::Since {
+                plan,
+                snapshot_dir,
+                subvolume,
+                below,
+            } => {
+                let now = Temporary::make(Path::new(&snapshot_dir), &subvolume)?;
+                let path = told::below(now.path().as_os_str().as_bytes(), &below);
+                let path = path.strip_suffix(b"/").unwrap_or(&path).to_vec();
+                let wanted = LocalPlan {
+                    newer: Some(path.clone()),
+                    from: path,
+                    ..*plan
+                };
+                self.plan(context, &wanted)?
+            }
             LocalRequest::List { id } => list_plan(context, &self.kept(&id)?.plan)?,
             LocalRequest::Apply { id } => self.apply(context, &id)?,
         };
@@ -156,8 +205,15 @@ impl LocalService {
         let mut reply = MirrorReply {
             items: found.entries,
             plan: Some(found.plan.totals.clone()),
+            full_scan: found.full_scan,
+            looked: found.looked,
             ..MirrorReply::default()
         };
+        if let Some(why) = &reply.full_scan {
+            let line = format!("everything was compared: {why}");
+            let events = &context.events;
+            events.log(LogLevel::Full, MODULE, None, line, Map::new());
+        }
         report(context, MODULE, found.notes, &mut reply);
         let kept = Kept {
             from: wanted.from.clone(),

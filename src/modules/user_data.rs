@@ -20,10 +20,11 @@ use crate::figures;
 use crate::interrupt::Interrupted;
 use crate::mirror::entry::{Aspects, Time};
 use crate::mirror::filter::{Filter, MAX_FILTER_BYTES, SHIPPED};
-use crate::mirror::relay::{begin, run_alone, run_pair};
+use crate::mirror::relay::{begin, hearing, run_alone, run_pair};
+use crate::mirror::told;
 use crate::mirror::wire::{Message, MirrorReply, MirrorRequest, PlanTotals};
 use crate::module::{
-    Action, Change, ConfigError, Mirrored, Module, ModuleContext, ModuleError, ModuleKind, Plan,
+    Change, ConfigError, Mirrored, Module, ModuleContext, ModuleError, ModuleKind, Plan,
     PlanSummary, ValidationError,
 };
 use crate::record::anchor::LeftPath;
@@ -198,28 +199,12 @@ struct UserDataPlan {
     folders: Vec<String>,
 }
 
-/// A change that the target tells of, planned or made; `None` for another message.
-fn change(folder: &str, message: &Message<'_>) -> Option<Change> {
-    let Message::Change {
-        action,
-        aspects,
-        bytes,
-        path,
-    } = message
-    else {
-        return None;
-    };
-    let mut item = folder.as_bytes().to_vec();
-    if !path.is_empty() {
-        item.push(b'/');
-        item.extend_from_slice(path);
+/// A change in `folder`, as the target has told it, with its whole path.
+fn whole(folder: &str, change: Change) -> Change {
+    Change {
+        item: told::below(folder.as_bytes(), &change.item),
+        ..change
     }
-    Some(Change {
-        action: Action::from_byte(*action)?,
-        item,
-        detail: Aspects(*aspects).describe(),
-        bytes: *bytes,
-    })
 }
 
 impl Plan for UserDataPlan {
@@ -235,13 +220,12 @@ impl Plan for UserDataPlan {
             let request = MirrorRequest::ListPlan {
                 root: folder.clone(),
             };
-            run_alone(&self.target, &request, &mut |message| {
-                if matches!(message, Message::Change { .. }) {
-                    let nonsense = || self.target.nonsense("an unknown kind of change");
-                    visit(&change(folder, message).ok_or_else(nonsense)?)?;
-                }
-                Ok(())
-            })?;
+            let mut visit = |change| Ok(visit(&whole(folder, change))?);
+            run_alone(
+                &self.target,
+                &request,
+                &mut hearing(&self.target, &mut visit),
+            )?;
         }
         Ok(())
     }
@@ -375,8 +359,8 @@ impl Module for UserData {
         let mut made = context.changes();
         for planned in &mut self.planned {
             let mut progress = |message: &Message<'_>| {
-                if let Some(change) = change(&planned.path, message) {
-                    made.push(change);
+                if let Ok(Some(change)) = told::change(message) {
+                    made.push(whole(&planned.path, change));
                 }
                 if let Message::Progress {
                     items: i,

@@ -125,7 +125,7 @@ pub fn rollback(
     } else {
         take_snapshots(&work, &machines.changed, &trees, SnapshotKind::Presync)?
     };
-    let decided = decide(&work, &machines, &mut trees, output);
+    let decided = decide(&work, &machines, &mut trees, &own, output);
     let report = |trees, is_needed| Report {
         machine: machines.changed.name(),
         of: work.of.clone(),
@@ -228,7 +228,7 @@ fn find_trees(work: &Work<'_>, met: &Met) -> Result<Vec<Tree>, RunError> {
         };
         let is_way_back = name.kind == SnapshotKind::Presync && name.session == work.of;
         if is_way_back && is_wanted(&name.subvolume) {
-            if !snapshot.readonly || snapshot.generation != snapshot.created_generation {
+            if !snapshot.is_untouched() {
                 return Err(RunError::Usage {
                     message: format!(
                         "the snapshot {} on {} was changed since it was taken",
@@ -292,12 +292,14 @@ fn decide(
     work: &Work<'_>,
     machines: &Machines,
     trees: &mut [Tree],
+    own: &[SnapshotFacts],
     output: &mut dyn PlanOutput,
 ) -> Result<bool, RunError> {
     let met = &machines.changed;
     let mounted = mounted(work, met, trees)?;
     for tree in trees.iter_mut() {
-        tree.compare(work, met, &mounted)?;
+        let own = own.iter().find(|s| s.subvolume == tree.subvolume.name);
+        tree.compare(work, met, &mounted, own)?;
         work.log(
             LogLevel::Info,
             format!("{}: {}", tree.place(), totals(tree)),
