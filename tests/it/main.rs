@@ -10,6 +10,7 @@
 
 mod anchors;
 mod completions;
+mod damage;
 mod doctor;
 mod documents;
 mod dry_run;
@@ -26,9 +27,11 @@ mod manners;
 mod manual;
 mod packages;
 mod refusals;
+mod restore;
 mod retention;
 mod rollback;
 mod round_trip;
+mod status;
 mod support;
 mod survivors;
 mod timing;
