@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -32,6 +32,7 @@ use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_bytes;
 use crate::event::LogLevel;
 use crate::snapshot::manage::Temporary;
+use crate::snapshot::replace::{self, Replacement};
 
 /// Name of the agent service.
 pub const SERVICE: &str = "local";
@@ -64,6 +65,25 @@ pub enum LocalRequest {
         /// The folder below it.
         below: Vec<u8>,
     },
+    /// Whether the running root can be exchanged for the next boot; with `make`, make the copy that will
+    /// take its place.
+    Copy {
+        /// Flat name of the root subvolume.
+        subvolume: String,
+        /// Where snapshots are: not inside it.
+        snapshot_dir: String,
+        /// Whether to make it.
+        make: bool,
+    },
+    /// Give the copy the root's name, and the machine's memory as it is now.
+    TakePlace {
+        /// A directory of the root.
+        memory: String,
+        /// Files in it.
+        files: Vec<String>,
+    },
+    /// Forget the copy, if it has not taken its place.
+    DropCopy,
     /// Send a plan to the CLI as [`Message::Change`](super::wire::Message::Change).
     List {
         /// The plan's name.
@@ -83,6 +103,10 @@ impl LocalRequest {
             Self::Find { tree, .. } => format!("looking into {}", escape_bytes(tree)),
             Self::Plan(plan) => format!("comparing {}", escape_bytes(&plan.to)),
             Self::Since { subvolume, .. } => format!("looking what changed in {subvolume}"),
+            Self::Copy { make: false, .. } => "looking at its root".to_owned(),
+            Self::Copy { .. } => "copying its root".to_owned(),
+            Self::TakePlace { .. } => "exchanging its root".to_owned(),
+            Self::DropCopy => "deleting the copy of its root".to_owned(),
             Self::List { .. } => "listing what changes".to_owned(),
             Self::Apply { .. } => "changing files".to_owned(),
         }
@@ -111,6 +135,8 @@ pub struct LocalPlan {
     pub newer: Option<Vec<u8>>,
     /// Whether filter files inside the tree count, as they do in a sync.
     pub own_rules: bool,
+    /// Whether the tree that is changed is the copy of the root instead of what is at `to`.
+    pub to_copy: bool,
 }
 
 /// One of the two trees.
@@ -138,12 +164,14 @@ pub struct FolderRules {
 #[derive(Debug, Default)]
 pub struct LocalService {
     plans: Mutex<BTreeMap<String, Kept>>,
+    copy: Mutex<Option<Replacement>>,
 }
 
 #[derive(Debug, Clone)]
 struct Kept {
     from: Vec<u8>,
     to: Vec<u8>,
+    to_copy: bool,
     plan: FolderPlan,
 }
 
@@ -177,6 +205,28 @@ impl Service for LocalService {
                 };
                 self.plan(context, &wanted)?
             }
+            LocalRequest::Copy {
+                subvolume,
+                snapshot_dir,
+                make,
+            } => {
+                let dir = Path::new(&snapshot_dir);
+                if make {
+                    let made = Replacement::make(&subvolume, dir, &context.session)?;
+                    *self.copy() = Some(made);
+                } else {
+                    replace::check(&subvolume, dir)?;
+                }
+                MirrorReply::default()
+            }
+            LocalRequest::TakePlace { memory, files } => {
+                let kept = self.take_place(Path::new(&memory), &files)?;
+                return Ok(Value::String(kept));
+            }
+            LocalRequest::DropCopy => {
+                *self.copy() = None;
+                MirrorReply::default()
+            }
             LocalRequest::List { id } => list_plan(context, &self.kept(&id)?.plan)?,
             LocalRequest::Apply { id } => self.apply(context, &id)?,
         };
@@ -193,6 +243,39 @@ fn open_tree(path: &[u8]) -> Result<Tree, Fault> {
 }
 
 impl LocalService {
+    fn copy(&self) -> MutexGuard<'_, Option<Replacement>> {
+        self.copy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tree that is changed.
+    fn target(&self, path: &[u8], is_copy: bool) -> Result<Tree, Fault> {
+        if !is_copy {
+            return open_tree(path);
+        }
+        let copy = self.copy();
+        let copy = copy
+            .as_ref()
+            .ok_or_else(|| fault(FaultKind::Invalid, "there is no copy"))?;
+        let opened = rustix::io::dup(copy.root()).and_then(Tree::from_fd);
+        opened.map_err(|e| io_fault(e, format!("cannot open the copy of the root: {e}")))
+    }
+
+    /// Exchanges the root; the name that the running one has now.
+    fn take_place(&self, memory: &Path, files: &[String]) -> Result<String, Fault> {
+        let mut copy = self.copy();
+        let copy = copy
+            .as_mut()
+            .ok_or_else(|| fault(FaultKind::Invalid, "there is no copy"))?;
+        let kept = if copy.is_in_place() {
+            String::new()
+        } else {
+            copy.take_place()?
+        };
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        copy.carry_over(memory, &files)?;
+        Ok(kept)
+    }
+
     fn kept(&self, id: &str) -> Result<Kept, Fault> {
         let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = plans.get(id).cloned();
@@ -200,7 +283,10 @@ impl LocalService {
     }
 
     fn plan(&self, context: &ServiceContext, wanted: &LocalPlan) -> Result<MirrorReply, Fault> {
-        let (from, to) = (open_tree(&wanted.from)?, open_tree(&wanted.to)?);
+        let (from, to) = (
+            open_tree(&wanted.from)?,
+            self.target(&wanted.to, wanted.to_copy)?,
+        );
         let found = pairing::compare(context, wanted, &from, &to)?;
         let mut reply = MirrorReply {
             items: found.entries,
@@ -218,6 +304,7 @@ impl LocalService {
         let kept = Kept {
             from: wanted.from.clone(),
             to: wanted.to.clone(),
+            to_copy: wanted.to_copy,
             plan: found.plan,
         };
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
@@ -230,7 +317,7 @@ impl LocalService {
 
     fn apply(&self, context: &ServiceContext, id: &str) -> Result<MirrorReply, Fault> {
         let kept = self.kept(id)?;
-        let (from, to) = (open_tree(&kept.from)?, open_tree(&kept.to)?);
+        let (from, to) = (open_tree(&kept.from)?, self.target(&kept.to, kept.to_copy)?);
         let cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
         let applied = apply_here(&to, &kept.plan, &from, cli, &context.abort)?;
         let mut reply = MirrorReply {

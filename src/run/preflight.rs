@@ -89,8 +89,14 @@ pub(super) fn relief(run: &Run, pair: &Pair, look: &DiskLook) -> Option<String> 
     let minimum = space::threshold(&config.disk.preflight_minimum, look.fact.total_bytes);
     let wanted = (minimum + look.needed).saturating_sub(look.fact.free_bytes);
     let machine = &pair.peer(look.host).machine;
-    // That it cannot be said is no reason to say less about the disk.
-    let relief = Relief::find(&machine.agent, &config.btrfs_snapshots, wanted).ok()??;
+    let relief = match Relief::find(&machine.agent, &config.btrfs_snapshots, wanted) {
+        Ok(relief) => relief?,
+        Err(error) => {
+            let message = format!("what snapshots hold cannot be said: {error}");
+            run.log(LogLevel::Full, Some(look.host), message);
+            return None;
+        }
+    };
     let host = (look.host == Host::Target).then_some(machine.hostname.as_str());
     Some(relief.words(host))
 }

@@ -3,6 +3,7 @@
 pub mod error;
 pub mod manage;
 pub mod name;
+pub mod replace;
 pub mod retention;
 pub mod space;
 pub mod subvolumes;

@@ -73,6 +73,41 @@ pub fn since(
     ask(agent, &request, None, on_message)
 }
 
+/// Asks whether the running root `subvolume` can be exchanged for the next boot, or has the copy made.
+pub fn copy_root(
+    agent: &AgentClient,
+    (subvolume, snapshot_dir): (&str, &str),
+    make: bool,
+) -> Result<(), AgentError> {
+    let request = LocalRequest::Copy {
+        subvolume: subvolume.to_owned(),
+        snapshot_dir: snapshot_dir.to_owned(),
+        make,
+    };
+    let changes = make.then_some("make a copy of the root subvolume");
+    ask(agent, &request, changes, &mut |_| Ok(())).map(drop)
+}
+
+/// Has the agent forget the copy of the root that has not taken its place.
+pub fn drop_copy(agent: &AgentClient) -> Result<(), AgentError> {
+    ask(agent, &LocalRequest::DropCopy, None, &mut |_| Ok(())).map(drop)
+}
+
+/// Gives the copy of the root its name, if it has not got it, and `files` of the directory `memory` as they
+/// are now; the name that the running root is kept under.
+pub fn take_place(agent: &AgentClient, memory: &str, files: &[&str]) -> Result<String, AgentError> {
+    let request = LocalRequest::TakePlace {
+        memory: memory.to_owned(),
+        files: files.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let changes = Some("boot the copy of the root from now on");
+    let call = begin_with(agent, SERVICE, &request, request.doing(), changes)?;
+    match call.wait(None)? {
+        Reply::Service(serde_json::Value::String(kept)) => Ok(kept),
+        _ => Err(agent.nonsense("no name of the old root")),
+    }
+}
+
 /// Calls `visit` with every change of the plan `id`, its item the path below the tree.
 pub fn each_change(
     agent: &AgentClient,

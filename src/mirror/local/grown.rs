@@ -33,7 +33,11 @@ pub fn suspects(
         btrfs::subvolume_info(grown.root())?,
         btrfs::subvolume_info(newer.root())?,
     );
-    if is.uuid != was.uuid && was.parent_uuid.as_ref() != Some(&is.uuid) {
+    let is_of_it = was.parent_uuid.as_ref() == Some(&is.uuid);
+    // A copy of the root was made of it as the snapshot was, and just now.
+    let is_sibling =
+        wanted.to_copy && was.parent_uuid.is_some() && was.parent_uuid == is.parent_uuid;
+    if is.uuid != was.uuid && !is_of_it && !is_sibling {
         return Err(DiffError::Unrelated);
     }
     let below = place(older)?;

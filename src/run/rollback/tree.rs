@@ -35,6 +35,10 @@ pub struct Tree {
     pub left: Vec<(String, u64)>,
     /// What could not be put back.
     pub errors: u64,
+    /// Whether it is the running root, which is exchanged for the next boot instead of being changed.
+    pub is_exchanged: bool,
+    /// After that: the flat name that the running one is kept under.
+    pub kept: Option<String>,
 }
 
 impl Tree {
@@ -47,6 +51,8 @@ impl Tree {
             totals: PlanTotals::default(),
             left: Vec::new(),
             errors: 0,
+            is_exchanged: false,
+            kept: None,
         }
     }
 
@@ -79,6 +85,8 @@ impl Tree {
             older: Some(Side::From),
             rules: self.rules(work, mounted)?,
             protected: self.protected(work, mounted),
+            // A dry run makes no copy; what would be changed in it is what differs now.
+            to_copy: self.is_exchanged && !work.options.dry_run,
             newer: own.map(|own| own.path.clone().into_bytes()),
             own_rules: true,
             ..LocalPlan::default()
