@@ -42,6 +42,4 @@ done
 for file in docs/*.md; do data "$file" "$doc/$file"; done
 data config.example.yaml "$doc/examples/config.yaml"
 for file in filters/*; do data "$file" "$doc/examples/${file##*/}"; done
-if [[ -d contrib ]]; then
-  find contrib -type f | while read -r file; do data "$file" "$doc/$file"; done
-fi
+for file in contrib/systemd/user/*; do data "$file" "$doc/examples/systemd/${file##*/}"; done

@@ -126,6 +126,8 @@ pub struct PlanSummary {
     pub created: u64,
     /// Items with new content.
     pub changed: u64,
+    /// Items that have another name.
+    pub renamed: u64,
     /// Items with new attributes only.
     pub attributes: u64,
     /// Items deleted.
@@ -144,7 +146,14 @@ impl PlanSummary {
     /// Whether nothing will change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.created == 0 && self.changed == 0 && self.attributes == 0 && self.deleted == 0
+        let all = [
+            self.created,
+            self.changed,
+            self.renamed,
+            self.attributes,
+            self.deleted,
+        ];
+        all.iter().all(|count| *count == 0)
     }
 
     /// Bytes in all.
@@ -159,6 +168,7 @@ impl PlanSummary {
         let all = [
             (self.created, "created"),
             (self.changed, "changed"),
+            (self.renamed, "renamed"),
             (self.attributes, "with new attributes only"),
             (self.deleted, "deleted"),
         ];
@@ -199,6 +209,7 @@ impl ListPlan {
             match change.action {
                 Action::Create => summary.created += 1,
                 Action::Change => summary.changed += 1,
+                Action::Rename => summary.renamed += 1,
                 Action::Attributes => summary.attributes += 1,
                 Action::Delete => summary.deleted += 1,
             }

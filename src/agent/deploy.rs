@@ -17,23 +17,24 @@ use std::path::Path;
 use crossbeam_channel::{Sender, unbounded};
 use sha2::{Digest, Sha256};
 
-pub use error::DeployError;
+pub use error::{Allowance, DeployError};
 
 use self::script::Sudo;
 use super::link::{Closed, Incoming, Link, Traffic};
 use super::protocol::{FrameSplitter, PROTOCOL};
 use crate::escape::escape_str;
 use crate::host::local;
-use crate::host::opening::{Opened, Opening};
+use crate::host::opening::{BANNER_TIMEOUT, Opened, Opening};
 use crate::host::ssh::SshConnection;
 use crate::host::stream::ByteSink;
 use crate::host::sudo::SudoTrouble;
+use crate::host::sudoers;
 use crate::interrupt::AbortFlag;
 use crate::prompt::{Prompter, Secret};
 use crate::sys::command::command;
 
-/// Where `install_on_target` puts us.
-pub const INSTALLED: &str = "/usr/local/bin/pc-switcher";
+/// Where we are looked for on the other machine: where `install_on_target` puts us, and where packages do.
+const INSTALLED: [&str; 2] = ["/usr/local/bin/pc-switcher", "/usr/bin/pc-switcher"];
 
 /// A static build that is streamed instead of ourselves, if it is there.
 const STATIC_SIBLING: &str = "/usr/lib/pc-switcher/pc-switcher-static";
@@ -130,32 +131,31 @@ fn start_agent_as(
         host: connection.host().to_owned(),
         user: connection.user().to_owned(),
         bytes: binary.bytes.len(),
-        sudoers_command: "/bin/sh".to_owned(),
+        allowance: Allowance::LineOnceInstalled(sudoers::line(connection.user(), INSTALLED[0])),
     };
+    let mut connection = connection;
+    if !as_root {
+        // The very same program may be installed there. It comes first: where sudo allows this one and
+        // nothing else, trying anything else is an offence that sudo reports to root.
+        connection = match place.run_installed(connection, &access)? {
+            Installed::Agent(link) => {
+                access.is_installed = true;
+                return Ok((link, access));
+            }
+            Installed::NotAllowed(mut connection) => {
+                place.allowance = place.where_installed(&mut connection, &access)?;
+                connection
+            }
+            Installed::Absent(connection) => connection,
+        };
+    }
     let script = script::streamed(binary.bytes.len(), &access.sha256, &access.session);
     let (trouble, connection) = match place.run(connection, &access, &script, &binary.bytes)? {
         Heard::Agent(link) => return Ok((link, access)),
         Heard::Trouble(trouble, connection) => (trouble, connection),
     };
-    if !matches!(
-        trouble,
-        SudoTrouble::PasswordRequired | SudoTrouble::NotAllowed
-    ) {
-        return Err(place.sudo(trouble));
-    }
-    // Perhaps an identical pc-switcher is installed there, and sudo allows that one.
-    let connection = match place.run_installed(connection, &access)? {
-        Installed::Agent(link) => {
-            access.is_installed = true;
-            return Ok((link, access));
-        }
-        Installed::NotAllowed(connection) => {
-            place.sudoers_command = format!("{INSTALLED} agent");
-            connection
-        }
-        Installed::Absent(connection) => connection,
-    };
-    if trouble == SudoTrouble::NotAllowed {
+    // In all other cases no password helps.
+    if trouble != SudoTrouble::PasswordRequired {
         return Err(place.sudo(trouble));
     }
     let mut connection = Some(connection);
@@ -184,7 +184,7 @@ pub fn start_extra_agent(
         host: connection.host().to_owned(),
         user: connection.user().to_owned(),
         bytes: 0,
-        sudoers_command: "/bin/sh".to_owned(),
+        allowance: Allowance::LineOnceInstalled(sudoers::line(connection.user(), INSTALLED[0])),
     };
     if access.is_installed {
         return match place.run_installed(connection, access)? {
@@ -215,11 +215,17 @@ fn start_local_agent_from(
     prompter: &dyn Prompter,
     abort: &AbortFlag,
 ) -> Result<Link, DeployError> {
+    let user = sudoers::person().unwrap_or_else(|| "root".to_owned());
     let place = Place {
         host: "this machine".to_owned(),
-        user: std::env::var("USER").unwrap_or_else(|_| "YOU".to_owned()),
+        allowance: match sudoers::line_for(&user, program) {
+            Ok(line) => Allowance::Line(line),
+            Err(error) => Allowance::None {
+                reason: escape_str(&error.to_string()),
+            },
+        },
+        user,
         bytes: 0,
-        sudoers_command: format!("{} agent", program.display()),
     };
     let start = |password: Option<&Secret>| -> Result<Result<Link, SudoTrouble>, DeployError> {
         let prompt = prompt_marker(&std::process::id().to_string());
@@ -294,7 +300,7 @@ struct Place {
     host: String,
     user: String,
     bytes: usize,
-    sudoers_command: String,
+    allowance: Allowance,
 }
 
 impl Place {
@@ -374,9 +380,34 @@ impl Place {
             {
                 Ok(Installed::NotAllowed(connection))
             }
-            (_, Err(connection)) => Ok(Installed::Absent(connection)),
+            (Opened::Ended(_) | Opened::Refused(_), Err(connection)) => {
+                Ok(Installed::Absent(connection))
+            }
+            // Nothing else would be heard either.
+            (opened, Err(_)) => match self.judge(opened, &stderr)? {
+                Err(trouble) => Err(self.sudo(trouble)),
+                Ok(_) => unreachable!("there is no program without a banner"),
+            },
             (_, Ok(_)) => unreachable!("there is a program exactly if there is a banner"),
         }
+    }
+
+    /// The line that would allow the program that [`run_installed`](Self::run_installed) tried.
+    fn where_installed(
+        &self,
+        connection: &mut SshConnection,
+        access: &AgentAccess,
+    ) -> Result<Allowance, DeployError> {
+        let command = script::as_person(&script::where_installed(&access.sha256));
+        let done = connection.exec(&command, b"", BANNER_TIMEOUT)?;
+        // Login scripts may print anything before it.
+        let said = String::from_utf8_lossy(&done.stdout);
+        let mut places = INSTALLED.iter();
+        let found = places.find(|place| said.lines().any(|line| line.ends_with(*place)));
+        Ok(match found {
+            Some(place) => Allowance::Line(sudoers::line(&self.user, place)),
+            None => self.allowance.clone(),
+        })
     }
 
     /// Asks for the password until `start` works with it.
@@ -510,10 +541,7 @@ impl Place {
             host: self.host.clone(),
             user: self.user.clone(),
             trouble,
-            sudoers: format!(
-                "{} ALL=(root) NOPASSWD: {}",
-                self.user, self.sudoers_command
-            ),
+            allowance: self.allowance.clone(),
         }
     }
 }

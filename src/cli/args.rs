@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::age::parse_age;
+use crate::config::parse_rate;
 use crate::event::LogLevel;
 use crate::exit::ExitStatus;
 
@@ -35,8 +36,9 @@ ordinary confirmations and opens no gate.";
 
 const INIT_EXAMPLES: &str = "\
 Examples:
-  pc-switcher init            write config.yaml, home.filter and root.filter
-  pc-switcher init --force    start anew, overwriting all three";
+  pc-switcher init              write config.yaml, home.filter and root.filter
+  pc-switcher init --force      start anew, overwriting all three
+  pc-switcher init --sudoers    print what lets a timer sync without a password";
 
 const PRUNE_EXAMPLES: &str = "\
 Examples:
@@ -257,6 +259,9 @@ pub struct SyncArgs {
     /// Afterwards, compare the content of all files on both machines
     #[arg(long, help_heading = "What is synced")]
     pub verify: bool,
+    /// Send at most so many bytes a second, like 10MiB; 0 for no limit
+    #[arg(long, help_heading = "What is synced", value_name = "RATE", value_parser = parse_bwlimit)]
+    pub bwlimit: Option<u64>,
 
     /// Answer ordinary confirmations with yes; opens no gate
     #[arg(short, long, help_heading = "Questions")]
@@ -297,6 +302,9 @@ pub struct InitArgs {
     /// Overwrite config.yaml, home.filter and root.filter if they exist
     #[arg(long)]
     pub force: bool,
+    /// Write nothing; print the one line with which sudo asks you for no password
+    #[arg(long, conflicts_with = "force")]
+    pub sudoers: bool,
 }
 
 /// `logs`.
@@ -540,6 +548,14 @@ fn parse_module(text: &str) -> Result<String, &'static str> {
     }
 }
 
+/// Bytes a second; 0: no limit.
+fn parse_bwlimit(text: &str) -> Result<u64, &'static str> {
+    match text.trim() {
+        "0" => Ok(0),
+        rate => parse_rate(rate),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -619,7 +635,7 @@ mod tests {
     #[test]
     fn every_flag_of_sync_is_read() {
         let cli = parse(
-            "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify \
+            "pc-switcher sync vega --dry-run --yes --only a,b --skip c --full-scan --verify --bwlimit 10MiB \
              --allow-first-sync --allow-out-of-order --allow-incomplete --allow-conflicts --allow-mass-delete \
              --allow-logged-in --confirm-each-command --config /c --color never --progress json -vv",
         );
@@ -639,6 +655,7 @@ mod tests {
                 skip: vec!["c".to_owned()],
                 full_scan: true,
                 verify: true,
+                bwlimit: Some(10 << 20),
                 apply_package_installs: false,
                 apply_package_removals: false,
                 yes: true,
@@ -662,7 +679,13 @@ mod tests {
         ] {
             let cli = parse(line).expect("valid");
             assert!(cli.global.batch && cli.global.quiet == 1, "{line}");
-            assert_eq!(cli.command, Command::Init(InitArgs { force: true }));
+            assert_eq!(
+                cli.command,
+                Command::Init(InitArgs {
+                    force: true,
+                    sudoers: false
+                })
+            );
         }
         let cli = parse("pc-switcher snapshots list --host vega").expect("valid");
         let Command::Snapshots(SnapshotsArgs { command }) = cli.command else {

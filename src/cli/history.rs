@@ -163,7 +163,7 @@ fn table(state: &MachineState, present: &BTreeSet<String>) -> String {
             result_words(entry, marker, &undone),
             figures::span(took(entry)),
             figure(|c| c.created),
-            figure(|c| c.changed + c.attributes),
+            figure(|c| c.changed + c.renamed + c.attributes),
             figure(|c| c.deleted),
             match &entry.changed {
                 Some(changed) => figures::bytes(changed.bytes),
@@ -447,6 +447,10 @@ impl Listing<'_> {
             result = self.each_change(&mut |change| {
                 let shown = Change {
                     item: below(shown.as_bytes(), &change.item),
+                    from: change
+                        .from
+                        .as_ref()
+                        .map(|from| below(shown.as_bytes(), from)),
                     ..change.clone()
                 };
                 printer.print(&shown).map_err(|_| Interrupted)
@@ -532,6 +536,7 @@ mod tests {
         first.changed = Some(Changed {
             created: 1200,
             changed: 3,
+            renamed: 0,
             attributes: 1,
             deleted: 0,
             bytes: 5 << 20,

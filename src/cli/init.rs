@@ -4,6 +4,7 @@
 //! the new. Each file is written whole or not at all.
 
 mod layout;
+pub mod sudoers;
 
 use std::fmt;
 use std::io::{self, Write as _};

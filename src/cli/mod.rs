@@ -53,6 +53,7 @@ fn dispatch(cli: &Cli) -> ExitStatus {
         Command::Sync(args) => sync::run(global, args),
         Command::Doctor(args) => doctor::run(global, args),
         Command::Logs(args) => logs::run(global, args),
+        Command::Init(args) if args.sudoers => init::sudoers::run(),
         Command::Init(args) => write_config(global, args.force),
         Command::Snapshots(args) => match &args.command {
             SnapshotsCommand::List { host } => snapshots::list(global, host.as_deref()),

@@ -202,6 +202,7 @@ fn changed(totals: &PlanTotals) -> String {
     let counts = [
         (totals.created, "created"),
         (totals.changed, "changed"),
+        (totals.renamed, "renamed"),
         (totals.attributes, "with other attributes"),
         (totals.deleted, "deleted"),
     ];
@@ -297,6 +298,7 @@ fn other_json(other: &Other) -> Value {
             "path": folder.path,
             "created": figure(|t| t.created),
             "changed": figure(|t| t.changed),
+            "renamed": figure(|t| t.renamed),
             "attributes": figure(|t| t.attributes),
             "deleted": figure(|t| t.deleted),
             "unknown": unknown,

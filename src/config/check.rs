@@ -50,6 +50,7 @@ impl<'a> Checker<'a> {
         };
         let log_file_level = self.level(top.take("log_file_level"), LogLevel::Full);
         let log_cli_level = self.level(top.take("log_cli_level"), LogLevel::Info);
+        let bandwidth_limit = self.rate(top.take("bandwidth_limit"));
         let modules_field = top.take("sync_modules");
         let user_data_switch = modules_field.as_ref().and_then(user_data_key);
         let of_root = |problem: &ConfigProblem| problem.key_path.is_empty();
@@ -93,6 +94,7 @@ impl<'a> Checker<'a> {
             path: self.file.to_owned(),
             log_file_level,
             log_cli_level,
+            bandwidth_limit,
             sync_modules,
             disk,
             btrfs_snapshots,

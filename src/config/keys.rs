@@ -7,6 +7,7 @@ pub(super) type Keys = &'static [(&'static str, &'static str)];
 pub(super) const TOP: Keys = &[
     ("log_file_level", "log_file_level"),
     ("log_cli_level", "log_cli_level"),
+    ("bandwidth_limit", "bandwidth_limit"),
     ("sync_modules", "sync_modules"),
     ("sync_jobs", "sync_modules"),
     ("disk", "disk"),

@@ -17,6 +17,7 @@ use jiff::SignedDuration;
 
 use crate::event::LogLevel;
 
+pub use fields::parse_rate;
 pub use problem::ConfigProblem;
 
 use yaml::Position;
@@ -126,6 +127,8 @@ pub struct Config {
     pub log_file_level: LogLevel,
     /// Lowest level shown on the terminal.
     pub log_cli_level: LogLevel,
+    /// Bytes a second that are sent to the target; `None`: as many as the line takes.
+    pub bandwidth_limit: Option<u64>,
     /// Sync modules with their switch, in the order of execution.
     pub sync_modules: Vec<(String, bool)>,
     /// Free-space limits.
@@ -151,6 +154,7 @@ impl Config {
             path: path.to_owned(),
             log_file_level: LogLevel::Full,
             log_cli_level: LogLevel::Info,
+            bandwidth_limit: None,
             sync_modules: Vec::new(),
             disk: DiskConfig::default(),
             btrfs_snapshots: SnapshotConfig::default(),

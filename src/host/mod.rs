@@ -8,3 +8,5 @@ pub mod opening;
 pub mod ssh;
 pub mod stream;
 pub mod sudo;
+pub mod sudoers;
+pub mod throttle;

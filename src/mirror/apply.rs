@@ -15,8 +15,10 @@ mod fresh;
 mod hand;
 mod lead;
 mod lot;
+mod moving;
 mod outcome;
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
@@ -27,8 +29,10 @@ use self::commit::Committer;
 use self::finish::{MadeDirs, delete_all, finish_dirs};
 use self::hand::{Hand, Line, ORDERS, Origin};
 use self::lead::Lead;
+use self::moving::move_all;
 use self::outcome::Outcome;
 use super::codec::Malformed;
+use super::delta::partial;
 use super::place::{self, DirCache, Shared};
 use super::plan::FolderPlan;
 use super::scan::{Notes, ScanError};
@@ -84,8 +88,10 @@ pub struct Applied {
     pub items: u64,
     /// Moves it took to put new things into place.
     pub moves: u64,
-    /// Bytes of content written.
+    /// Bytes of content that arrived.
     pub bytes: u64,
+    /// Bytes of planned content that were here already.
+    pub kept: u64,
     /// What a person should know.
     pub notes: Notes,
 }
@@ -99,7 +105,8 @@ pub fn apply(
     cli: Batch<'_>,
     abort: &AbortFlag,
 ) -> Result<Applied, ApplyError> {
-    if plan.is_empty() {
+    // What an earlier run has left is of no more use when there is nothing to do.
+    if plan.is_empty() && !Staging::is_left(tree) {
         let mut peer = peer;
         peer.push(&Message::Finished)?;
         peer.flush()?;
@@ -178,13 +185,20 @@ fn apply_with(
 ) -> Result<(Applied, MadeDirs), ApplyError> {
     let shared = Shared::new(tree, staging)?;
     let mut applied = Applied::default();
+    let is_there = matches!(origin, Origin::There(_));
+    drop_parts(plan, staging, is_there)?;
     let result = apply_staged(&shared, plan, &mut applied, origin, told, abort);
     let (touched, displaced) = shared.finish()?;
     let notes = &mut applied.notes;
     for (path, staged) in displaced {
         clear_displaced(tree, staging, &path, &staged, notes);
     }
-    if let Err(error) = staging.remove(tree) {
+    let removed = match &result {
+        // What has arrived of large files need not come again.
+        Err(ApplyError::Interrupted(_)) if is_there => staging.leave(tree),
+        _ => staging.remove(tree),
+    };
+    if let Err(error) = removed {
         notes.error("cannot remove the staging directory", &error.to_string());
     }
     let mut reader = touched.reader()?;
@@ -201,8 +215,26 @@ fn apply_with(
     Ok((applied, result?))
 }
 
+/// Removes what has arrived of large files that are not wanted any more; all of it if nothing
+/// `will_arrive`.
+fn drop_parts(plan: &FolderPlan, staging: &Staging, will_arrive: bool) -> Result<(), ApplyError> {
+    let failed = |e| write_error(b"", e);
+    let mut wanted = BTreeSet::new();
+    if partial::is_empty(staging).map_err(failed)? {
+        return Ok(());
+    }
+    let mut ops = plan.changes()?;
+    while let Some(op) = ops.next_op()? {
+        if will_arrive && partial::is_worth_keeping(&op) {
+            wanted.insert(partial::name_of(&op.path));
+        }
+    }
+    partial::keep_only(staging, &wanted).map_err(failed)
+}
+
 /// Nothing more can be written, as was seen at `path`.
-fn write_error(path: &[u8], source: Errno) -> ApplyError {
+#[must_use]
+pub fn write_error(path: &[u8], source: Errno) -> ApplyError {
     let path = match path {
         b"" => "to the folder".to_owned(),
         path => escape_bytes(path),
@@ -219,11 +251,19 @@ fn apply_staged(
     told: &mut Told<'_>,
     abort: &AbortFlag,
 ) -> Result<MadeDirs, ApplyError> {
+    let made_before = move_all(shared, plan, applied, told, abort)?;
     let outcome = Outcome::new(abort);
     let (orders, ordered) = bounded(ORDERS);
     let (lots, sealed) = bounded(1);
-    let lead = Lead::new(shared, &outcome, told.another(), orders, lots)?;
-    let hand = Hand::new(shared, &outcome, told.another(), ordered, origin);
+    let lead = Lead::new(shared, &outcome, told.another(), orders, lots)?.after(made_before);
+    let hand = Hand::new(
+        shared,
+        &outcome,
+        told.another(),
+        ordered,
+        origin,
+        plan.begun,
+    );
     let committer = Committer {
         shared,
         outcome: &outcome,
@@ -246,9 +286,10 @@ fn apply_staged(
         lead.run(plan)
     });
     applied.bytes = outcome.bytes.load(Ordering::Relaxed);
+    applied.kept = outcome.kept.load(Ordering::Relaxed);
     let results = outcome.finish()?;
     applied.items += results.placed;
-    applied.moves = results.moves;
+    applied.moves += results.moves;
     applied.notes.merge(results.notes);
     abort.check()?;
     delete_all(shared, plan, applied, told, abort)?;

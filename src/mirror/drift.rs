@@ -6,7 +6,7 @@
 //! touched; of the rest attributes are compared, and where these are equal, content. The times of
 //! directories do not count, they move with what is in them.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crossbeam_channel::Receiver;
 use rustix::io::Errno;
@@ -16,11 +16,12 @@ use super::codec::{Malformed, Reader, put_bytes, put_u64};
 use super::content::hash_file;
 use super::entry::{Aspects, Kind, Time, split};
 use super::filter::{Filter, FilterState, Verdict};
+use super::moves::Moves;
 use super::place::DirCache;
 use super::plan::{FolderPlan, Step};
 use super::scan::{Notes, ScanError};
 use super::spool::SpoolWriter;
-use super::tree::{Found, Tree};
+use super::tree::{Found, Glance, Tree};
 use super::wire::{Batch, FrameCursor, Message, put_time, read_time};
 use crate::escape::escape_bytes;
 use crate::interrupt::{AbortFlag, Interrupted};
@@ -73,14 +74,14 @@ pub struct Version {
 impl Version {
     /// What is at `path` below `tree`; nothing where the way there is none.
     pub fn at(tree: &Tree, dirs: &mut DirCache, path: &[u8]) -> Result<Option<Self>, Errno> {
-        Ok(look(tree, dirs, path)?.as_ref().map(Self::of))
+        Ok(at(tree, dirs, path, Tree::glance)?.as_ref().map(Self::of))
     }
 
-    fn of(found: &Found) -> Self {
+    fn of(glance: &Glance) -> Self {
         Self {
-            kind: found.meta.kind,
-            size: found.meta.size,
-            mtime: found.meta.mtime,
+            kind: glance.kind,
+            size: glance.size,
+            mtime: glance.mtime,
         }
     }
 
@@ -127,11 +128,16 @@ pub struct Became {
     pub now: Option<Version>,
 }
 
-/// Everything about what is at `path`, or nothing if there is no such path.
-fn look(tree: &Tree, dirs: &mut DirCache, path: &[u8]) -> Result<Option<Found>, Errno> {
+/// What `look` says of the entry at `path`, or nothing if there is no such path.
+fn at<T>(
+    tree: &Tree,
+    dirs: &mut DirCache,
+    path: &[u8],
+    look: impl Fn(&Tree, BorrowedFd<'_>, &[u8]) -> Result<Option<T>, Errno>,
+) -> Result<Option<T>, Errno> {
     let (parent, name) = split(path);
     match dirs.open(tree, parent) {
-        Ok(dir) => tree.look(dir.as_fd(), name),
+        Ok(dir) => look(tree, dir.as_fd(), name),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),
         Err(error) => Err(error),
     }
@@ -149,17 +155,19 @@ impl<'a> Since<'a> {
         }
     }
 
-    /// What became of `path`.
-    pub fn became(&mut self, path: &[u8], abort: &AbortFlag) -> Result<Became, Errno> {
-        let now = look(self.now, &mut self.now_dirs, path)?;
-        let then = look(&self.then, &mut self.then_dirs, path)?;
+    /// What became of what is at `path`, and was at `before`.
+    pub fn became(
+        &mut self,
+        path: &[u8],
+        before: &[u8],
+        abort: &AbortFlag,
+    ) -> Result<Became, Errno> {
+        let now = at(self.now, &mut self.now_dirs, path, Tree::glance)?;
+        let then = at(&self.then, &mut self.then_dirs, before, Tree::glance)?;
         let changed = match (&then, &now) {
             (None, None) => false,
-            (Some(then), Some(now)) => match difference(then, now) {
-                Difference::None => false,
-                Difference::Some => true,
-                Difference::Content => self.differs_in_content(path, abort)?,
-            },
+            (Some(then), Some(now)) if (then.ino, then.ctime) == (now.ino, now.ctime) => false,
+            (Some(_), Some(_)) => self.differs(path, before, abort)?,
             _ => true,
         };
         Ok(Became {
@@ -170,13 +178,34 @@ impl<'a> Since<'a> {
 
     /// What was at `path` then, if it can be told.
     pub fn then(&mut self, path: &[u8]) -> Option<Found> {
-        look(&self.then, &mut self.then_dirs, path).ok().flatten()
+        let then = at(&self.then, &mut self.then_dirs, path, Tree::look);
+        then.ok().flatten()
     }
 
-    fn differs_in_content(&mut self, path: &[u8], abort: &AbortFlag) -> Result<bool, Errno> {
+    /// Whether something that was touched since is another thing or has other attributes or content.
+    fn differs(&mut self, path: &[u8], before: &[u8], abort: &AbortFlag) -> Result<bool, Errno> {
+        let now = at(self.now, &mut self.now_dirs, path, Tree::look)?;
+        let then = at(&self.then, &mut self.then_dirs, before, Tree::look)?;
+        let (Some(then), Some(now)) = (then, now) else {
+            return Ok(true);
+        };
+        match difference(&then, &now) {
+            Difference::None => Ok(false),
+            Difference::Some => Ok(true),
+            Difference::Content => self.differs_in_content(path, before, abort),
+        }
+    }
+
+    fn differs_in_content(
+        &mut self,
+        path: &[u8],
+        before: &[u8],
+        abort: &AbortFlag,
+    ) -> Result<bool, Errno> {
         let (parent, name) = split(path);
         let now = self.now_dirs.open(self.now, parent)?;
         let now = hash_file(self.now, now.as_fd(), name, abort)?;
+        let (parent, name) = split(before);
         let then = self.then_dirs.open(&self.then, parent)?;
         let then = hash_file(&self.then, then.as_fd(), name, abort)?;
         Ok(now != then)
@@ -191,9 +220,6 @@ enum Difference {
 }
 
 fn difference(then: &Found, now: &Found) -> Difference {
-    if (then.ino, then.ctime) == (now.ino, now.ctime) {
-        return Difference::None;
-    }
     let mut aspects = Aspects::between(&then.meta, &now.meta);
     aspects.0 &= !Aspects::LINK;
     if now.meta.kind == Kind::Dir {
@@ -277,7 +303,11 @@ impl Drift {
 }
 
 /// Tells noise from people's work.
-pub struct Noise(FilterState);
+pub struct Noise {
+    top: FilterState,
+    /// The directory asked about last, and what the patterns make of it.
+    last: (Vec<u8>, FilterState),
+}
 
 impl Noise {
     /// By the patterns above.
@@ -287,19 +317,24 @@ impl Noise {
     #[must_use]
     pub fn new() -> Self {
         let filter = Filter::parse(NOISE.as_bytes(), "noise").expect("our own patterns are valid");
-        Self(FilterState::root(&filter))
+        let top = FilterState::root(&filter);
+        Self {
+            last: (Vec::new(), top.clone()),
+            top,
+        }
     }
 
     /// Whether `path` is noise.
     #[must_use]
-    pub fn is(&self, path: &[u8]) -> bool {
+    pub fn is(&mut self, path: &[u8]) -> bool {
         let (parent, name) = split(path);
-        let mut state = self.0.clone();
-        for dir in parent.split(|b| *b == b'/').filter(|dir| !dir.is_empty()) {
-            state = state.enter(dir);
+        if self.last.0 != parent {
+            let dirs = parent.split(|b| *b == b'/').filter(|dir| !dir.is_empty());
+            let state = dirs.fold(self.top.clone(), |state, dir| state.enter(dir));
+            self.last = (parent.to_vec(), state);
         }
         // It may have been a directory or not.
-        state.verdict(name, true) == Verdict::Exclude
+        self.last.1.verdict(name, true) == Verdict::Exclude
     }
 }
 
@@ -371,9 +406,11 @@ impl<'s, 'a> Asking<'s, 'a> {
     }
 }
 
-/// What of `plan` would undo a change of the target's; each path is noted.
+/// What of `plan`, before any of it is carried out, would undo a change of the target's; each path is
+/// noted.
 pub fn of_plan(
     plan: &FolderPlan,
+    moves: &Moves,
     mut since: Since<'_>,
     asking: &mut Asking<'_, '_>,
     notes: &mut Notes,
@@ -387,7 +424,9 @@ pub fn of_plan(
             if is_time || op.path.is_empty() {
                 continue;
             }
-            let became = unless_unreadable(since.became(&op.path, asking.abort))?;
+            // Nothing is moved yet: it is where it was.
+            let here = moves.before(&op.path);
+            let became = unless_unreadable(since.became(&here, &here, asking.abort))?;
             if became.changed {
                 changed.push(&to_record(&op.path, became.now.as_ref()))?;
             }
@@ -396,7 +435,7 @@ pub fn of_plan(
     let changed = changed.finish()?;
     let (mut ahead, mut records) = (changed.reader()?, changed.reader()?);
     let (mut asked, mut answered) = (0, 0);
-    let (mut drift, noise) = (Drift::default(), Noise::new());
+    let (mut drift, mut noise) = (Drift::default(), Noise::new());
     while let Some(record) = records.next_record()? {
         while asked < answered + ASKED_AHEAD {
             let Some(record) = ahead.next_record()? else {
@@ -429,7 +468,7 @@ mod tests {
 
     #[test]
     fn noise_is_told_from_work() {
-        let noise = Noise::new();
+        let mut noise = Noise::new();
         for path in [
             "ann/.cache/x/y",
             "ann/.bash_history",
@@ -493,7 +532,8 @@ mod tests {
             ("touched", false, true),
             ("never", false, false),
         ] {
-            let became = since.became(path.as_bytes(), &abort).unwrap();
+            let path_then = path.as_bytes();
+            let became = since.became(path_then, path_then, &abort).unwrap();
             assert_eq!(
                 (became.changed, became.now.is_some()),
                 (changed, there),

@@ -96,7 +96,15 @@ pub(super) fn suspects(
             if rules {
                 suspects.extend(of_rules(path));
             }
-            suspects.push(suspect(path, changed, own_writes));
+            let mut suspect = suspect(path, changed, own_writes);
+            let is_here = changed.what.has(What::APPEARED) && !changed.what.has(What::NESTED);
+            if let Some(from) = changed.from.as_ref().filter(|_| is_here) {
+                suspect.from = in_folder(from, below).map(<[u8]>::to_vec);
+                if !changed.what.has(What::CONTENT) {
+                    suspect.mark = suspect.mark.with(Mark::AS_WRITTEN);
+                }
+            }
+            suspects.push(suspect);
         } else if is_other(changed.what) && holds_folder(&changed.path, below) {
             suspects.push(Suspect::new(Vec::new(), Mark::ANYTHING));
         }
@@ -134,5 +142,6 @@ fn suspect(path: &[u8], changed: &Changed, own_writes: bool) -> Suspect {
         path: path.to_vec(),
         mark,
         ranges: known.then(|| changed.ranges.clone()),
+        from: None,
     }
 }

@@ -8,6 +8,7 @@ pub mod apply;
 pub mod codec;
 pub mod compare;
 pub mod content;
+pub mod delta;
 pub mod diff;
 pub mod drift;
 pub mod entry;
@@ -18,6 +19,7 @@ pub mod left;
 pub mod links;
 pub mod local;
 pub mod look;
+pub mod movable;
 pub mod moves;
 pub mod place;
 pub mod plan;
@@ -87,9 +89,13 @@ mod tests;
 #[cfg(test)]
 mod tests_anchor;
 #[cfg(test)]
+mod tests_delta;
+#[cfg(test)]
 mod tests_interrupt;
 #[cfg(test)]
 mod tests_look;
+#[cfg(test)]
+mod tests_moves;
 #[cfg(test)]
 mod tests_peer;
 #[cfg(test)]

@@ -16,6 +16,8 @@ use rustix::io::Errno;
 
 use super::codec::Malformed;
 use super::content::for_each_run;
+use super::delta::list::{PART_WEIGHT, Part};
+use super::delta::survey::{Survey, send_parts, survey};
 use super::entry::split;
 use super::filter::Filter;
 use super::scan::ScanError;
@@ -36,6 +38,9 @@ const AHEAD_OF_FILE: u64 = 1 << 20;
 /// A file whose turn will come.
 struct Opened {
     id: u64,
+    what: What,
+    /// How long the question was.
+    length: usize,
     file: Result<(OwnedFd, u64), Errno>,
 }
 
@@ -54,8 +59,8 @@ pub struct Server<'a> {
     incoming: &'a Receiver<Vec<u8>>,
     batch: Batch<'a>,
     abort: &'a AbortFlag,
-    wanted: VecDeque<(u64, Vec<u8>)>,
-    /// Length of their paths.
+    wanted: VecDeque<Wanted>,
+    /// Length of the questions.
     wanted_bytes: usize,
     /// The first of them, opened.
     opened: VecDeque<Opened>,
@@ -72,12 +77,39 @@ pub struct Server<'a> {
     pub bytes: u64,
 }
 
+/// A question of the target.
+struct Wanted {
+    id: u64,
+    path: Vec<u8>,
+    what: What,
+    /// How long the question was.
+    length: usize,
+}
+
+/// What of a file is wanted.
+enum What {
+    Whole,
+    Survey(Survey),
+    Parts(Vec<Part>),
+}
+
 /// Why a file was not sent to its end.
 enum Stop {
     /// The file's own trouble: the target is told, the next one follows.
     File(Errno),
     /// The end of everything.
     All(ScanError),
+}
+
+impl What {
+    /// What the question weighs besides its path.
+    fn length(&self) -> usize {
+        match self {
+            Self::Whole => 0,
+            Self::Survey(survey) => survey.weight(),
+            Self::Parts(parts) => parts.len() * PART_WEIGHT,
+        }
+    }
 }
 
 impl From<Errno> for Stop {
@@ -140,9 +172,12 @@ impl<'a> Server<'a> {
                 continue;
             };
             self.ahead -= next.ahead();
+            self.wanted_bytes -= next.length;
             let id = next.id;
+            // A survey is followed by the parts that are wanted then.
+            let is_content = !matches!(next.what, What::Survey(_));
             match self.send(next, &mut buffer) {
-                Ok(()) => self.files += 1,
+                Ok(()) => self.files += u64::from(is_content),
                 Err(Stop::File(errno)) => {
                     self.batch.push(&Message::Failed {
                         id,
@@ -157,16 +192,20 @@ impl<'a> Server<'a> {
     /// Opens the next files that are wanted and has the kernel read them.
     fn open_ahead(&mut self) -> Result<(), ScanError> {
         while self.opened.len() < AHEAD_FILES && self.ahead < AHEAD_BYTES {
-            let Some((id, path)) = self.wanted.pop_front() else {
+            let Some(wanted) = self.wanted.pop_front() else {
                 break;
             };
-            self.wanted_bytes -= path.len();
-            let file = match self.open(&path) {
+            let file = match self.open(&wanted.path) {
                 Ok(file) => Ok(file),
                 Err(Stop::File(errno)) => Err(errno),
                 Err(Stop::All(error)) => return Err(error),
             };
-            let opened = Opened { id, file };
+            let opened = Opened {
+                id: wanted.id,
+                what: wanted.what,
+                length: wanted.length,
+                file,
+            };
             self.ahead += opened.ahead();
             self.opened.push_back(opened);
         }
@@ -191,22 +230,52 @@ impl<'a> Server<'a> {
     fn send(&mut self, opened: Opened, buffer: &mut [u8]) -> Result<(), Stop> {
         let id = opened.id;
         let (fd, size) = opened.file?;
+        match &opened.what {
+            What::Survey(how) => {
+                let abort = self.abort;
+                return survey(fd.as_fd(), size, id, how, abort, |m| self.say(m));
+            }
+            What::Parts(parts) => {
+                let abort = self.abort;
+                return send_parts(fd.as_fd(), size, id, parts, abort, |m| self.say(m));
+            }
+            What::Whole => {}
+        }
         let mut hash = ContentHash::new();
         for_each_run(fd.as_fd(), size, buffer, |offset, bytes| {
             hash.update(offset, bytes);
-            self.in_flight += bytes.len() as u64;
-            self.bytes += bytes.len() as u64;
-            self.batch.push(&Message::Data { id, offset, bytes })?;
-            while self.in_flight > DATA_WINDOW {
-                self.hear(true)?;
-            }
-            Ok::<(), Stop>(())
+            self.say(&Message::Data { id, offset, bytes })
         })?;
-        self.batch.push(&Message::End {
+        let hash = hash.finish(size);
+        self.say(&Message::End { id, size, hash })
+    }
+
+    /// Says something about a file, when there is room for it.
+    fn say(&mut self, message: &Message<'_>) -> Result<(), Stop> {
+        let length = message.credit();
+        if let Message::Data { .. } = message {
+            self.bytes += length;
+        }
+        self.in_flight += length;
+        self.batch.push(message)?;
+        while self.in_flight > DATA_WINDOW {
+            self.hear(true)?;
+        }
+        Ok(self.abort.check()?)
+    }
+
+    fn want(&mut self, id: u64, path: &[u8], what: What) -> Result<(), Malformed> {
+        if self.wanted.len() as u64 > FETCH_WINDOW || self.wanted_bytes > FETCH_PATHS {
+            return Err(Malformed("wants more files than allowed"));
+        }
+        let length = path.len() + what.length();
+        self.wanted_bytes += length;
+        self.wanted.push_back(Wanted {
             id,
-            size,
-            hash: hash.finish(size),
-        })?;
+            path: path.to_vec(),
+            what,
+            length,
+        });
         Ok(())
     }
 
@@ -217,14 +286,12 @@ impl<'a> Server<'a> {
             wait = false;
             for message in Messages::new(super::peer_payload(&frame)?) {
                 match message? {
-                    Message::Fetch { id, path } => {
-                        if self.wanted.len() as u64 > FETCH_WINDOW
-                            || self.wanted_bytes > FETCH_PATHS
-                        {
-                            return Err(Malformed("wants more files than allowed").into());
-                        }
-                        self.wanted_bytes += path.len();
-                        self.wanted.push_back((id, path.to_vec()));
+                    Message::Fetch { id, path } => self.want(id, path, What::Whole)?,
+                    Message::Survey { id, path, survey } => {
+                        self.want(id, path, What::Survey(survey))?;
+                    }
+                    Message::Parts { id, path, parts } => {
+                        self.want(id, path, What::Parts(parts))?;
                     }
                     Message::Credit(bytes) => {
                         self.in_flight = self.in_flight.saturating_sub(bytes);

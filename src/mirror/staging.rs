@@ -2,8 +2,9 @@
 //!
 //! The staging directory is owned by root, mode 0700, at the top of the folder and thus on the
 //! same subvolume; what is made in it inherits nothing (ACLs, flags) from where it will go.
-//! A directory left by a run that died is emptied first; it is known by an attribute that only root
-//! can set, so nobody can make us empty something else by giving it that name.
+//! A directory left by a run that ended early is emptied first, but for what has arrived of large files
+//! (`delta/partial.rs`); it is known by an attribute that only root can set, so nobody can make us
+//! empty something else by giving it that name.
 //!
 //! New directories are made in a directory of their own in it, where nothing ever is that was not
 //! made by us, so that all of it can be removed with what is in it.
@@ -18,6 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 use super::content::for_each_run;
+use super::delta::partial;
 use super::entry::{FLAG_APPEND, FLAG_IMMUTABLE, Kind, Meta, Time};
 use super::filter::STAGING_NAME;
 use super::tree::{Names, Tree, proc_path};
@@ -100,7 +102,7 @@ impl Staging {
             Ok(()) | Err(Errno::NOTTY | Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
-        clear(tree, &fd)?;
+        clear(tree, &fd, Parts::Stay)?;
         rustix::fs::mkdirat(&fd, FRESH_NAME, Mode::RWXU)?;
         let fresh = tree.open_child(fd.as_fd(), FRESH_NAME.as_bytes())?;
         Ok(Self {
@@ -112,8 +114,24 @@ impl Staging {
 
     /// Removes the staging directory with everything in it.
     pub fn remove(&self, tree: &Tree) -> Result<(), Errno> {
-        clear(tree, &self.fd)?;
+        clear(tree, &self.fd, Parts::Go)?;
         rustix::fs::unlinkat(tree.root(), STAGING_NAME, AtFlags::REMOVEDIR)
+    }
+
+    /// The same after a run that ended early: what has arrived of large files may stay.
+    pub fn leave(&self, tree: &Tree) -> Result<(), Errno> {
+        clear(tree, &self.fd, Parts::Stay)?;
+        if partial::keep_what_is_worth_it(self)? {
+            return Ok(());
+        }
+        rustix::fs::unlinkat(tree.root(), STAGING_NAME, AtFlags::REMOVEDIR)
+    }
+
+    /// Whether a run has left a staging directory in the folder `tree`.
+    #[must_use]
+    pub fn is_left(tree: &Tree) -> bool {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::statat(tree.root(), STAGING_NAME, flags).is_ok()
     }
 
     /// The directory itself.
@@ -132,6 +150,16 @@ impl Staging {
     #[must_use]
     pub fn new_name(&self) -> String {
         self.next.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+
+    /// An empty regular file, as [`new_file`] makes it.
+    pub fn new_file(&self, name: &str, meta: &Meta) -> Result<OwnedFd, Errno> {
+        new_file(self.dir(), name.as_bytes(), meta)
+    }
+
+    /// Removes a file.
+    pub fn unlink(&self, name: &str) -> Result<(), Errno> {
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
     }
 }
 
@@ -320,12 +348,22 @@ pub fn write_all(to: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> Resul
     Ok(())
 }
 
+/// What becomes of what has arrived of large files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    Stay,
+    Go,
+}
+
 /// Removes what is in the staging directory. Only a directory that gave way to something else and
 /// was not emptied can have anything in it that is not ours: it is kept.
-fn clear(tree: &Tree, staging: &OwnedFd) -> Result<(), Errno> {
+fn clear(tree: &Tree, staging: &OwnedFd, parts: Parts) -> Result<(), Errno> {
     let names = Names::read(staging.as_fd())?;
     for position in 0..names.len() {
         let name = names.get(position).expect("within the length");
+        if parts == Parts::Stay && partial::is_one(staging.as_fd(), name)? {
+            continue;
+        }
         if name == FRESH_NAME.as_bytes() {
             remove_with_content(tree, staging, name)?;
             continue;

@@ -28,12 +28,12 @@ use crate::event::EventSink;
 use crate::interrupt::AbortFlag;
 
 /// One of our services with ourselves as the other agent.
-struct Alone {
-    service: Arc<MirrorService>,
+pub(super) struct Alone {
+    pub service: Arc<MirrorService>,
 }
 
 /// The line to a service that is at work.
-struct Line {
+pub(super) struct Line {
     abort: AbortFlag,
     to: Sender<Vec<u8>>,
     from: Receiver<Vec<u8>>,
@@ -41,13 +41,13 @@ struct Line {
 }
 
 impl Alone {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             service: Arc::new(MirrorService::default()),
         }
     }
 
-    fn begin(&self, request: MirrorRequest) -> Line {
+    pub(super) fn begin(&self, request: MirrorRequest) -> Line {
         let (outgoing, from) = bounded(8);
         let (to, incoming) = unbounded();
         let abort = AbortFlag::new();
@@ -75,7 +75,7 @@ impl Alone {
 }
 
 impl Line {
-    fn say(&self, messages: &[Message<'_>]) {
+    pub(super) fn say(&self, messages: &[Message<'_>]) {
         let abort = AbortFlag::new();
         let (tx, rx) = unbounded();
         let mut batch = Batch::new(FOR_PEER, &tx, &abort);
@@ -89,7 +89,7 @@ impl Line {
     }
 
     /// Everything the service still says, and what came of it.
-    fn end(self) -> (Vec<Vec<u8>>, Result<MirrorReply, Fault>) {
+    pub(super) fn end(self) -> (Vec<Vec<u8>>, Result<MirrorReply, Fault>) {
         let frames = Arc::new(Mutex::new(Vec::new()));
         let (sink, from) = (Arc::clone(&frames), self.from);
         let reader = thread::spawn(move || {
@@ -116,7 +116,7 @@ impl Line {
 
     /// It must see through this.
     #[track_caller]
-    fn refused(self) -> String {
+    pub(super) fn refused(self) -> String {
         let (_, result) = self.end();
         let fault = result.expect_err("it believed this");
         assert_eq!(fault.kind, FaultKind::Invalid, "{fault:?}");
@@ -124,7 +124,7 @@ impl Line {
     }
 }
 
-fn scan(root: &Path, rules: &str) -> ScanTree {
+pub(super) fn scan(root: &Path, rules: &str) -> ScanTree {
     ScanTree {
         restricted: None,
         anchor: None,
@@ -133,7 +133,7 @@ fn scan(root: &Path, rules: &str) -> ScanTree {
         rules: rules.to_owned(),
         origin: "f".to_owned(),
         content: false,
-        equal_at: None,
+        trust: None,
     }
 }
 
@@ -153,7 +153,7 @@ fn meta(kind: Kind) -> Meta {
     }
 }
 
-fn file(size: u64) -> Meta {
+pub(super) fn file(size: u64) -> Meta {
     Meta {
         size,
         ..meta(Kind::File)
@@ -402,8 +402,16 @@ fn a_source_that_never_ends_is_cut_off_in_bounded_memory() {
 }
 
 /// A target that has planned `entries` and carries the plan out with us as the source.
-fn applying(to: &Path, entries: &[(&[u8], Meta)]) -> Line {
+pub(super) fn applying(to: &Path, entries: &[(&[u8], Meta)]) -> Line {
     let alone = Alone::new();
+    plan(&alone, to, entries);
+    alone.begin(MirrorRequest::Apply {
+        root: to.to_str().unwrap().to_owned(),
+    })
+}
+
+/// Has a target plan `entries`.
+pub(super) fn plan(alone: &Alone, to: &Path, entries: &[(&[u8], Meta)]) {
     let encoded = listing(entries);
     let line = alone.begin(MirrorRequest::ScanTarget(scan(to, "")));
     line.say(&[
@@ -416,9 +424,6 @@ fn applying(to: &Path, entries: &[(&[u8], Meta)]) -> Line {
         Message::ScanEnd,
     ]);
     line.end().1.unwrap();
-    alone.begin(MirrorRequest::Apply {
-        root: to.to_str().unwrap().to_owned(),
-    })
 }
 
 #[test]
@@ -732,7 +737,9 @@ fn distort(frames: &mut Vec<Vec<u8>>, rng: &mut Random) {
             4 => {
                 // A whole message somewhere else.
                 let mut out = vec![FOR_PEER];
-                let tag = *rng.pick(&[10_u8, 11, 12, 13, 20, 21, 30, 31, 32, 40, 41, 42, 50, 51]);
+                let tag = *rng.pick(&[
+                    10_u8, 11, 12, 13, 20, 21, 30, 31, 32, 33, 34, 40, 41, 42, 43, 44, 50, 51,
+                ]);
                 let length = rng.below(40);
                 let body: Vec<u8> = (0..length).map(|_| rng.next().to_le_bytes()[0]).collect();
                 out.push(tag);

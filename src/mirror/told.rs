@@ -23,6 +23,7 @@ pub fn change(message: &Message<'_>) -> Result<Option<Change>, Malformed> {
         aspects,
         bytes,
         path,
+        from,
     } = message
     else {
         return Ok(None);
@@ -32,6 +33,7 @@ pub fn change(message: &Message<'_>) -> Result<Option<Change>, Malformed> {
         item: path.to_vec(),
         detail: Aspects(*aspects).describe(),
         bytes: *bytes,
+        from: from.map(<[u8]>::to_vec),
     }))
 }
 
@@ -44,6 +46,16 @@ pub fn below(top: &[u8], path: &[u8]) -> Vec<u8> {
     }
     whole.extend_from_slice(path);
     whole
+}
+
+/// The same change with whole paths, those that are below the directory `top`.
+#[must_use]
+pub fn within(top: &[u8], change: Change) -> Change {
+    Change {
+        item: below(top, &change.item),
+        from: change.from.as_ref().map(|from| below(top, from)),
+        ..change
+    }
 }
 
 /// One thread's way to tell the CLI.
@@ -88,11 +100,21 @@ impl<'a> Told<'a> {
 
     /// A change was made.
     pub fn made(&mut self, note: Note, path: &[u8]) -> Result<(), Interrupted> {
+        self.change(note, path, None)
+    }
+
+    /// Something that was at `from` was moved.
+    pub fn moved(&mut self, note: Note, from: &[u8], path: &[u8]) -> Result<(), Interrupted> {
+        self.change(note, path, Some(from))
+    }
+
+    fn change(&mut self, note: Note, path: &[u8], from: Option<&[u8]>) -> Result<(), Interrupted> {
         self.cli.push(&Message::Change {
             action: note.action as u8,
             aspects: note.aspects.0,
             bytes: note.bytes,
             path,
+            from,
         })?;
         if self.told_at.elapsed() >= TELL_EVERY {
             self.flush()?;
@@ -145,10 +167,14 @@ mod tests {
             aspects: Aspects::MTIME,
             bytes: 7,
             path: b"a\xff",
+            from: Some(b"b"),
         };
         let heard = change(&told(b'.')).unwrap().expect("a change");
         assert_eq!((heard.action, heard.bytes), (Action::Attributes, 7));
         assert_eq!(heard.item, b"a\xff");
+        let whole = within(b"/home", heard);
+        assert_eq!(whole.item, b"/home/a\xff");
+        assert_eq!(whole.from.as_deref(), Some(&b"/home/b"[..]));
         assert!(change(&told(b'x')).is_err());
         assert_eq!(change(&Message::ScanEnd).unwrap(), None);
     }

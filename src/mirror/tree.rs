@@ -3,6 +3,7 @@
 //! Everything is relative to a held directory descriptor and never follows a symbolic link.
 //! Nothing here writes.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -10,8 +11,10 @@ use rustix::fs::{
     AtFlags, Dev, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxAttributes, StatxFlags,
 };
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
-use super::entry::{FLAGS, Kind, Meta, PATH_LIMIT, Time, XATTRS_MAX, Xattr};
+use super::entry::{FLAGS, Kind, Meta, PATH_LIMIT, Time, XATTRS_MAX, Xattr, split};
+use super::moves::Occupied;
 
 /// How paths below a root are resolved: never outside, never through a link or another mount.
 pub const CONFINED: ResolveFlags = ResolveFlags::BENEATH
@@ -46,6 +49,8 @@ pub struct Found {
     pub nlink: u64,
     /// When anything about the inode was changed last, which nobody can set back.
     pub ctime: Time,
+    /// When the inode was made, which nobody can set either.
+    pub born: Time,
 }
 
 impl Found {
@@ -57,6 +62,7 @@ impl Found {
             ino: 0,
             nlink: 1,
             ctime: Time::default(),
+            born: Time::default(),
         }
     }
 
@@ -65,21 +71,86 @@ impl Found {
         self.meta.suspect = doubted && self.meta.kind == Kind::File;
     }
 
-    /// Marks a regular file that was touched after `since`: its size and time may have been put
-    /// back, its change time cannot be. Without a time that both sides were equal, every file is.
-    pub fn suspect_if_touched_since(&mut self, since: Option<Time>) {
-        self.meta.suspect =
-            self.meta.kind == Kind::File && since.is_none_or(|since| self.ctime > since);
+    /// Whether it was touched after the moment of `trust`: its size and time may have been put back,
+    /// its change time cannot be.
+    #[must_use]
+    pub fn is_touched_since(&self, trust: &Trust) -> bool {
+        let is_older = |since| self.born <= since && self.ctime > since;
+        self.ctime > trust.equal_at || trust.ours_since.is_some_and(is_older)
     }
+}
+
+/// Until when files are what size and time make of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// Files touched after this moment of this machine's clock are compared by content even if size
+    /// and time are equal.
+    pub equal_at: Time,
+    /// What was made from this moment on was made by the mirror and is believed; what is older is
+    /// not if it was touched since.
+    pub ours_since: Option<Time>,
+}
+
+impl Trust {
+    /// In everything that was not touched since `equal_at`.
+    #[must_use]
+    pub fn until(equal_at: Time) -> Self {
+        Self {
+            equal_at,
+            ours_since: None,
+        }
+    }
+}
+
+/// As much of an entry as one system call tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance {
+    /// What kind of thing.
+    pub kind: Kind,
+    /// Its size, if it is a file.
+    pub size: u64,
+    /// When it was modified.
+    pub mtime: Time,
+    /// Its inode number on this machine.
+    pub ino: u64,
+    /// When anything about the inode was changed last, which nobody can set back.
+    pub ctime: Time,
 }
 
 fn dev_of(stat: &Statx) -> Dev {
     rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)
 }
 
+fn ctime_of(stat: &Statx) -> Time {
+    Time {
+        secs: stat.stx_ctime.tv_sec,
+        nanos: stat.stx_ctime.tv_nsec,
+    }
+}
+
+fn born_of(stat: &Statx) -> Time {
+    Time {
+        secs: stat.stx_btime.tv_sec,
+        nanos: stat.stx_btime.tv_nsec,
+    }
+}
+
+/// What is asked of an inode.
+const ASKED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
+/// The stat of the entry `name` of `dir`, or `None` if there is no such entry.
+fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Statx>, Errno> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    match rustix::fs::statx(dir, name, flags, ASKED) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Device, inode and type through a descriptor.
 fn statx_fd(fd: BorrowedFd<'_>) -> Result<Statx, Errno> {
-    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, ASKED)
 }
 
 impl Tree {
@@ -198,21 +269,29 @@ impl Tree {
         Ok(fd)
     }
 
+    /// What one system call tells of the entry `name` of `dir`, or `None` if there is no such entry.
+    pub fn glance(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Glance>, Errno> {
+        let stat = stat_at(dir, name)?;
+        Ok(stat.map(|stat| {
+            let meta = self.plain_meta(&stat);
+            Glance {
+                kind: meta.kind,
+                size: meta.size,
+                mtime: meta.mtime,
+                ino: stat.stx_ino,
+                ctime: ctime_of(&stat),
+            }
+        }))
+    }
+
     /// Everything about the entry `name` of `dir`, or `None` if there is no such entry.
     ///
     /// A mount point, a nested subvolume and a directory on another device are [`Kind::Opaque`].
     pub fn look(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Found>, Errno> {
         let mut tries = 0;
         loop {
-            let stat = match rustix::fs::statx(
-                dir,
-                name,
-                AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
-                StatxFlags::BASIC_STATS,
-            ) {
-                Ok(stat) => stat,
-                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-                Err(e) => return Err(e),
+            let Some(stat) = stat_at(dir, name)? else {
+                return Ok(None);
             };
             match self.found(dir, name, &stat) {
                 // Given to something else between two looks: look again.
@@ -240,6 +319,22 @@ impl Tree {
         }
     }
 
+    /// What is at `path`, for something that shall come to stand there.
+    #[must_use]
+    pub fn occupied(&self, path: &[u8]) -> Occupied {
+        let (parent, name) = split(path);
+        let found = match self.open_dir(parent) {
+            Ok(dir) => self.look(dir.as_fd(), name),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(None) => Occupied::No,
+            Ok(Some(found)) if found.meta.kind == Kind::Dir => Occupied::Directory,
+            _ => Occupied::Otherwise,
+        }
+    }
+
     /// The attributes of something that is open.
     pub fn look_fd(&self, fd: BorrowedFd<'_>) -> Result<Meta, Errno> {
         let mut meta = meta_of(&statx_fd(fd)?);
@@ -256,21 +351,25 @@ impl Tree {
             meta,
             ino: stat.stx_ino,
             nlink: u64::from(stat.stx_nlink),
-            ctime: Time {
-                secs: stat.stx_ctime.tv_sec,
-                nanos: stat.stx_ctime.tv_nsec,
-            },
+            ctime: ctime_of(&stat),
+            born: born_of(&stat),
         })
     }
 
-    fn found(&self, dir: BorrowedFd<'_>, name: &[u8], stat: &Statx) -> Result<Found, Errno> {
-        let mut meta = meta_of(stat);
+    /// What a stat tells, of something that is ours to look into.
+    fn plain_meta(&self, stat: &Statx) -> Meta {
+        let meta = meta_of(stat);
         let mounted = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
         let nested = meta.kind == Kind::Dir
             && matches!(stat.stx_ino, SUBVOLUME_ROOT_INO | EMPTY_SUBVOLUME_INO);
         if mounted || nested || dev_of(stat) != self.dev {
-            meta = Meta::opaque();
+            return Meta::opaque();
         }
+        meta
+    }
+
+    fn found(&self, dir: BorrowedFd<'_>, name: &[u8], stat: &Statx) -> Result<Found, Errno> {
+        let mut meta = self.plain_meta(stat);
         match meta.kind {
             Kind::File | Kind::Dir => {
                 let fd = open_node(dir, name)?;
@@ -293,10 +392,8 @@ impl Tree {
             meta,
             ino: stat.stx_ino,
             nlink: u64::from(stat.stx_nlink),
-            ctime: Time {
-                secs: stat.stx_ctime.tv_sec,
-                nanos: stat.stx_ctime.tv_nsec,
-            },
+            ctime: ctime_of(stat),
+            born: born_of(stat),
         })
     }
 }
@@ -456,10 +553,7 @@ impl Names {
                 names.add(name, entry.ino(), entry.file_type());
             }
         }
-        let text = &names.text;
-        names
-            .index
-            .sort_unstable_by(|a, b| name_at(text, a.offset).cmp(name_at(text, b.offset)));
+        names.sort();
         Ok(names)
     }
 
@@ -484,6 +578,34 @@ impl Names {
             }
         }
         Ok(names)
+    }
+
+    /// The same without the names that `is_gone`, and with these of these inode numbers and types.
+    #[must_use]
+    pub fn changed(self, is_gone: impl Fn(&[u8]) -> bool, come: &[(&[u8], u64, FileType)]) -> Self {
+        let comes: HashSet<&[u8]> = come.iter().map(|(name, ..)| *name).collect();
+        let mut names = Self {
+            picked: self.picked,
+            ..Self::default()
+        };
+        for position in 0..self.len() {
+            let name = self.get(position).expect("within the length");
+            let (ino, file_type) = self.identity(position);
+            if !is_gone(name) && !comes.contains(name) {
+                names.add(name, ino, file_type);
+            }
+        }
+        for (name, ino, file_type) in come {
+            names.add(name, *ino, *file_type);
+        }
+        names.sort();
+        names
+    }
+
+    fn sort(&mut self) {
+        let text = &self.text;
+        let index = &mut self.index;
+        index.sort_unstable_by(|a, b| name_at(text, a.offset).cmp(name_at(text, b.offset)));
     }
 
     /// Adds a name at the end.
@@ -544,4 +666,39 @@ impl Names {
 fn name_at(text: &[u8], offset: u32) -> &[u8] {
     let start = offset as usize;
     &text[start..start + usize::from(text[start - 1])]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_the_mirrors_work_is_not_believed_if_it_was_touched_meanwhile() {
+        let at = |secs| Time { secs, nanos: 0 };
+        let found = |born, ctime| Found {
+            born: at(born),
+            ctime: at(ctime),
+            ..Found::unreadable()
+        };
+        let plain = Trust::until(at(20));
+        let ours = Trust {
+            ours_since: Some(at(10)),
+            ..plain
+        };
+        for (born, ctime, by_plain, by_ours) in [
+            (5, 5, false, false),
+            (5, 15, false, true),
+            (5, 25, true, true),
+            // Made by the mirror.
+            (11, 15, false, false),
+            (11, 25, true, true),
+        ] {
+            let found = found(born, ctime);
+            let is = (
+                found.is_touched_since(&plain),
+                found.is_touched_since(&ours),
+            );
+            assert_eq!(is, (by_plain, by_ours), "{born} {ctime}");
+        }
+    }
 }

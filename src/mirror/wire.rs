@@ -11,9 +11,12 @@ use crossbeam_channel::{SendTimeoutError, Sender};
 use serde::{Deserialize, Serialize};
 
 use super::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
+use super::delta::list::{Part, put_parts, read_parts};
+use super::delta::survey::Survey;
 use super::drift::{Became, Drift, Version};
 use super::entry::{Meta, NAME_MAX, PATH_LIMIT, Time, is_valid_name, is_valid_path};
 use super::suspects::Suspect;
+use super::tree::Trust;
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::record::anchor::LeftPath;
 use crate::snapshot::SnapshotFacts;
@@ -109,6 +112,24 @@ pub enum Message<'a> {
         /// Path below the folder.
         path: &'a [u8],
     },
+    /// Target: say how this file is cut, and what hashes its pieces have.
+    Survey {
+        /// The request's number; it counts with those of fetches.
+        id: u64,
+        /// Path below the folder.
+        path: &'a [u8],
+        /// How, and which ranges.
+        survey: Survey,
+    },
+    /// Target: send these parts of this file.
+    Parts {
+        /// The request's number; it counts with those of fetches.
+        id: u64,
+        /// Path below the folder.
+        path: &'a [u8],
+        /// Which.
+        parts: Vec<Part>,
+    },
     /// Target: this many bytes more may come.
     Credit(u64),
     /// Target: no more requests will come.
@@ -122,13 +143,27 @@ pub enum Message<'a> {
         /// The bytes.
         bytes: &'a [u8],
     },
-    /// Source: the file is complete.
+    /// Source: pieces of a surveyed file.
+    Pieces {
+        /// The request's number.
+        id: u64,
+        /// See [`super::delta::list::PieceWriter`].
+        pieces: &'a [u8],
+    },
+    /// Source: what follows is content of this part.
+    Part {
+        /// The request's number.
+        id: u64,
+        /// The part's number, counted from 0.
+        index: u64,
+    },
+    /// Source: the file, or what was asked of it, is complete.
     End {
         /// The request's number.
         id: u64,
-        /// Its size.
+        /// The file's size.
         size: u64,
-        /// See [`ContentHash`].
+        /// Of a whole file its [`ContentHash`], else a hash of all that was said of it.
         hash: [u8; 32],
     },
     /// Source: the file could not be read.
@@ -148,6 +183,8 @@ pub enum Message<'a> {
         bytes: u64,
         /// Path below the folder.
         path: &'a [u8],
+        /// Of something renamed: its path before.
+        from: Option<&'a [u8]>,
     },
     /// To the CLI: how far it is.
     Progress {
@@ -178,6 +215,16 @@ pub struct Chunk {
 }
 
 impl Message<'_> {
+    /// What of it counts against [`DATA_WINDOW`]: what is said of files, not the words around it.
+    #[must_use]
+    pub fn credit(&self) -> u64 {
+        match self {
+            Self::Data { bytes, .. } => bytes.len() as u64,
+            Self::Pieces { pieces, .. } => pieces.len() as u64,
+            _ => 0,
+        }
+    }
+
     fn tag(&self) -> u8 {
         match self {
             Self::Suspect(_) => 8,
@@ -195,9 +242,13 @@ impl Message<'_> {
             Self::Fetch { .. } => 30,
             Self::Credit(_) => 31,
             Self::Finished => 32,
+            Self::Survey { .. } => 33,
+            Self::Parts { .. } => 34,
             Self::Data { .. } => 40,
             Self::End { .. } => 41,
             Self::Failed { .. } => 42,
+            Self::Pieces { .. } => 43,
+            Self::Part { .. } => 44,
             Self::Change { .. } => 50,
             Self::Progress { .. } => 51,
         }
@@ -224,6 +275,16 @@ impl Message<'_> {
                 put_u64(out, *id);
                 put_bytes(out, path);
             }
+            Self::Survey { id, path, survey } => {
+                put_u64(out, *id);
+                put_bytes(out, path);
+                survey.encode(out);
+            }
+            Self::Parts { id, path, parts } => {
+                put_u64(out, *id);
+                put_bytes(out, path);
+                put_parts(out, parts);
+            }
             Self::Since { id, became } => {
                 put_u64(out, *id);
                 out.push(u8::from(became.changed));
@@ -233,6 +294,14 @@ impl Message<'_> {
                 put_u64(out, *id);
                 put_u64(out, *offset);
                 out.extend_from_slice(bytes);
+            }
+            Self::Pieces { id, pieces } => {
+                put_u64(out, *id);
+                out.extend_from_slice(pieces);
+            }
+            Self::Part { id, index } => {
+                put_u64(out, *id);
+                put_u64(out, *index);
             }
             Self::End { id, size, hash } => {
                 put_u64(out, *id);
@@ -249,11 +318,16 @@ impl Message<'_> {
                 aspects,
                 bytes,
                 path,
+                from,
             } => {
                 out.push(*action);
                 put_u64(out, u64::from(*aspects));
                 put_u64(out, *bytes);
                 put_bytes(out, path);
+                out.push(u8::from(from.is_some()));
+                if let Some(from) = from {
+                    put_bytes(out, from);
+                }
             }
             Self::Progress { items, bytes, path } => {
                 put_u64(out, *items);
@@ -390,6 +464,16 @@ impl<'a> Messages<'a> {
             },
             31 => Message::Credit(body.u64()?),
             32 => Message::Finished,
+            33 => Message::Survey {
+                id: body.u64()?,
+                path: path(&mut body)?,
+                survey: Survey::decode(&mut body)?,
+            },
+            34 => Message::Parts {
+                id: body.u64()?,
+                path: path(&mut body)?,
+                parts: read_parts(rest(&mut body)?)?,
+            },
             40 => {
                 let (id, offset) = (body.u64()?, body.u64()?);
                 let bytes = rest(&mut body)?;
@@ -411,11 +495,23 @@ impl<'a> Messages<'a> {
                 id: body.u64()?,
                 error: String::from_utf8_lossy(body.bytes(TEXT_MAX)?).into_owned(),
             },
+            43 => Message::Pieces {
+                id: body.u64()?,
+                pieces: rest(&mut body)?,
+            },
+            44 => Message::Part {
+                id: body.u64()?,
+                index: body.u64()?,
+            },
             50 => Message::Change {
                 action: body.u8()?,
                 aspects: u16::try_from(body.u64()?).map_err(|_| Malformed("impossible aspects"))?,
                 bytes: body.u64()?,
                 path: path(&mut body)?,
+                from: match body.u8()? {
+                    0 => None,
+                    _ => Some(path(&mut body)?),
+                },
             },
             51 => Message::Progress {
                 items: body.u64()?,
@@ -636,12 +732,12 @@ pub struct ScanTree {
     pub origin: String,
     /// Compare content, not only size and time.
     pub content: bool,
-    /// Files touched after this moment of this machine's clock are compared by content even if
-    /// size and time are equal: when both sides were last known to be equal. `None`: all files.
-    pub equal_at: Option<Time>,
+    /// Until when files are believed for their size and time. `None`: no file is, all that both
+    /// machines have are compared by content.
+    pub trust: Option<Trust>,
     /// This machine's half of the anchor, to tell what was changed since.
     pub anchor: Option<String>,
-    /// Look at nothing but what may differ, where that is known; without `equal_at`, no other file
+    /// Look at nothing but what may differ, where that is known; without `trust`, no other file
     /// is compared by content then.
     pub restricted: Option<Restricted>,
 }
@@ -694,9 +790,15 @@ pub struct MirrorReply {
     pub looked: u64,
     /// Bytes read (serve) or written (apply).
     pub bytes: u64,
+    /// Bytes of planned content that the target had already (apply).
+    #[serde(default)]
+    pub kept: u64,
     /// Apply: moves it took to put new things into place.
     #[serde(default)]
     pub moves: u64,
+    /// When the plan that was carried out was begun, by that machine's clock.
+    #[serde(default)]
+    pub begun: Option<Time>,
     /// When applying ended, by that machine's clock.
     #[serde(default)]
     pub ended: Option<Time>,
@@ -741,6 +843,8 @@ pub struct PlanTotals {
     pub created: u64,
     /// Entries with new content.
     pub changed: u64,
+    /// Entries that have another name, with all that is in them.
+    pub renamed: u64,
     /// Entries with new attributes only.
     pub attributes: u64,
     /// Entries deleted.
@@ -749,6 +853,14 @@ pub struct PlanTotals {
     pub existing: u64,
     /// Bytes on disk the new content will need.
     pub bytes: u64,
+}
+
+impl PlanTotals {
+    /// How many operations.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.created + self.changed + self.renamed + self.attributes + self.deleted
+    }
 }
 
 /// Appends a time.
@@ -772,6 +884,7 @@ mod tests {
     use super::super::entry::Kind;
     use super::super::suspects::Mark;
     use super::*;
+    use crate::mirror::delta::cut::Cut;
 
     #[test]
     fn messages_survive_the_round_trip() {
@@ -827,8 +940,45 @@ mod tests {
                 id: 3,
                 path: b"p/q",
             },
+            Message::Survey {
+                id: 4,
+                path: b"p",
+                survey: Survey {
+                    cut: Cut::Grid(12),
+                    brief: true,
+                    ranges: Some([1..2, 5..9].into_iter().collect()),
+                },
+            },
+            Message::Survey {
+                id: 5,
+                path: b"p",
+                survey: Survey {
+                    cut: Cut::Content(16),
+                    brief: false,
+                    ranges: None,
+                },
+            },
+            Message::Parts {
+                id: 6,
+                path: b"p",
+                parts: vec![
+                    Part {
+                        range: 0..4096,
+                        known: Some([4; 16]),
+                    },
+                    Part {
+                        range: 1 << 40..1 << 41,
+                        known: None,
+                    },
+                ],
+            },
             Message::Credit(5),
             Message::Finished,
+            Message::Pieces {
+                id: 4,
+                pieces: b"abc",
+            },
+            Message::Part { id: 6, index: 1 },
             Message::Data {
                 id: 3,
                 offset: 1 << 40,
@@ -848,6 +998,14 @@ mod tests {
                 aspects: 3,
                 bytes: 10,
                 path: b"n",
+                from: None,
+            },
+            Message::Change {
+                action: b'>',
+                aspects: 3,
+                bytes: 0,
+                path: b"n",
+                from: Some(b"m"),
             },
             Message::Progress {
                 items: 1,

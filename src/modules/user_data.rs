@@ -8,6 +8,7 @@ mod report;
 mod scan;
 mod settle;
 
+use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
@@ -57,8 +58,8 @@ struct Planned {
     left_more: bool,
     /// Whether a directory's filter file is not mirrored itself.
     own_rules: bool,
-    /// When the plan had been carried out, by the target's clock.
-    applied_at: Option<Time>,
+    /// When the plan was begun and when it had been carried out, by the target's clock.
+    applied: Option<(Time, Time)>,
 }
 
 impl Planned {
@@ -80,6 +81,7 @@ fn add(summary: &mut PlanSummary, planned: &Planned) {
     let totals = &planned.totals;
     summary.created += totals.created;
     summary.changed += totals.changed;
+    summary.renamed += totals.renamed;
     summary.attributes += totals.attributes;
     summary.deleted += totals.deleted;
     summary.existing += totals.existing;
@@ -199,14 +201,6 @@ struct UserDataPlan {
     folders: Vec<String>,
 }
 
-/// A change in `folder`, as the target has told it, with its whole path.
-fn whole(folder: &str, change: Change) -> Change {
-    Change {
-        item: told::below(folder.as_bytes(), &change.item),
-        ..change
-    }
-}
-
 impl Plan for UserDataPlan {
     fn summary(&self) -> &PlanSummary {
         &self.summary
@@ -220,7 +214,7 @@ impl Plan for UserDataPlan {
             let request = MirrorRequest::ListPlan {
                 root: folder.clone(),
             };
-            let mut visit = |change| Ok(visit(&whole(folder, change))?);
+            let mut visit = |change| Ok(visit(&told::within(folder.as_bytes(), change))?);
             run_alone(
                 &self.target,
                 &request,
@@ -314,7 +308,7 @@ impl Module for UserData {
                 left: Vec::new(),
                 left_more: false,
                 own_rules: false,
-                applied_at: None,
+                applied: None,
             });
         }
         let starts = basis::starts(context, &self.planned)?;
@@ -346,21 +340,14 @@ impl Module for UserData {
     }
 
     fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError> {
-        let total_items: u64 = self
-            .planned
-            .iter()
-            .map(|p| {
-                let t = &p.totals;
-                t.created + t.changed + t.attributes + t.deleted
-            })
-            .sum();
+        let total_items: u64 = self.planned.iter().map(|p| p.totals.changes()).sum();
         let total_bytes: u64 = self.planned.iter().map(|p| p.totals.bytes).sum();
-        let (mut items, mut bytes, mut errors) = (0, 0, 0);
+        let (mut items, mut bytes, mut kept, mut errors) = (0, 0, 0, 0);
         let mut made = context.changes();
         for planned in &mut self.planned {
             let mut progress = |message: &Message<'_>| {
                 if let Ok(Some(change)) = told::change(message) {
-                    made.push(whole(&planned.path, change));
+                    made.push(told::within(planned.path.as_bytes(), change));
                 }
                 if let Message::Progress {
                     items: i,
@@ -373,7 +360,7 @@ impl Module for UserData {
                     context.emit_progress(ProgressUpdate {
                         current: Some(items + i),
                         total: Some(total_items),
-                        current_bytes: Some(bytes + b),
+                        current_bytes: Some(bytes + kept + b),
                         total_bytes: Some(total_bytes),
                         item: Some(format!("{}/{}", planned.path, escape_bytes(path))),
                         ..ProgressUpdate::default()
@@ -395,15 +382,16 @@ impl Module for UserData {
             )?;
             items += applied.items;
             bytes += applied.bytes;
+            kept += applied.kept;
             errors += applied.errors;
-            planned.applied_at = applied.ended;
+            planned.applied = applied.begun.zip(applied.ended);
         }
         context.emit_progress(ProgressUpdate {
             percent: Some(100),
             current: Some(items),
             total: Some(total_items.max(items)),
-            current_bytes: Some(bytes),
-            total_bytes: Some(total_bytes.max(bytes)),
+            current_bytes: Some(bytes + kept),
+            total_bytes: Some(total_bytes.max(bytes + kept)),
             ..ProgressUpdate::default()
         });
         if context.session.verify {
@@ -422,8 +410,10 @@ impl Module for UserData {
         } else {
             parts.join(", ")
         };
+        if kept > 0 {
+            let _ = write!(summary, "; {} were there already", figures::bytes(kept));
+        }
         if errors > 0 {
-            use std::fmt::Write as _;
             let _ = write!(summary, "; {} not done", figures::number(errors));
         }
         Ok(summary)
@@ -453,7 +443,7 @@ impl UserData {
             let trees = scan::trees(context, planned, true);
             let (source, target) = scan::once(context, &planned.path, &trees)?;
             let totals = target.plan.unwrap_or_default();
-            let differences = totals.created + totals.changed + totals.attributes + totals.deleted;
+            let differences = totals.changes();
             if differences == 0 {
                 let message = format!(
                     "{}: verified, {} entries are equal",

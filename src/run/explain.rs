@@ -12,6 +12,7 @@ use crate::agent::deploy::DeployError;
 use crate::agent::protocol::FaultKind;
 use crate::event::{EndingError, Host};
 use crate::exit::ExitStatus;
+use crate::host::ssh::SshError;
 use crate::host::sudo::SudoTrouble;
 use crate::module::{ModuleError, ValidationError};
 use crate::prompt::PromptError;
@@ -248,7 +249,9 @@ fn judge_deploy(
     };
     let status = match error {
         DeployError::Interrupted(_) => ExitStatus::Interrupted,
-        DeployError::Architecture { .. } => ExitStatus::Validation,
+        DeployError::Architecture { .. } | DeployError::Ssh(SshError::OwnKey { .. }) => {
+            ExitStatus::Validation
+        }
         DeployError::Sudo {
             trouble: SudoTrouble::PasswordRequired,
             ..
@@ -314,7 +317,7 @@ fn judge_module(error: &ModuleError) -> (ExitStatus, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::ssh::SshError;
+    use crate::agent::deploy::Allowance;
     use crate::interrupt::Interrupted;
     use crate::module::DiskSpaceCritical;
 
@@ -353,7 +356,7 @@ mod tests {
                 host: "vega".into(),
                 user: "anna".into(),
                 trouble,
-                sudoers: "anna ALL=(root) NOPASSWD: /bin/sh".into(),
+                allowance: Allowance::Line("anna ALL=(root) NOPASSWD: x agent".into()),
             })
         };
         let required = explain(&sudo(SudoTrouble::PasswordRequired));

@@ -23,6 +23,8 @@ const ALLOW_INCOMPLETE: &str = "--allow-incomplete";
 pub(super) struct Gate {
     /// What is the case, in one line.
     pub(super) finding: String,
+    /// What is asked, naming both machines or the one that is changed.
+    pub(super) question: String,
     /// What a person should know before answering.
     pub(super) detail: Vec<String>,
     /// What going on means.
@@ -140,6 +142,10 @@ fn in_words(finding: &GateFinding, shared: &Shared) -> Gate {
     match finding {
         GateFinding::FirstSync { source, target, .. } => Gate {
             finding: explained,
+            question: format!(
+                "Make {} like {} for the first time?",
+                target.hostname, source.hostname
+            ),
             detail: first_sync_scope(shared, &source.hostname, &target.hostname),
             effect: effect(&source.hostname, &target.hostname),
             flag: "--allow-first-sync",
@@ -149,6 +155,10 @@ fn in_words(finding: &GateFinding, shared: &Shared) -> Gate {
         | GateFinding::PushedTwice { source, target, .. }
         | GateFinding::RolledBack { source, target, .. } => Gate {
             finding: explained,
+            question: format!(
+                "Make {} like {} all the same?",
+                target.hostname, source.hostname
+            ),
             detail: Vec::new(),
             effect: effect(&source.hostname, &target.hostname),
             flag: "--allow-out-of-order",
@@ -170,6 +180,10 @@ fn in_words(finding: &GateFinding, shared: &Shared) -> Gate {
             };
             Gate {
                 finding: format!("{explained}; {way_out}"),
+                question: format!(
+                    "Sync to {} and finish what that run left?",
+                    shared.options.host
+                ),
                 detail,
                 effect: "go on from here; this run does all the work that one left".to_owned(),
                 flag: ALLOW_INCOMPLETE,
@@ -191,8 +205,8 @@ fn first_sync_scope(shared: &Shared, source: &str, target: &str) -> Vec<String> 
             .map(|folder| escape_str(&folder.path))
             .collect();
         lines.push(format!(
-            "everything below {} on {target} that the filters do not protect will be replaced by \
-             what {source} has, and what {source} does not have will be deleted",
+            "below {} on {target}, what {source} does not have is deleted, but for what the filters \
+             protect",
             folders.join(", ")
         ));
     }
@@ -202,7 +216,7 @@ fn first_sync_scope(shared: &Shared, source: &str, target: &str) -> Vec<String> 
         .collect();
     if !others.is_empty() {
         lines.push(format!(
-            "{target} will also be changed by: {}",
+            "{target} is also changed by: {}",
             others.join(", ")
         ));
     }
@@ -245,7 +259,7 @@ pub(super) fn open(shared: &Shared, gate: &Gate) -> Result<(), RunError> {
         detail: std::iter::once(gate.finding.clone())
             .chain(gate.detail.iter().cloned())
             .collect(),
-        text: "Continue anyway?".to_owned(),
+        text: gate.question.clone(),
         choices: vec![
             Choice {
                 key: 'c',
@@ -255,7 +269,7 @@ pub(super) fn open(shared: &Shared, gate: &Gate) -> Result<(), RunError> {
             Choice {
                 key: 'a',
                 label: "abort".to_owned(),
-                effect: "stop here; nothing was changed".to_owned(),
+                effect: "stop here; neither machine is changed".to_owned(),
             },
         ],
         default: 1,

@@ -50,6 +50,7 @@ pub(super) fn gate(
              write their old state over what this sync brings",
             names(&at_work)
         ),
+        question: format!("Make {target} like {source} meanwhile?"),
         detail: Vec::new(),
         effect: format!("make {target} like {source} while they work on it"),
         flag: FLAG,

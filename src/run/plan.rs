@@ -11,7 +11,7 @@ use super::error::RunError;
 use super::{Pair, Run, Shared, context, gates, preflight, reconcile};
 use crate::change::Digester;
 use crate::event::{Host, LogLevel, ModuleResult, ModuleStatus};
-use crate::figures::{bytes, counted};
+use crate::figures::{bytes, counted, number};
 use crate::module::{Change, ModuleKind, Plan, PlanSummary};
 
 /// Calls its argument with every change of a list.
@@ -153,6 +153,7 @@ fn conflict_gate(shared: &Shared, pair: &Pair, module: &str, summary: &PlanSumma
             "{module}: {} changed on both {source} and {target} since they were equal",
             counted(summary.conflicts, "path")
         ),
+        question: format!("Replace those on {target} by those of {source}?"),
         detail: summary.conflict_lines.clone(),
         effect: format!(
             "{source}'s versions replace those of {target}, which stay in the snapshot taken before"
@@ -172,13 +173,21 @@ fn mass_delete_gate(
     let limits = &shared.config.user_data;
     gates::Gate {
         finding: format!(
-            "{module} would delete {} of {} entries on {target}",
-            summary.deleted, summary.existing
+            "{module} would delete {} of {} on {target}",
+            number(summary.deleted),
+            counted(summary.existing, "entry")
+        ),
+        question: format!(
+            "Delete {} on {target}, which {} does not have?",
+            counted(summary.deleted, "entry"),
+            pair.source.machine.hostname
         ),
         detail: vec![
             format!(
                 "more than {}% and more than {} at once is unusual: is a disk of {} not mounted?",
-                limits.mass_delete_percent, limits.mass_delete_count, pair.source.machine.hostname
+                limits.mass_delete_percent,
+                number(limits.mass_delete_count),
+                pair.source.machine.hostname
             ),
             "--dry-run lists every one of them".to_owned(),
         ],

@@ -10,6 +10,7 @@ use crate::agent::deploy::{
 };
 use crate::event::Host;
 use crate::host::ssh::{self, SshConnection, SshOptions};
+use crate::host::throttle::Throttle;
 use crate::prompt::{PromptError, Prompter, Question, Secret};
 
 /// What a machine does before there is anybody to ask.
@@ -34,6 +35,15 @@ impl Reach {
             first: Mutex::default(),
             memory: Arc::default(),
         }
+    }
+
+    /// With at most so many bytes a second for all connections together, if that is said.
+    #[must_use]
+    pub fn limited(mut self, bytes_per_second: Option<u64>) -> Self {
+        self.ssh.throttle = bytes_per_second
+            .map(Throttle::per_second)
+            .unwrap_or_default();
+        self
     }
 
     fn connect(

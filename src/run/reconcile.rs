@@ -17,14 +17,18 @@ use crate::agent::protocol::{Reply, Request};
 use crate::config::Config;
 use crate::escape::escape_str;
 use crate::event::{Host, LogLevel};
+use crate::figures::counted;
 use crate::module::{Action, Change, ListPlan};
 use crate::prompt::{Choice, PromptError, Question};
 
 /// The name of the configuration file on every machine.
 const CONFIG: &str = "config.yaml";
 
-/// Lines of differences shown at the question.
-const MAX_DIFF_LINES: usize = 400;
+/// Lines of differences shown at the question; one of the answers shows all.
+const SHORT_DIFF_LINES: usize = 16;
+
+/// Lines of differences shown at all.
+const MAX_DIFF_LINES: usize = 2000;
 
 /// One file to write on the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,27 +147,28 @@ pub(super) fn decide(run: &Run, pair: &Pair) -> Result<Vec<Write>, RunError> {
             flag: Some("--yes".to_owned()),
         });
     }
-    let mut detail = vec![finding.clone()];
-    detail.extend(shown);
-    match ask(run, detail, has_one, source, target)? {
+    match ask(run, &finding, &shown, has_one, source, target)? {
         Answer::Take => Ok(writes),
         Answer::Keep => Ok(Vec::new()),
-        Answer::Abort => Err(RunError::Refused {
+        Answer::Show | Answer::Abort => Err(RunError::Refused {
             message: finding,
             flag: Some("--yes".to_owned()),
         }),
     }
 }
 
+#[derive(Debug, Clone, Copy)]
 enum Answer {
     Take,
     Keep,
+    Show,
     Abort,
 }
 
 fn ask(
     run: &Run,
-    detail: Vec<String>,
+    finding: &str,
+    diff: &[String],
     has_one: bool,
     source: &str,
     target: &str,
@@ -173,37 +178,59 @@ fn ask(
         label: label.to_owned(),
         effect,
     };
-    let mut choices = vec![choice(
-        't',
-        "take",
-        format!("give {target} the files of {source}"),
-    )];
-    if has_one {
+    let mut is_short = diff.len() > SHORT_DIFF_LINES;
+    loop {
+        let shown = if is_short {
+            SHORT_DIFF_LINES
+        } else {
+            diff.len()
+        };
+        let mut detail = vec![finding.to_owned()];
+        detail.extend_from_slice(&diff[..shown]);
+        let mut choices = vec![choice(
+            't',
+            "take",
+            format!("give {target} the files of {source}"),
+        )];
+        let mut answers = vec![Answer::Take];
+        if has_one {
+            let effect = format!("leave the files of {target} as they are");
+            choices.push(choice('k', "keep", effect));
+            answers.push(Answer::Keep);
+        }
+        if is_short {
+            let more = counted((diff.len() - shown) as u64, "line");
+            detail.push(format!("({more} more)"));
+            choices.push(choice(
+                'd',
+                "diff",
+                "show all the differences, then ask again".to_owned(),
+            ));
+            answers.push(Answer::Show);
+        }
         choices.push(choice(
-            'k',
-            "keep",
-            format!("leave the files of {target} as they are"),
+            'a',
+            "abort",
+            "stop here; neither machine is changed".to_owned(),
         ));
-    }
-    choices.push(choice(
-        'a',
-        "abort",
-        "stop here; nothing was changed".to_owned(),
-    ));
-    let abort = choices.len() - 1;
-    let question = Question {
-        detail,
-        text: format!("Which configuration shall {target} have?"),
-        choices,
-        default: abort,
-        flag: Some("--yes".to_owned()),
-    };
-    match run.shared.prompter.choose(&question) {
-        Ok(0) => Ok(Answer::Take),
-        Ok(chosen) if chosen == abort => Ok(Answer::Abort),
-        Ok(_) => Ok(Answer::Keep),
-        Err(PromptError::CannotAsk) => Ok(Answer::Abort),
-        Err(PromptError::Interrupted(interrupted)) => Err(RunError::Interrupted(interrupted)),
+        answers.push(Answer::Abort);
+        let question = Question {
+            detail,
+            text: format!("Which configuration shall {target} have?"),
+            default: choices.len() - 1,
+            choices,
+            flag: Some("--yes".to_owned()),
+        };
+        match run.shared.prompter.choose(&question) {
+            Ok(chosen) => match answers.get(chosen) {
+                Some(Answer::Show) => is_short = false,
+                answer => return Ok(answer.copied().unwrap_or(Answer::Abort)),
+            },
+            Err(PromptError::CannotAsk) => return Ok(Answer::Abort),
+            Err(PromptError::Interrupted(interrupted)) => {
+                return Err(RunError::Interrupted(interrupted));
+            }
+        }
     }
 }
 
@@ -218,6 +245,7 @@ pub(super) fn list(run: &mut Run) -> Result<(), RunError> {
         item: format!("~/.config/pc-switcher/{}", write.name).into_bytes(),
         detail: String::new(),
         bytes: write.content.len() as u64,
+        from: None,
     });
     let plan = ListPlan::new(changes.collect());
     if plan.changes.is_empty() {

@@ -171,6 +171,7 @@ fn changed(run: &Run) -> Option<Changed> {
         }
         all.created += summary.created;
         all.changed += summary.changed;
+        all.renamed += summary.renamed;
         all.attributes += summary.attributes;
         all.deleted += summary.deleted;
         all.bytes += summary.total_bytes();

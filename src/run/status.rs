@@ -105,7 +105,7 @@ impl Folder {
     #[must_use]
     pub fn count(&self) -> u64 {
         let totals = self.changed.as_ref().ok();
-        totals.map_or(0, |t| t.created + t.changed + t.attributes + t.deleted)
+        totals.map_or(0, PlanTotals::changes)
     }
 }
 
@@ -299,10 +299,7 @@ impl Standing {
         visit: &mut dyn FnMut(&Change) -> Result<(), AgentError>,
     ) -> Result<(), RunError> {
         client::each_change(&self.agent.agent, &folder.id, &mut |change| {
-            visit(&Change {
-                item: told::below(folder.path.as_bytes(), &change.item),
-                ..change
-            })
+            visit(&told::within(folder.path.as_bytes(), change))
         })
         .map_err(RunError::agent("listing what was changed"))
     }

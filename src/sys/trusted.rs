@@ -243,6 +243,41 @@ impl Directory {
     }
 }
 
+/// Checks that nobody but root can change the program at `path`, or put another one in its place: all of its
+/// absolute path is root's, without symbolic links. A group may write to a directory, as on older Debian
+/// systems `staff` may to `/usr/local`, which is as good as root; a sticky directory, which somebody else's
+/// file may be in tomorrow, will not do.
+pub fn check_program(path: &Path) -> Result<(), FileError> {
+    let untrusted = |path: &Path, reason| {
+        Err(FileError::Untrusted {
+            path: path.to_owned(),
+            reason,
+        })
+    };
+    let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+    if !path.is_absolute() || !path.components().all(is_plain) {
+        return untrusted(path, "it is not a plain absolute path");
+    }
+    for part in path.ancestors() {
+        let stat = rustix::fs::lstat(part).map_err(|e| FileError::io("examine", part, e))?;
+        let (wanted, writable) = if part == path {
+            (FileType::RegularFile, Mode::WGRP | Mode::WOTH)
+        } else {
+            (FileType::Directory, Mode::WOTH)
+        };
+        if FileType::from_raw_mode(stat.st_mode) != wanted {
+            return untrusted(part, "it is a symbolic link, or no regular file");
+        }
+        if stat.st_uid != 0 {
+            return untrusted(part, "it does not belong to root");
+        }
+        if Mode::from_raw_mode(stat.st_mode).intersects(writable) {
+            return untrusted(part, "others may write to it");
+        }
+    }
+    Ok(())
+}
+
 /// Reads all of `file`, which must be a regular file of at most `limit` bytes.
 pub fn read_regular(file: File, path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     let stat = rustix::fs::fstat(&file).map_err(|e| FileError::io("examine", path, e))?;
@@ -312,6 +347,40 @@ mod tests {
             std::os::unix::fs::chown(&real, Some(12345), None).unwrap();
             std::fs::set_permissions(&real, PermissionsExt::from_mode(0o700)).unwrap();
             assert!(reason(open(&real)).contains("belong to root"));
+        }
+    }
+
+    #[test]
+    fn a_program_others_can_replace_is_refused() {
+        let check = |path: &str| check_program(Path::new(path)).map_err(|e| e.to_string());
+        assert_eq!(check("/etc/passwd"), Ok(()));
+        assert!(check("/etc").unwrap_err().contains("no regular file"));
+        assert!(check("etc/passwd").unwrap_err().contains("absolute"));
+        assert!(check("/etc/../etc/passwd").unwrap_err().contains("plain"));
+        assert!(check("/etc/passwd/below").is_err());
+        let temp = tempfile::tempdir().unwrap();
+        let program = temp.path().join("program");
+        std::fs::write(&program, "").unwrap();
+        // What is above it lets everybody put files beside it, or it is not root's.
+        assert!(check_program(&program).is_err());
+        if crate::sys::testing::is_root("a_program_others_can_replace_is_refused") {
+            let own = tempfile::tempdir_in("/root").unwrap();
+            let program = own.path().join("program");
+            let link = own.path().join("link");
+            std::fs::write(&program, "").unwrap();
+            symlink(&program, &link).unwrap();
+            assert!(check_program(&program).is_ok());
+            assert!(check_program(&link).is_err());
+            let mode = |mode| PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(&program, mode(0o775)).unwrap();
+            assert!(check_program(&program).is_err());
+            std::fs::set_permissions(&program, mode(0o755)).unwrap();
+            std::fs::set_permissions(own.path(), mode(0o1777)).unwrap();
+            assert!(check_program(&program).is_err());
+            std::fs::set_permissions(own.path(), mode(0o775)).unwrap();
+            assert!(check_program(&program).is_ok());
+            std::os::unix::fs::chown(&program, Some(12345), None).unwrap();
+            assert!(check_program(&program).is_err());
         }
     }
 

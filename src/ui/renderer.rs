@@ -13,7 +13,7 @@ use super::{changes, json};
 
 use super::live::{Live, Screen};
 use super::look::{Line, Look, Paint};
-use super::text::{clean, counted};
+use super::text::{clean, counted, wrap};
 use super::view::View;
 use super::words::{self, Width};
 
@@ -237,8 +237,13 @@ impl Renderer {
     /// Shows a text and leaves the cursor behind it; only while paused.
     pub(super) fn prompt(&mut self, text: &str) {
         let text = clean(text);
-        let line = Line::of(text.trim_end(), Paint::Bold).render(self.look);
-        self.screen.write(&(line + " "));
+        // A word is not cut where another line can hold it.
+        let width = self.width().unwrap_or(80).saturating_sub(1);
+        let rows = wrap(text.trim_end(), width, 2).into_iter();
+        let rows: Vec<String> = rows
+            .map(|row| Line::of(row, Paint::Bold).render(self.look))
+            .collect();
+        self.screen.write(&(rows.join("\r\n") + " "));
     }
 
     /// Ends the line the cursor is in; only while paused.

@@ -6,10 +6,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::awkward::chmod;
 use crate::support::lab::{ATLAS, Kept, Lab, VEGA};
 use crate::support::oracle;
 use crate::support::scenario::FILTER;
 use crate::support::told::{Changed, QUICK, told};
+
+/// Where a sync installs the program, on a machine's disk.
+const PROGRAM: &str = "@/usr/local/bin/pc-switcher";
 
 /// A lab in which a sync would go through.
 fn lab() -> Option<Kept> {
@@ -132,6 +136,13 @@ fn the_lines_for_sudo_and_for_a_changed_host_key_help() {
     {
         let sudoers = lab.disk(VEGA).join("@/etc/sudoers.d/dev");
         let _asks = Changed::to(sudoers, "dev ALL=(ALL) ALL\n");
+        // As a sync has left it there; without, the remedy begins with that.
+        let (_, bad) = looked(&lab, &["vega"], 4);
+        let remedy = bad[0]["remedy"].as_str().expect("text");
+        assert!(remedy.contains("installs pc-switcher"), "{remedy}");
+        let program = fs::read(lab.disk(ATLAS).join(PROGRAM)).expect("it is there");
+        let _installed = Changed::to(lab.disk(VEGA).join(PROGRAM), program);
+        chmod(&lab.disk(VEGA).join(PROGRAM), 0o755).expect("root may");
         let (_, bad) = looked(&lab, &["vega"], 4);
         for line in commands(&bad, "sudo") {
             lab.exec(VEGA, &["sh", "-c", &line]).ok();

@@ -38,6 +38,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("fern", &["src/record/log/"]),
     ("signal_hook", &["src/signals.rs", "src/agent/server.rs"]),
     ("zstd", &["src/mirror/spool.rs"]),
+    ("fastcdc", &["src/mirror/delta/cut.rs"]),
     ("libc", &["src/sys/"]),
     ("crc32c", &["src/sys/search.rs"]),
 ];

@@ -8,7 +8,10 @@ use clap::{CommandFactory as _, Parser as _};
 use pc_switcher::cli::args::Cli;
 use pc_switcher::cli::manual::pages;
 
+use super::support::lab::{ATLAS, Lab, VEGA};
+use super::support::oracle;
 use super::support::programs::all_there;
+use super::support::scenario::{DONE, FILTER};
 
 /// What a page says, without the marks of `roff`.
 fn plain(text: &str) -> String {
@@ -145,6 +148,61 @@ fn every_command_line_of_the_manual_is_understood() {
         }
     }
     assert!(count >= 12, "{count}");
+}
+
+/// Whether a command line of the manual changes neither machine, so that all of them can be run in a row. `init`
+/// is, in a home of its own.
+fn changes_nothing(line: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+    let command = words.iter().find(|word| !word.starts_with('-'));
+    match command.copied().unwrap_or_default() {
+        "doctor" | "history" | "init" | "completions" => true,
+        "logs" => !words.contains(&"--follow"),
+        "snapshots" => words.contains(&"list") || words.contains(&"--dry-run"),
+        "sync" | "rollback" => words.contains(&"--dry-run"),
+        _ => false,
+    }
+}
+
+#[test]
+fn every_example_that_changes_nothing_does_what_it_says() {
+    let Some(lab) = Lab::fresh() else { return };
+    lab.configure(ATLAS, FILTER);
+    assert!(DONE.contains(&lab.sync(&[]).status));
+    let history = lab.pc_switcher(&["history", "--json"]).ok().stdout;
+    let last: serde_json::Value =
+        serde_json::from_str(history.lines().next().expect("a session")).expect("an object a line");
+    let session = last["session"].as_str().expect("its name").to_owned();
+    let before = oracle::generations(&lab, VEGA);
+    let mut count = 0;
+    for page in pages() {
+        for line in command_lines(&page.text) {
+            if !changes_nothing(&line) {
+                continue;
+            }
+            let own = line.split(['>', '|']).next().unwrap_or_default();
+            let typed = own.replace("1f3", &session[..3]);
+            let home = "export XDG_CONFIG_HOME=$(mktemp -d); ";
+            let place = if own.contains(" init") { home } else { "" };
+            let done = lab.as_dev(
+                ATLAS,
+                &["sh", "-c", &format!("{place}exec {typed} </dev/null")],
+            );
+            let told = format!("{}: {line}:\n{}", page.file_name, done.text());
+            assert!(DONE.contains(&done.status), "{told}");
+            // A good sync has no line of that level.
+            let says = line.contains("--level") || !done.text().trim().is_empty();
+            assert!(says, "{told}");
+            assert!(!done.stderr.contains("error:"), "{told}");
+            count += 1;
+        }
+    }
+    println!("{count} command lines of the manual were run");
+    assert!(count >= 20, "{count}");
+    let after = oracle::generations(&lab, VEGA);
+    for subvolume in ["@home", ".snapshots"] {
+        assert_eq!(before[subvolume], after[subvolume], "{subvolume} moved");
+    }
 }
 
 #[test]

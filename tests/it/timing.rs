@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::lab::{ATLAS, Lab, VEGA};
-use crate::support::scenario::{DONE, FILTER};
+use crate::support::scenario::{DONE, FILTER, sent};
 use crate::support::stopped::STAGING;
 
 #[test]
@@ -42,11 +42,11 @@ fn the_disk_monitor_is_on_time_while_a_transfer_fills_the_link() {
     let size = 330_000_000; // thirteen seconds of the wire
     io::copy(&mut noise.take(size), &mut file).expect("writable");
     lab.verb(&["netem", "200mbit", "3ms"]).ok();
-    let bytes_before = sent(&lab);
+    let bytes_before = sent(&lab)[0];
     let since = Instant::now();
     let run = lab.sync(&[]);
     let millis = since.elapsed().as_millis().max(1);
-    let rate = u128::from(sent(&lab) - bytes_before) * 8 / millis / 1000;
+    let rate = u128::from(sent(&lab)[0] - bytes_before) * 8 / millis / 1000;
     assert!(DONE.contains(&run.status), "{}", run.text());
 
     let mut looks = Vec::new();
@@ -68,13 +68,6 @@ fn the_disk_monitor_is_on_time_while_a_transfer_fills_the_link() {
     assert!(looks.len() >= 6, "{looks:?}");
     let worst = looks.iter().map(|(late, answer)| late + answer).max();
     assert!(worst < Some(1000), "{looks:?}");
-}
-
-/// Bytes that atlas has sent so far.
-fn sent(lab: &Lab) -> u64 {
-    let counted = lab.verb(&["wire-bytes"]).ok().stdout;
-    let mut words = counted.split_whitespace().map(str::parse);
-    words.next().and_then(Result::ok).expect("a number")
 }
 
 #[test]
@@ -124,4 +117,33 @@ fn a_difference_of_content_alone_is_found_by_verify() {
         mended.text()
     );
     assert_eq!(fs::read(&page).expect("back again"), b"page 77\n");
+}
+
+#[test]
+fn a_bandwidth_limit_is_kept_and_nobody_takes_anybody_for_gone() {
+    let Some(lab) = Lab::fresh() else { return };
+    lab.configure(ATLAS, FILTER);
+    assert!(DONE.contains(&lab.sync(&[]).status));
+    let large = lab.dev(ATLAS).join("large");
+    let again = "--allow-out-of-order";
+    for (flag, rate, size) in [
+        ("500KB", 500_000, 9_000_000_u64),
+        ("4MB", 4_000_000, 24_000_000),
+    ] {
+        let noise = File::open("/dev/urandom").expect("the kernel has it");
+        let mut file = File::create(&large).expect("writable");
+        io::copy(&mut noise.take(size), &mut file).expect("writable");
+        drop(file);
+        let before = sent(&lab)[0];
+        let since = Instant::now();
+        let run = lab.sync(&[again, "--bwlimit", flag]);
+        let took = since.elapsed();
+        assert!(DONE.contains(&run.status), "{}", run.text());
+        let bytes = sent(&lab)[0] - before;
+        println!("{bytes} bytes at {flag} took {took:?}");
+        let least = Duration::from_secs(size / rate);
+        // What is sent at once after a pause; and the rest of a sync, with snapshots and all.
+        assert!(took + Duration::from_millis(500) > least, "{took:?}");
+        assert!(took < least * 5 / 4 + Duration::from_secs(5), "{took:?}");
+    }
 }

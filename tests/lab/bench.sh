@@ -5,6 +5,7 @@
 #   BENCH_RUNS=3           runs of each; the table shows the median, and the extremes of the wall time
 #   BENCH_FILES=100000     small files of the first copy, BENCH_MEAN=10737 bytes each on average (1 GiB)
 #   BENCH_BIG=2147483648   bytes of the one large file
+#   BENCH_TEXT=209715200   bytes of the one text into which a line is put
 #   BENCH_MANY=1000000     files of the no-change run (0: leave it out)
 #   BENCH_ONLY=rsync|ours|tar   one of them alone (tar makes first copies only)
 #   BENCH_WIRES="off 1gbit,0.3ms"   the wires, as for `lab.sh netem`
@@ -18,7 +19,7 @@ if [[ ${1:-} != --built ]]; then
 fi
 
 runs=${BENCH_RUNS:-3} files=${BENCH_FILES:-100000} mean=${BENCH_MEAN:-10737} many=${BENCH_MANY:-1000000}
-big=${BENCH_BIG:-2147483648} only=${BENCH_ONLY:-} wires=${BENCH_WIRES:-off 1gbit,0.3ms}
+big=${BENCH_BIG:-2147483648} text=${BENCH_TEXT:-209715200} only=${BENCH_ONLY:-} wires=${BENCH_WIRES:-off 1gbit,0.3ms}
 again=(rsync ours) first=(rsync tar ours)
 if [[ -n $only ]]; then again=("$only") first=("$only"); fi
 if [[ $only == tar ]]; then again=(); fi
@@ -54,8 +55,9 @@ ours() { # FOLDER
   configure "$1"
   measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order --allow-mass-delete "${flags[@]}"
 }
+rsync_flags=() # of rsync, besides the usual
 rsync() { # FOLDER
-  measured lab exec atlas rsync -aHAXS --delete --numeric-ids --rsync-path='sudo rsync' \
+  measured lab exec atlas rsync -aHAXS --delete --numeric-ids "${rsync_flags[@]}" --rsync-path='sudo rsync' \
     -e 'ssh -i /home/dev/.ssh/id_ed25519 -o UserKnownHostsFile=/home/dev/.ssh/known_hosts' "$1/" "dev@vega:$1/"
 }
 
@@ -89,14 +91,23 @@ forget() { # what is cached goes to the disk, and for a cold run out of memory
   if [[ $1 == cold ]]; then echo 3 >/proc/sys/vm/drop_caches; fi
 }
 
-compare() { # NAME FOLDER warm|cold first|again
-  local name=$1 folder=$2 temperature=$3 kind=$4 run tool target=$there_disk${2#/home} tools
+forget_syncs() { # both machines, as if there had never been one
+  local host
+  for host in atlas vega; do
+    lab exec "$host" sh -c 'rm -rf /var/lib/pc-switcher; for s in /.snapshots/*; do test ! -e "$s" || btrfs -q subvolume delete "$s"; done; btrfs subvolume sync /.snapshots'
+  done
+}
+
+compare() { # NAME FOLDER warm|cold first|again [CHANGE]
+  local name=$1 folder=$2 temperature=$3 kind=$4 change=${5:-} run tool target=$there_disk${2#/home} tools
   if [[ $kind == first ]]; then tools=("${first[@]}"); else tools=("${again[@]}"); fi
   # Nothing is to be changed, and each knows it: ours hashes once what another tool has written.
   if [[ $kind == again ]]; then for tool in "${tools[@]}"; do "$tool" "$folder"; done; fi
   for ((run = 1; run <= runs; run++)); do
     for tool in "${tools[@]}"; do
-      if [[ $kind == first ]]; then rm -rf "$target"; mkdir -p "$target"; fi
+      if [[ $kind == first ]]; then forget_syncs; rm -rf "$target"; mkdir -p "$target"; fi
+      # Each changes what it has itself made equal.
+      if [[ -n $change ]]; then "$tool" "$folder"; "$change"; fi
       forget "$temperature"
       if [[ $temperature == warm ]]; then find "$here_disk${folder#/home}" -printf '%s %T@\n' >/dev/null; fi
       if [[ $temperature == warm && $kind == again ]]; then find "$target" -printf '%s %T@\n' >/dev/null; fi
@@ -137,6 +148,18 @@ table() {
 AWK
 }
 
+edit_image() { edits=$((edits + 1)); "$files_tool" edit "$here_disk/bench/large/one.img" 1 "$edits"; }
+edits=0
+put_line_in() { # at the head of the text, as an editor does: into a new file
+  local old=$here_disk/bench/text/text
+  { echo "line $EPOCHREALTIME"; cat "$old"; } >"$old.new"; chown 1000:1000 "$old.new"; mv "$old.new" "$old"
+}
+
+rename_directory() { # with all that is in it
+  local top=$here_disk/bench/renamed
+  if [[ -e $top/a ]]; then mv "$top/a" "$top/b"; else mv "$top/b" "$top/a"; fi
+}
+
 small_costs() { # ours alone: what a start and an empty sync cost
   local run t0 t1 list=()
   for run in 1 2 3 4 5; do
@@ -159,9 +182,11 @@ CONFIG
 
 # ---------------------------------------------------------------- the runs
 
-mkdir -p "$here_disk"/bench/{small,large}
+mkdir -p "$here_disk"/bench/{small,large,text,renamed/a}
 "$files_tool" many "$here_disk/bench/small" "$files" "$mean"
 "$files_tool" one "$here_disk/bench/large" "$big"
+"$files_tool" text "$here_disk/bench/text" "$text"
+"$files_tool" many "$here_disk/bench/renamed/a" "$files" 200
 if ((many > 0)); then mkdir "$here_disk/bench/many"; "$files_tool" many "$here_disk/bench/many" "$many" 200; fi
 
 for wire in $wires; do
@@ -171,6 +196,17 @@ for wire in $wires; do
   compare "no change, $files files, warm, $label" /home/bench/small warm again
   compare "no change, $files files, cold, $label" /home/bench/small cold again
   compare "first copy, one file of $((big >> 20)) MiB, $label" /home/bench/large warm first
+  if ((${#tools_again[@]} > 0)); then
+    compare "1 % of the blocks of $((big >> 20)) MiB changed, $label" /home/bench/large warm again edit_image
+    compare "a line put in at the head of $((text >> 20)) MiB, $label" /home/bench/text warm again put_line_in
+    compare "a directory of $files files renamed, $label" /home/bench/renamed warm again rename_directory
+  fi
+  if [[ " ${tools_again[*]} " == *" rsync "* ]]; then
+    rsync_flags=(--inplace) again=(rsync)
+    compare "1 % of the blocks of $((big >> 20)) MiB changed, rsync --inplace, $label" /home/bench/large warm again edit_image
+    compare "a line put in at the head of $((text >> 20)) MiB, rsync --inplace, $label" /home/bench/text warm again put_line_in
+    rsync_flags=() again=("${tools_again[@]}")
+  fi
   if ((many > 0)) && [[ $wire == off ]]; then
     compare "no change, $many files, warm, $label" /home/bench/many warm again
     compare "no change, $many files, cold, $label" /home/bench/many cold again

@@ -6,6 +6,8 @@
 //! lab-files mutate DIR SEED COUNT          random changes to one
 //! lab-files many DIR COUNT MEAN_BYTES      COUNT files of realistic sizes, 20 to 100 in a directory
 //! lab-files one DIR BYTES                  one file that does not compress
+//! lab-files text DIR BYTES                 one file of lines
+//! lab-files edit FILE PERCENT SEED         other content in so many of its blocks of 4 KiB
 //! lab-files watch CGROUP...                until stdin ends; prints the largest resident set (KiB) in each
 //! lab-files compare LEFT RIGHT [EXCEPT..]  every difference in every aspect; fails if there is one
 //! ```
@@ -54,11 +56,21 @@ fn run(words: &[&str]) -> io::Result<ExitCode> {
             many(Path::new(directory), number(count)?, number(mean)?)?;
         }
         ["one", directory, bytes] => one(Path::new(directory), number(bytes)?)?,
+        ["text", directory, bytes] => {
+            let path = Path::new(directory).join("text");
+            random::text(&path, number(bytes)?, &mut Random::new(1))?;
+            chown(&path, OWNER, OWNER)?;
+        }
+        ["edit", file, percent, seed] => {
+            let blocks = fs::metadata(file)?.len() / random::BLOCK;
+            let count = (blocks * number::<u64>(percent)? / 100).max(1);
+            random::edit(Path::new(file), count, &mut Random::new(number(seed)?))?;
+        }
         ["watch", groups @ ..] => watch(groups),
         ["compare", left, right, except @ ..] => return compare(left, right, except),
         _ => {
             eprintln!(
-                "lab-files awkward|random|mutate|many|one|watch|compare ... (see tests/lab/files.rs)"
+                "lab-files awkward|random|mutate|many|one|text|edit|watch|compare ... (see tests/lab/files.rs)"
             );
             return Ok(ExitCode::from(2));
         }

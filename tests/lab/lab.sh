@@ -24,7 +24,8 @@
 #   lab.sh cgroup-path HOST      where HOST's control group is outside
 #   lab.sh cut [down|drop] [HOST]   dead network: carrier lost (default), or a silent black hole
 #   lab.sh heal                  undo `cut`
-#   lab.sh stop|start|restart|wait HOST   clean shutdown / boot / both / until sshd answers (`reboot` inside works too)
+#   lab.sh stop|start|restart|wait HOST   clean shutdown / boot / both / until sshd answers
+#   lab.sh reboot HOST           it reboots by itself, as with `reboot` inside, and has booted
 #   lab.sh kill HOST             SIGKILL of everything in HOST; the disk keeps all that was written
 #   lab.sh powercut HOST         like pulling the plug: the disk keeps only what had reached it
 #
@@ -355,6 +356,14 @@ commit_number() { dd if="$DIR/$1.img" bs=4096 skip=16 count=1 iflag=direct 2>/de
 
 cmd_restart() { cmd_stop "$1"; cmd_start "$1"; }
 
+other_than() { local pid; pid=$(live_pid "$1") && [[ $pid != "$2" ]]; }
+cmd_reboot() { # asked for from within, as a person would; the dying machine's sshd does not count as the new one's
+  local h=$1 pid; check_host "$h"; pid=$(live_pid "$h") || die "$h is not running"
+  kill -s RTMIN+5 "$pid" # systemd: reboot
+  until_true 60 other_than "$h" "$pid" || die "$h did not reboot in 60 s; see $DIR/$h.console"
+  cmd_wait "$h"
+}
+
 # ---------------------------------------------------------------- running things inside
 
 enter() { # HOST ARGV...: in all namespaces of HOST, in a cgroup below HOST's
@@ -569,5 +578,5 @@ case $verb in
   help | build | up | down | hold | sweep | status | list) ;;
   *) [[ -d $DIR ]] || die "no lab named $LAB_NAME is up" ;;
 esac
-case $verb in reset | start | stop | restart | kill | powercut | netem | cut | heal) lock ;; esac
+case $verb in reset | start | stop | restart | reboot | kill | powercut | netem | cut | heal) lock ;; esac
 "cmd_${verb//-/_}" "$@"; exit # on one line: bash reads on in a file that may have been edited meanwhile

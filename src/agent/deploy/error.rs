@@ -7,8 +7,23 @@ use crate::escape::escape_str;
 use crate::host::local::StartError;
 use crate::host::ssh::SshError;
 use crate::host::sudo::SudoTrouble;
+use crate::host::sudoers;
 use crate::interrupt::Interrupted;
 use crate::prompt::PromptError;
+
+/// With what `sudo` would ask for no password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Allowance {
+    /// This line in sudoers.
+    Line(String),
+    /// The same, once this version is installed there.
+    LineOnceInstalled(String),
+    /// None that could be named: our program is where somebody else than root could replace it.
+    None {
+        /// The program, and why not.
+        reason: String,
+    },
+}
 
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +67,8 @@ pub enum DeployError {
         user: String,
         /// What is wrong.
         trouble: SudoTrouble,
-        /// The one line in sudoers that would allow it.
-        sudoers: String,
+        /// What would allow it.
+        allowance: Allowance,
     },
     /// We did not become root.
     #[error("the agent on {host} would not be root")]
@@ -170,11 +185,27 @@ fn words(trouble: SudoTrouble) -> &'static str {
     }
 }
 
-/// How root allows something in sudoers, in a way that cannot break it.
-fn allow(host: &str, line: &str) -> String {
+/// How root puts a line into sudoers, in a way that cannot break it.
+fn put(line: &str) -> String {
     format!(
-        "allow it on {host}:\n    echo '{line}' | EDITOR=tee visudo -f /etc/sudoers.d/pc-switcher"
+        "\n    echo '{line}' | EDITOR=tee visudo -f {}",
+        sudoers::FILE
     )
+}
+
+/// How root allows it, with what is in the way of that.
+fn allow(host: &str, allowance: &Allowance) -> String {
+    match allowance {
+        Allowance::Line(line) => format!("as root allow it on {host}:{}", put(line)),
+        Allowance::LineOnceInstalled(line) => format!(
+            "as root install pc-switcher {} on {host} and allow it there:{}",
+            env!("CARGO_PKG_VERSION"),
+            put(line)
+        ),
+        Allowance::None { reason } => format!(
+            "install pc-switcher where only root can replace it, and run that one ({reason})"
+        ),
+    }
 }
 
 impl DeployError {
@@ -195,24 +226,32 @@ impl DeployError {
                 host,
                 user,
                 trouble,
-                sudoers,
+                allowance,
             } => match trouble {
-                SudoTrouble::PasswordRequired => format!(
-                    "run it on a terminal without --batch to be asked, or as root {}",
-                    allow(host, sudoers)
-                ),
+                SudoTrouble::PasswordRequired => {
+                    let asked = "run it on a terminal without --batch to be asked";
+                    match allowance {
+                        Allowance::LineOnceInstalled(line) => format!(
+                            "{asked}; a sync also installs pc-switcher there, and then this as root on \
+                             {host} allows it:{}",
+                            put(line)
+                        ),
+                        _ => format!("{asked}, or {}", allow(host, allowance)),
+                    }
+                }
                 SudoTrouble::PasswordWrong => "try again with the right password".to_owned(),
-                SudoTrouble::NotAllowed => format!("as root {}", allow(host, sudoers)),
+                SudoTrouble::NotAllowed => allow(host, allowance),
                 SudoTrouble::NeedsTerminal => {
-                    format!(
-                        "as root {}",
-                        allow(host, &format!("Defaults:{user} !requiretty"))
-                    )
+                    let line = Allowance::Line(format!("Defaults:{user} !requiretty"));
+                    allow(host, &line)
                 }
                 SudoTrouble::Missing => {
                     format!("install sudo on {host} and let {user} use it, or log in as root")
                 }
-                SudoTrouble::Broken => format!("on {host} this must work:\n    sudo true"),
+                SudoTrouble::Broken => format!(
+                    "NoNewPrivileges= of a systemd unit is in its way, if one runs this; else, on {host} this \
+                     must work:\n    sudo true"
+                ),
             },
             Self::NotRoot { host } => format!("on {host} this must print 0:\n    sudo id -u"),
             Self::RunDirectory { host } => {

@@ -50,10 +50,11 @@ pub(super) fn streamed(bytes: usize, sha256: &str, session: &str) -> String {
         &format!("m=$(uname -m); case $m in {pattern}) ;; *) r arch $m;; esac;"),
         "for t in sha256sum head; do command -v $t >/dev/null || r tool $t; done;",
         // The very same binary, installed and root's own, need not come over the wire again.
-        &format!("i={};", super::INSTALLED),
+        &format!("for i in {}; do", super::INSTALLED.join(" ")),
         &format!(
             "[ -L $i ] || {{ [ -f $i ] && [ -O $i ] && [ \"$(sha256sum <$i)\" = \"{sha256}  -\" ] && exec $i agent; }};"
         ),
+        "done;",
         "mkdir -m 711 $d 2>/dev/null;",
         "[ -L $d ] && r directory;",
         "[ -d $d ] && [ -O $d ] || r directory;",
@@ -88,14 +89,24 @@ pub(super) fn extra(pid: u32, sha256: &str) -> String {
     )
 }
 
-/// As the person: runs the installed pc-switcher through `sudo` if it has this checksum.
+/// As the person: runs the installed pc-switcher through `sudo` if there is one with this checksum.
 pub(super) fn installed(sha256: &str) -> String {
-    let path = super::INSTALLED;
+    let run = with_installed(sha256, "exec env LC_ALL=C sudo -n -- $i agent");
+    format!("{run}; echo {REFUSED}installed none")
+}
+
+/// As the person: prints where [`installed`] finds it.
+pub(super) fn where_installed(sha256: &str) -> String {
+    with_installed(sha256, "echo $i; exit")
+}
+
+/// Does `then` with the first `$i` of all places that is a program of root's with this checksum.
+fn with_installed(sha256: &str, then: &str) -> String {
+    let places = super::INSTALLED.join(" ");
     format!(
-        "r() {{ echo pc-switcher-refused $*; exit 70; }}; \
-         [ -x {path} ] || r installed none; \
-         [ \"$(sha256sum <{path})\" = \"{sha256}  -\" ] || r installed other; \
-         exec env LC_ALL=C sudo -n -- {path} agent"
+        "for i in {places}; do if [ -L $i ]; then continue; fi; \
+         [ -x $i ] && [ \"$(stat -c %u $i)\" = 0 ] && [ \"$(sha256sum <$i)\" = \"{sha256}  -\" ] || continue; \
+         {then}; done"
     )
 }
 
@@ -146,6 +157,7 @@ mod tests {
             streamed(12_345, &sha256, "00c0ffee"),
             extra(4711, &sha256),
             installed(&sha256),
+            where_installed(&sha256),
         ] {
             assert!(as_root(&script, Sudo::Silent).ends_with('\''));
             assert!(script.len() < 4096);

@@ -310,7 +310,10 @@ impl Login<'_> {
             let again = wrong(attempted);
             let passphrase = self
                 .prompter
-                .secret(&format!("{again}Passphrase for the key {shown}: "))?;
+                .secret(&format!(
+                    "{again}Passphrase for the key {shown}, to log in on {} (ssh-add answers beforehand): ",
+                    escape_str(&self.config.alias)
+                ))?;
             if self.judge(attempt(Some(passphrase.expose())))? {
                 return Ok(true);
             }

@@ -75,6 +75,12 @@ pub enum SshError {
         /// `SHA256:…`.
         fingerprint: String,
     },
+    /// What answers has this machine's own host key.
+    #[error("{host} is this machine itself: what answers there has its host key")]
+    OwnKey {
+        /// As typed.
+        host: String,
+    },
     /// Another key is known for this host.
     #[error(
         "the host key of {host} has changed: it offers {kind} {fingerprint}, but {}:{line} says otherwise",
@@ -230,6 +236,11 @@ impl SshError {
                      ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub\n\
                      then log in once from here, and say yes:\n    ssh {alias}"
                 )
+            }
+            Self::OwnKey { .. } => {
+                "name the other machine; if it is a copy of this one's disk, give it keys of its own there:\n    \
+                 sudo sh -c 'rm /etc/ssh/ssh_host_* && ssh-keygen -A'"
+                    .to_owned()
             }
             Self::HostKeyChanged { host, file, .. } => format!(
                 "somebody may be listening in. Only if the machine was reinstalled, forget its old key and log in once:\n    \

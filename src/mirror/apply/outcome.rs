@@ -38,8 +38,10 @@ pub(super) struct Outcome {
     results: Mutex<Results>,
     /// Raised when nothing more shall be made.
     pub(super) stop: AbortFlag,
-    /// Bytes of content written.
+    /// Bytes of content that arrived.
     pub(super) bytes: AtomicU64,
+    /// Bytes of planned content that were here already.
+    pub(super) kept: AtomicU64,
     /// Files received: no change yet, but progress.
     pub(super) received: AtomicU64,
 }
@@ -55,6 +57,7 @@ impl Outcome {
             results: Mutex::default(),
             stop: abort.below(),
             bytes: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
             received: AtomicU64::new(0),
         }
     }
@@ -94,7 +97,7 @@ impl Outcome {
     /// Has `told` say how far it is, if it is time to.
     pub(super) fn report(&self, told: &mut Told<'_>, path: &[u8]) -> Result<(), Interrupted> {
         let received = self.received.load(Ordering::Relaxed);
-        let bytes = self.bytes.load(Ordering::Relaxed);
+        let bytes = self.bytes.load(Ordering::Relaxed) + self.kept.load(Ordering::Relaxed);
         told.progress_of(|| (self.results().placed.max(received), bytes), path)
     }
 

@@ -21,7 +21,7 @@ use super::super::plan::{FolderPlan, Step};
 use super::super::scan::{NOTES_OF_A_KIND, Notes, ScanError, SourceScan};
 use super::super::service::fault;
 use super::super::suspects::{Mark, SUSPECTS_MAX, Suspect};
-use super::super::tree::Tree;
+use super::super::tree::{Tree, Trust};
 use super::super::wire::{Batch, FOR_CLI, FOR_PEER, ScanTree};
 use super::{LocalPlan, Side, grown, open_tree};
 use crate::agent::protocol::{Fault, FaultKind};
@@ -115,42 +115,52 @@ fn by_kernel(
         DiffError::Interrupted(interrupted) => Err(Fault::from(interrupted)),
         error => Ok(Err(error.to_string())),
     };
-    let mut suspects = match grown::suspects(wanted, trees, &newer, &context.abort) {
-        Ok(suspects) => suspects,
+    let found = match grown::suspects(wanted, trees, &newer, &context.abort) {
+        Ok(found) => found,
         Err(error) => return reason(error),
+    };
+    // It is the tree that grew whose paths they are.
+    let mut suspects = match wanted.older {
+        Some(Side::From) => [Vec::new(), found],
+        _ => [found, Vec::new()],
     };
     for _ in 0..PASSES {
         let mut scanned = once(context, wanted, trees, filter, Some(suspects.clone()))?;
-        let mut more = Vec::new();
-        for names in [&mut scanned.more, &mut scanned.target.more] {
+        let mut is_whole = true;
+        let names = [&mut scanned.more, &mut scanned.target.more];
+        for (suspects, names) in suspects.iter_mut().zip(names) {
             match std::mem::replace(names, Ok(Vec::new())) {
-                Ok(names) => more.extend(names),
+                Ok(names) => {
+                    is_whole &= names.is_empty();
+                    let more = names.into_iter();
+                    suspects.extend(more.map(|path| Suspect::new(path, Mark::default())));
+                }
                 Err(error) => return reason(error),
             }
         }
-        if more.is_empty() {
+        if is_whole {
             return Ok(Ok(scanned));
         }
-        suspects.extend(
-            more.into_iter()
-                .map(|path| Suspect::new(path, Mark::default())),
-        );
-        if suspects.len() > SUSPECTS_MAX {
+        if suspects
+            .iter()
+            .any(|suspects| suspects.len() > SUSPECTS_MAX)
+        {
             return reason(DiffError::TooMany(SUSPECTS_MAX));
         }
     }
     Ok(Err("hard links lead on and on".to_owned()))
 }
 
-/// One scan: of everything, or of `suspects`.
+/// One scan: of everything, or of what is suspected of either tree.
 fn once(
     context: &ServiceContext,
     wanted: &LocalPlan,
     [from, to]: [&Tree; 2],
     filter: &Filter,
-    suspects: Option<Vec<Suspect>>,
+    suspects: Option<[Vec<Suspect>; 2]>,
 ) -> Result<Scanned, Fault> {
     let is_whole = suspects.is_none();
+    let (of_source, of_target) = suspects.map(|[source, target]| (source, target)).unzip();
     let scan = ScanTree {
         root: escape_bytes(&wanted.from),
         without_mounts: false,
@@ -158,7 +168,9 @@ fn once(
         origin: String::new(),
         content: false,
         // What is suspected is doubted where its content may differ, and nothing else is visited.
-        equal_at: equal_at(wanted.older, from, to).filter(|_| is_whole),
+        trust: equal_at(wanted.older, from, to)
+            .filter(|_| is_whole)
+            .map(Trust::until),
         restricted: None,
         anchor: None,
     };
@@ -188,7 +200,7 @@ fn once(
                 if !wanted.own_rules {
                     source = source.without_own_rules();
                 }
-                if let Some(suspects) = suspects {
+                if let Some(suspects) = of_source {
                     source = source.restricted(suspects);
                 }
                 let scanned = source.run(&source_scan.root);
@@ -208,9 +220,8 @@ fn once(
         if wanted.only.is_empty() {
             target = target.naming_excluded();
         }
-        if !is_whole {
-            // The other half names them.
-            target = target.restricted(Vec::new(), None);
+        if let Some(suspects) = of_target {
+            target = target.restricted(suspects, None);
         }
         let target = target.run(filter);
         drop((to_source, target_hears));

@@ -84,6 +84,7 @@ fn ssh_step(error: &SshError) -> &'static str {
         SshError::HostKeyUnknown { .. }
         | SshError::HostKeyChanged { .. }
         | SshError::HostKeyRevoked { .. }
+        | SshError::OwnKey { .. }
         | SshError::KnownHosts { .. } => "host_key",
         SshError::LoginRefused { .. } | SshError::Prompt(_) => "login",
         SshError::Interrupted(_)

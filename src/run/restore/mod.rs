@@ -411,10 +411,7 @@ fn list_changes(met: &Met, part: &Restored, output: &mut dyn PlanOutput) -> Resu
     output
         .print(NAME, &part.version.words(), &mut |visit| {
             listed = client::each_change(&met.agent, &part.id, &mut |change| {
-                visit(&Change {
-                    item: told::below(&part.top, &change.item),
-                    ..change
-                });
+                visit(&told::within(&part.top, change));
                 Ok::<_, AgentError>(())
             });
         })
@@ -526,6 +523,7 @@ mod tests {
             item: item.as_bytes().to_vec(),
             detail: Aspects(aspects).describe(),
             bytes: 0,
+            from: None,
         };
         let mut amount = Amount::default();
         for change in [

@@ -363,6 +363,7 @@ pub fn totals(tree: &Tree) -> String {
     let counts = [
         (totals.created, "to bring back"),
         (totals.changed, "to change back"),
+        (totals.renamed, "to rename back"),
         (totals.attributes, "with other attributes"),
         (totals.deleted, "to delete"),
     ];
@@ -657,6 +658,7 @@ fn remember(
     for totals in trees.iter().map(|tree| &tree.totals) {
         changed.created += totals.created;
         changed.changed += totals.changed;
+        changed.renamed += totals.renamed;
         changed.attributes += totals.attributes;
         changed.deleted += totals.deleted;
         changed.bytes += totals.bytes;

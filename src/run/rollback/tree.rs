@@ -8,7 +8,6 @@ use std::path::Path;
 
 use super::Work;
 use crate::agent::client::AgentError;
-use crate::change::Change;
 use crate::escape::escape_bytes;
 use crate::event::{Event, ProgressEvent, ProgressUpdate};
 use crate::mirror::local::{FolderRules, LocalPlan, Side, client};
@@ -66,7 +65,7 @@ impl Tree {
     #[must_use]
     pub fn changes(&self) -> u64 {
         let totals = &self.totals;
-        totals.created + totals.changed + totals.attributes + totals.deleted
+        totals.changes()
     }
 
     /// Has the agent compare; it keeps the plan under the subvolume's name. With `own`, a snapshot of the
@@ -154,10 +153,7 @@ impl Tree {
     /// Calls `visit` with every change of the plan.
     pub fn each_change(&self, met: &Met, visit: &mut Visit<'_>) -> Result<(), AgentError> {
         client::each_change(&met.agent, &self.subvolume.name, &mut |change| {
-            visit(&Change {
-                item: told::below(self.place().as_bytes(), &change.item),
-                ..change
-            });
+            visit(&told::within(self.place().as_bytes(), change));
             Ok(())
         })
     }

@@ -18,7 +18,7 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
-    /// Gives the answers with these keys, in order; then the default of each question.
+    /// Gives the answers with these keys, in order; then the default of each question. `!` is Ctrl-C.
     pub(crate) fn new(keys: &str) -> Arc<Self> {
         Arc::new(Self {
             answers: Mutex::new(keys.chars().rev().collect()),
@@ -40,6 +40,9 @@ impl Prompter for Scripted {
     fn choose(&self, question: &Question) -> Result<usize, PromptError> {
         self.asked.lock().unwrap().push(question.clone());
         let key = self.answers.lock().unwrap().pop();
+        if key == Some('!') {
+            return Err(PromptError::Interrupted(crate::interrupt::Interrupted));
+        }
         Ok(key
             .and_then(|key| question.choices.iter().position(|c| c.key == key))
             .unwrap_or(question.default))

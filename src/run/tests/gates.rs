@@ -2,6 +2,7 @@
 
 use crate::agent::health::Login;
 use crate::event::{Host, LogLevel, SessionState};
+use crate::prompt::Question;
 use crate::run::testing::{Scripted, Trial, World, history_entry, name};
 
 use super::{BOTH, gated, marker, nothing_was_changed, world};
@@ -107,16 +108,48 @@ fn a_gate_opens_for_its_own_flag_and_for_no_other() {
 
 #[test]
 fn a_person_opens_a_gate_or_leaves_it_closed_by_default() {
-    for (keys, code) in [("c", 0), ("a", 4), ("", 4)] {
+    // Ctrl-C is no answer: it ends the run as interrupted.
+    for (keys, code) in [("c", 0), ("a", 4), ("", 4), ("!", 130)] {
         for (flag, world) in closed_gates() {
             let prompter = Scripted::new(keys);
             let mut trial = gated(&world, flag);
             trial.options.batch = false;
             trial.prompter = prompter.clone();
             assert_eq!(trial.run().code(), code, "{flag} answered {keys:?}");
-            assert_eq!(prompter.texts(), ["Continue anyway?"]);
+            let asked = prompter.asked.lock().unwrap();
+            let [question] = asked.as_slice() else {
+                panic!("{asked:?}");
+            };
+            assert_reads_well(question);
+            assert_eq!(question.flag.as_deref(), Some(flag));
+            assert_eq!(question.choices[question.default].label, "abort");
+            if code != 0 {
+                nothing_was_changed(&world);
+            }
         }
     }
+}
+
+/// A question is short, names both machines and nobody by role, and says what each answer does.
+fn assert_reads_well(question: &Question) {
+    let effects = question.choices.iter().map(|choice| choice.effect.as_str());
+    let all: Vec<&str> = (question.detail.iter().map(String::as_str))
+        .chain([question.text.as_str()])
+        .chain(effects.clone())
+        .collect();
+    let text = all.join("\n");
+    for name in ["atlas", "vega"] {
+        assert!(text.contains(name), "{name}: {text}");
+    }
+    for role in ["source", "target"] {
+        assert!(!text.contains(role), "{role}: {text}");
+    }
+    assert!(
+        question.text.ends_with('?') && question.text.len() <= 76,
+        "{text}"
+    );
+    assert!(question.detail.len() <= 20, "{text}");
+    assert!(effects.clone().all(|effect| !effect.is_empty()), "{text}");
 }
 
 #[test]
@@ -230,6 +263,42 @@ fn a_differing_configuration_is_taken_kept_or_stops_the_run() {
         (4, "theirs\n".into()),
         "--batch refuses"
     );
+}
+
+#[test]
+fn a_long_difference_is_shown_in_part_until_it_is_asked_for() {
+    let differing = || {
+        let world = world();
+        let theirs: Vec<String> = (0..40).map(|n| format!("line {n}\n")).collect();
+        world.with(Host::Target, |m| {
+            m.config.insert("config.yaml".into(), theirs.concat());
+        });
+        world
+    };
+    for (keys, code) in [("dt", 0), ("da", 4), ("d!", 130)] {
+        let prompter = Scripted::new(keys);
+        let mut trial = Trial::new(&differing());
+        trial.options.yes = false;
+        trial.options.batch = false;
+        trial.prompter = prompter.clone();
+        assert_eq!(trial.run().code(), code, "{keys}");
+        let asked = prompter.asked.lock().unwrap();
+        let [short, long] = asked.as_slice() else {
+            panic!("{asked:?}");
+        };
+        assert_reads_well(short);
+        assert!(
+            short.detail.last().unwrap().ends_with("lines more)"),
+            "{short:?}"
+        );
+        assert!(
+            long.detail.iter().any(|line| line == "-line 39"),
+            "{long:?}"
+        );
+        let keys = |question: &Question| question.choices.iter().map(|c| c.key).collect::<String>();
+        assert_eq!((keys(short).as_str(), keys(long).as_str()), ("tkda", "tka"));
+        assert_eq!(short.choices[short.default].label, "abort");
+    }
 }
 
 #[test]

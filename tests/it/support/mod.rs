@@ -1,6 +1,7 @@
 //! What the integration tests stand on: the lab, its fixtures and the oracles.
 
 pub mod awkward;
+pub mod events_doc;
 pub mod lab;
 pub mod oracle;
 pub mod processes;
@@ -9,6 +10,7 @@ pub mod random;
 pub mod repo;
 pub mod scenario;
 pub mod stopped;
+pub mod terminal;
 pub mod told;
 pub mod tree;
 

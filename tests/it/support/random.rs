@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -206,4 +206,35 @@ fn change(
         9 => create(random, root, &parent.join(fresh)),
         _ => attributes(random, path),
     }
+}
+
+/// What images and databases are changed in.
+pub const BLOCK: u64 = 4096;
+
+/// Gives `count` blocks of a file, no two of them the same, another content.
+pub fn edit(path: &Path, count: u64, random: &mut Random) -> io::Result<()> {
+    let file = fs::File::options().write(true).open(path)?;
+    let each = file.metadata()?.len() / BLOCK / count;
+    let mut block = vec![0; usize::try_from(BLOCK).expect("small")];
+    for n in 0..count {
+        for word in block.chunks_exact_mut(8) {
+            word.copy_from_slice(&random.next().to_le_bytes());
+        }
+        let number = n * each + random.below(each);
+        file.write_all_at(&block, number * BLOCK)?;
+    }
+    Ok(())
+}
+
+/// Makes a file of at least so many bytes, in lines.
+pub fn text(path: &Path, bytes: u64, random: &mut Random) -> io::Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 20, fs::File::create(path)?);
+    let mut written = 0;
+    while written < bytes {
+        let line = format!("{written}: {:x} {:x}\n", random.next(), random.next());
+        file.write_all(line.as_bytes())?;
+        written += line.len() as u64;
+    }
+    file.into_inner()?;
+    Ok(())
 }

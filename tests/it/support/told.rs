@@ -34,6 +34,11 @@ const VOLATILE: &[(&str, &str)] = &[
         r"(✖ dummy_success .* failed): (interrupted|lost the agent on vega.*)",
         "$1",
     ),
+    // So does which process of a machine that goes down is the first to go.
+    (
+        r"lost the agent on vega: (the connection was closed by .*|agent (ended|exited|was killed).*)",
+        "lost the agent on vega: [ended]",
+    ),
     (r" +(\d+:\d\d|\d+ms|<?\d+(\.\d+)?s) +", " [took] "),
 ];
 

@@ -500,6 +500,7 @@ fn change(action: Action, kind: &str, text: &str) -> Change {
         item: format!("apt {kind} {text}").into_bytes(),
         detail: String::new(),
         bytes: 0,
+        from: None,
     }
 }
 
