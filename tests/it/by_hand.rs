@@ -2,7 +2,8 @@
 //! dpkg leaves as a person wrote it; with the machines' real apt.
 
 use std::fs;
-use std::time::Instant;
+use std::process::Command;
+use std::time::Duration;
 
 use crate::packages::{BOTH, CONFIG, distribution_packages, install, state, sync, world};
 use crate::support::lab::{ATLAS, Lab, VEGA};
@@ -162,6 +163,15 @@ fn configuration_that_a_person_changed_stays_and_is_named() {
 /// Both machines fetch from a place, as from a server, and atlas keeps what it fetched.
 fn with_fetched_packages(lab: &Lab) {
     world(lab);
+    // The very same files at both: a package built twice has another hash.
+    let place = |host: &str| inside(lab, host, "/srv/debian");
+    fs::remove_dir_all(place(VEGA)).expect("root may");
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(place(ATLAS))
+        .arg(place(VEGA))
+        .status();
+    assert!(copied.expect("cp runs").success());
     let list = "deb [signed-by=/usr/share/keyrings/debian-archive-test.gpg] copy:/srv/debian ./\n";
     for host in [ATLAS, VEGA] {
         write(lab, host, "/etc/apt/sources.list", list);
@@ -250,15 +260,40 @@ fn two_thousand_packages_are_planned_in_time() {
         }
     }
     install(&lab, ATLAS, &["simple"]);
-    sync(&lab, &["--dry-run", "--apply-package-installs"]).ok();
-    let begun = Instant::now();
-    let text = sync(&lab, &["--dry-run", "--apply-package-installs", "-v"])
-        .ok()
-        .text();
-    let whole = begun.elapsed();
-    assert!(text.contains("simple"), "{text}");
-    println!("a dry run over 2300 packages on each machine: {whole:.2?} in all");
-    // Planning itself is under 3 s on an idle machine (CONTRIBUTING); here others work too, and this
-    // is the whole run with its connection.
-    assert!(whole.as_secs() < 20, "{whole:?}");
+    let planning = || {
+        let flags = [
+            "--progress",
+            "json",
+            "--dry-run",
+            "--apply-package-installs",
+        ];
+        let text = sync(&lab, &flags).ok().stdout;
+        assert!(text.contains("simple"), "{text}");
+        phase_time(&text, "validate") + phase_time(&text, "plan")
+    };
+    // Others work on this machine, too: the best of three is what it takes.
+    let times: Vec<Duration> = (0..3).map(|_| planning()).collect();
+    println!("planning over 2300 packages on each of two machines: {times:.2?}");
+    assert!(
+        times.iter().min() < Some(&Duration::from_secs(3)),
+        "{times:?}"
+    );
+}
+
+/// How long a phase took, by the events of a run.
+fn phase_time(events: &str, phase: &str) -> Duration {
+    let phases: Vec<(String, jiff::Timestamp)> = (events.lines())
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|event| event["event"] == "phase")
+        .map(|event| {
+            let text = |key: &str| event[key].as_str().expect("a text").to_owned();
+            (text("phase"), text("ts").parse().expect("a time"))
+        })
+        .collect();
+    let at = phases
+        .iter()
+        .position(|(name, _)| name == phase)
+        .expect("it began");
+    let taken = phases[at + 1].1.duration_since(phases[at].1);
+    Duration::try_from(taken).expect("forwards")
 }

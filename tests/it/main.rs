@@ -30,6 +30,7 @@ mod losses;
 mod manners;
 mod manual;
 mod moves;
+mod package_scenarios;
 mod packages;
 mod refusals;
 mod restore;

@@ -29,6 +29,11 @@ impl Deb {
         }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// A further field (`Depends: x`).
     pub fn field(mut self, line: &str) -> Self {
         writeln!(self.fields, "{line}").expect("a String takes every write");
@@ -105,6 +110,13 @@ impl Key {
             .stdout;
         assert!(!public.is_empty());
         Self { home, public }
+    }
+}
+
+impl Key {
+    /// The public half as text.
+    pub fn armored(&self) -> String {
+        output(gpg(self.home.path()).args(["--armor", "--export"]))
     }
 }
 

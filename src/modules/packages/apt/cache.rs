@@ -63,27 +63,77 @@ fn print_uris(tools: &Tools<'_>, arguments: &[String]) -> Option<Vec<Wanted>> {
     ];
     argv.extend(arguments.iter().map(String::as_str));
     let done = tools.run(&argv, ASK).ok()?;
-    (done.code() == 0).then(|| parse(&String::from_utf8_lossy(&done.stdout)))
+    if done.code() != 0 {
+        return None;
+    }
+    let files = parse(&String::from_utf8_lossy(&done.stdout));
+    // Not every apt says the hash there; its index has it.
+    let names: Vec<String> = files
+        .iter()
+        .filter_map(|(name, _)| versioned(name))
+        .collect();
+    let mut argv = vec!["apt-cache", "show", "--"];
+    argv.extend(names.iter().map(String::as_str));
+    let records = if names.is_empty() {
+        String::new()
+    } else {
+        tools.ask(&argv).ok()?
+    };
+    let wanted = files.into_iter().filter_map(|(name, size)| {
+        let sha256 = hash_of(&records, &name, size)?;
+        Some(Wanted { name, size, sha256 })
+    });
+    Some(wanted.filter(is_sane).take(MOST).collect())
 }
 
-/// `'URI' NAME SIZE SHA256:HASH`; a file with another kind of hash is fetched by apt itself.
-fn parse(text: &str) -> Vec<Wanted> {
+/// `'URI' NAME SIZE …`: the names and sizes.
+fn parse(text: &str) -> Vec<(String, u64)> {
     (text.lines())
         .filter_map(|line| {
             let (_, rest) = line.strip_prefix('\'')?.split_once("' ")?;
-            let words: Vec<&str> = rest.split(' ').collect();
-            let [name, size, hash] = words[..] else {
-                return None;
-            };
-            let wanted = Wanted {
-                name: name.to_owned(),
-                size: size.parse().ok()?,
-                sha256: hash.strip_prefix("SHA256:")?.to_ascii_lowercase(),
-            };
-            is_sane(&wanted).then_some(wanted)
+            let mut words = rest.split(' ');
+            Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
         })
-        .take(MOST)
         .collect()
+}
+
+/// Name, version and architecture of the package in a file of the cache.
+fn parts(file: &str) -> Option<(&str, String, &str)> {
+    let mut parts = file.strip_suffix(".deb")?.split('_');
+    let (name, version, architecture) = (parts.next()?, parts.next()?, parts.next()?);
+    let version = version.replace("%3a", ":");
+    parts
+        .next()
+        .is_none()
+        .then_some((name, version, architecture))
+}
+
+/// How apt is asked about it.
+fn versioned(file: &str) -> Option<String> {
+    let (name, version, architecture) = parts(file)?;
+    Some(match architecture {
+        "all" => format!("{name}={version}"),
+        _ => format!("{name}:{architecture}={version}"),
+    })
+}
+
+/// The hash that the index gives this very file.
+fn hash_of(records: &str, file: &str, size: u64) -> Option<String> {
+    let (name, version, architecture) = parts(file)?;
+    records.split("\n\n").find_map(|record| {
+        let value = |key: &str| {
+            (record.lines().filter_map(|line| line.split_once(": ")))
+                .find(|(field, _)| *field == key)
+                .map(|(_, value)| value.trim())
+        };
+        let is_it = value("Package") == Some(name)
+            && value("Version") == Some(&version)
+            && value("Architecture") == Some(architecture)
+            && value("Size") == Some(&size.to_string());
+        is_it
+            .then(|| value("SHA256").map(str::to_ascii_lowercase))
+            .flatten()
+    })
 }
 
 /// Whether it can be a package file of the cache, and nothing else.
@@ -254,18 +304,24 @@ mod tests {
     }
 
     #[test]
-    fn what_apt_would_fetch_is_read() {
-        let hash = "a".repeat(64);
-        let text = format!(
-            "'http://x/pool/foo_1%253a2_amd64.deb' foo_1%3a2_amd64.deb 1234 SHA256:{hash}\n\
-             'http://x/bar.deb' ../bar.deb 1 SHA256:{hash}\n'http://x/b.deb' b.deb 1 MD5Sum:abc\nE: x\n"
-        );
-        let found = parse(&text);
-        assert_eq!(found.len(), 1);
+    fn what_apt_would_fetch_is_read_with_the_hash_of_its_index() {
+        let text = "'http://x/pool/foo_1%253a2_amd64.deb' foo_1%3a2_amd64.deb 1234 \n\
+                    'copy:/srv/bar_1_all.deb' bar_1_all.deb 7 SHA256:abc\nE: x\n";
+        let files = parse(text);
+        assert_eq!(files[0], ("foo_1%3a2_amd64.deb".to_owned(), 1234));
+        assert_eq!(versioned(&files[0].0).unwrap(), "foo:amd64=1:2");
+        assert_eq!(versioned(&files[1].0).unwrap(), "bar=1");
+        let record = |size: u64, hash: &str| {
+            format!(
+                "Package: foo\nVersion: 1:2\nArchitecture: amd64\nSize: {size}\nSHA256: {hash}\n\n"
+            )
+        };
+        let records = record(99, "other") + &record(1234, "AB12");
         assert_eq!(
-            (found[0].name.as_str(), found[0].size),
-            ("foo_1%3a2_amd64.deb", 1234)
+            hash_of(&records, &files[0].0, 1234).as_deref(),
+            Some("ab12")
         );
+        assert_eq!(hash_of(&records, &files[1].0, 7), None);
     }
 
     #[test]

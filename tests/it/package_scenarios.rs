@@ -1,0 +1,145 @@
+//! Situations that others needed several attempts for, with the machines' real apt: keys inside a source,
+//! holds that cannot be met, superseded versions, timers of the machine's own updater.
+
+use std::fs;
+
+use crate::packages::{BOTH, distribution_packages, install, state, sync, world};
+use crate::support::lab::{ATLAS, Lab, VEGA};
+use crate::support::repo::{Deb, inside, publish, write};
+
+fn is_there(lab: &Lab, host: &str, name: &str) -> bool {
+    (state(lab, host).iter()).any(|line| line.split('\t').next() == Some(name))
+}
+
+#[test]
+fn a_vendors_source_arrives_with_the_key_in_it_and_with_one_in_a_directory_that_was_missing() {
+    let Some(lab) = Lab::fresh() else { return };
+    let world = world(&lab);
+    // The vendor's place as one file with its key inside, and another of its places with a key file.
+    fs::remove_file(inside(&lab, ATLAS, "/etc/apt/sources.list.d/vendor.list")).expect("ours");
+    let armored = world.vendor.armored();
+    let mut inline = String::new();
+    for line in armored.lines() {
+        let line = if line.is_empty() { "." } else { line };
+        inline.push_str("\n ");
+        inline.push_str(line);
+    }
+    let path = "/etc/apt/sources.list.d/vendor.sources";
+    let text = format!("Types: deb\nURIs: file:/srv/vendor\nSuites: ./\nSigned-By:{inline}\n");
+    write(&lab, ATLAS, path, &text);
+    for host in [ATLAS, VEGA] {
+        let more = [Deb::new("second-tool", "1.0")];
+        publish(&lab, host, "/srv/second", "Second", &world.vendor, &more);
+    }
+    let (second, key) = (
+        "/etc/apt/sources.list.d/second.list",
+        "/etc/apt/keyrings/second.gpg",
+    );
+    write(&lab, ATLAS, key, &world.vendor.public);
+    write(
+        &lab,
+        ATLAS,
+        second,
+        format!("deb [signed-by={key}] file:/srv/second ./\n"),
+    );
+    lab.exec(VEGA, &["rm", "-rf", "/etc/apt/keyrings"]).ok();
+    lab.exec(ATLAS, &["apt-get", "-q", "update"]).ok();
+    install(&lab, ATLAS, &["vendor-tool", "second-tool"]);
+    let text = sync(&lab, &BOTH).expect(0).text();
+    assert!(
+        is_there(&lab, VEGA, "vendor-tool") && is_there(&lab, VEGA, "second-tool"),
+        "{text}"
+    );
+    for path in [path, second, key] {
+        let (ours, theirs) = (inside(&lab, ATLAS, path), inside(&lab, VEGA, path));
+        assert_eq!(fs::read(ours).ok(), fs::read(theirs).ok(), "{path}: {text}");
+    }
+}
+
+#[test]
+fn a_held_version_that_is_nowhere_to_be_had_fails_by_name_and_nothing_else_takes_its_place() {
+    let Some(lab) = Lab::fresh() else { return };
+    let world = world(&lab);
+    install(&lab, ATLAS, &["held", "simple"]);
+    lab.exec(ATLAS, &["apt-mark", "hold", "held"]).ok();
+    let mut newer = distribution_packages();
+    newer.retain(|deb| deb.name() != "held");
+    newer.push(Deb::new("held", "2.0"));
+    publish(
+        &lab,
+        VEGA,
+        "/srv/debian",
+        "Debian",
+        &world.distribution,
+        &newer,
+    );
+    lab.exec(VEGA, &["apt-get", "-q", "update"]).ok();
+    let text = sync(&lab, &BOTH).expect(1).text();
+    assert!(text.contains("held") && text.contains("1.0"), "{text}");
+    assert!(!is_there(&lab, VEGA, "held"), "{text}");
+    assert!(is_there(&lab, VEGA, "simple"), "the others come: {text}");
+}
+
+#[test]
+fn a_version_that_its_source_no_longer_offers_is_not_taken_for_one_installed_by_hand() {
+    let Some(lab) = Lab::fresh() else { return };
+    let world = world(&lab);
+    install(&lab, ATLAS, &["mine", "shadow=1.0"]);
+    install(&lab, VEGA, &["shadow=1.0", "extra"]);
+    let mut newer = distribution_packages();
+    newer.retain(|deb| !["mine", "shadow", "extra"].contains(&deb.name()));
+    for name in ["mine", "shadow", "extra"] {
+        newer.push(Deb::new(name, "1.1"));
+    }
+    for host in [ATLAS, VEGA] {
+        publish(
+            &lab,
+            host,
+            "/srv/debian",
+            "Debian",
+            &world.distribution,
+            &newer,
+        );
+        lab.exec(host, &["apt-get", "-q", "update"]).ok();
+    }
+    let text = sync(&lab, &["--apply-package-installs"]).expect(8).text();
+    assert!(
+        is_there(&lab, VEGA, "mine") && is_there(&lab, VEGA, "shadow"),
+        "{text}"
+    );
+    assert!(!text.contains("hand:"), "each has its source: {text}");
+    assert!(text.contains("apt: not decided: extra"), "{text}");
+}
+
+#[test]
+fn timers_of_the_machines_own_updater_are_as_they_were_also_after_a_run_that_died() {
+    let Some(lab) = Lab::fresh() else { return };
+    world(&lab);
+    install(&lab, ATLAS, &["simple"]);
+    // One is switched on, the other masked; and a dead run had stopped the first.
+    let timer = "apt-daily.timer";
+    let shell = "rm /etc/systemd/system/apt-daily.timer && systemctl daemon-reload && \
+                 systemctl enable apt-daily.timer && \
+                 systemd-run --quiet --on-active=1h --unit=pc-switcher-apt-timers \
+                 systemctl start apt-daily.timer";
+    lab.exec(VEGA, &["sh", "-c", shell]).ok();
+    let text = sync(&lab, &BOTH).expect(0).text();
+    let ask = |what: &str, unit: &str| {
+        lab.exec(VEGA, &["systemctl", what, unit])
+            .stdout
+            .trim()
+            .to_owned()
+    };
+    assert_eq!(ask("is-active", timer), "active", "{text}");
+    assert_eq!(
+        ask("is-enabled", "apt-daily-upgrade.timer"),
+        "masked",
+        "{text}"
+    );
+    assert_ne!(
+        ask("is-active", "pc-switcher-apt-timers.timer"),
+        "active",
+        "{text}"
+    );
+    assert!(is_there(&lab, VEGA, "simple"), "{text}");
+}
