@@ -16,6 +16,7 @@ mod doctor;
 mod documents;
 mod dry_run;
 mod errors;
+mod faults;
 mod first_sync;
 mod harness;
 mod help;
