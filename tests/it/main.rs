@@ -9,6 +9,7 @@
 )]
 
 mod anchors;
+mod by_hand;
 mod completions;
 mod damage;
 mod deltas;
@@ -18,6 +19,7 @@ mod dry_run;
 mod errors;
 mod faults;
 mod first_sync;
+mod flatpaks;
 mod harness;
 mod help;
 mod history;
