@@ -41,7 +41,7 @@ test:
 
 soak:
 	@$(LAB)/need.sh build lab test
-	@PC_SWITCHER_TEST_SEEDS=$(SEEDS) $(LAB)/test.sh --nocapture --test-threads 1 random whatever
+	@PC_SWITCHER_TEST_SEEDS=$(SEEDS) bash -o pipefail -c '$(LAB)/test.sh --nocapture --test-threads 1 random whatever | $(LAB)/survived.sh'
 
 lint:
 	$(CARGO) fmt --all --check

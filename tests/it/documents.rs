@@ -15,12 +15,13 @@ const MAP_BEGINS: &str = "<!-- map begins -->\n";
 const MAP_ENDS: &str = "<!-- map ends -->";
 
 /// What people read first.
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "ARCHITECTURE.md",
     "BENCHMARKS.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "RELIABILITY.md",
     "SECURITY.md",
 ];
 

@@ -69,6 +69,7 @@ fn whatever_is_killed_whenever_each_file_is_old_or_new_and_nothing_is_left() {
             );
             bulk.judge();
             bulk.change();
+            println!("survived: {part:?} killed");
         }
     }
 }

@@ -17,6 +17,7 @@ mod doctor;
 mod documents;
 mod dry_run;
 mod errors;
+mod faults;
 mod first_sync;
 mod flatpaks;
 mod harness;

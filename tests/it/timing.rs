@@ -147,3 +147,52 @@ fn a_bandwidth_limit_is_kept_and_nobody_takes_anybody_for_gone() {
         assert!(took < least * 5 / 4 + Duration::from_secs(5), "{took:?}");
     }
 }
+
+/// Looking at what changed, and undoing it, cost what changed: the figures are printed for as many files as
+/// `PC_SWITCHER_TEST_MANY` says.
+#[test]
+fn few_changes_among_many_files_are_told_and_undone_in_seconds() {
+    let Some(lab) = Lab::fresh() else { return };
+    let many = std::env::var("PC_SWITCHER_TEST_MANY").ok();
+    let many: u32 = many.and_then(|many| many.parse().ok()).unwrap_or(20_000);
+    for host in [ATLAS, VEGA] {
+        lab.configure(host, FILTER);
+    }
+    let file = |n: u32| lab.dev(ATLAS).join(format!("many/{}/{n}", n / 500));
+    for n in 0..many {
+        if n.is_multiple_of(500) {
+            fs::create_dir_all(file(n).parent().expect("it is in the home")).expect("writable");
+        }
+        fs::write(file(n), format!("page {n}\n")).expect("writable");
+    }
+    let first = lab.sync(&["--allow-mass-delete"]);
+    assert!(DONE.contains(&first.status), "{}", first.text());
+    for n in 0..100 {
+        fs::write(file(n * (many / 100)), "rewritten\n").expect("writable");
+    }
+    let timed = |args: &[&str]| {
+        let since = Instant::now();
+        let output = lab.pc_switcher(args).ok();
+        (since.elapsed(), output.stdout)
+    };
+    let (told, text) = timed(&["status"]);
+    assert!(
+        text.contains("100 changed") && !text.contains("was looked at"),
+        "{text}"
+    );
+    let second = lab.sync(&["--allow-out-of-order"]);
+    assert!(DONE.contains(&second.status), "{}", second.text());
+    let (listed, text) = timed(&["history", "--json"]);
+    let last = text.lines().last().expect("a session");
+    let last: Value = serde_json::from_str(last).expect("JSON");
+    let session = last["session"].as_str().expect("a name");
+    let (shown, text) = timed(&["history", session]);
+    assert!(text.contains("100 changed"), "{text}");
+    let (undone, text) = timed(&["rollback", "--yes"]);
+    assert!(text.contains("back at its state"), "{text}");
+    println!(
+        "{many} files, 100 of them changed: status {told:?}, history {listed:?}, history SESSION {shown:?}, \
+         rollback {undone:?}"
+    );
+    assert!(told < Duration::from_secs(5) && undone < Duration::from_secs(10));
+}
