@@ -22,7 +22,7 @@ pub fn brief(hash: &Hash) -> Brief {
     *hash.first_chunk().expect("longer than its beginning")
 }
 
-/// A piece of a file's data as its owner says it is; `H` is [`Hash`] or [`Brief`].
+/// A piece of a file's data as its owner says it is; `H` is [`type@Hash`] or [`Brief`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece<H> {
     /// Where it begins.
