@@ -119,6 +119,7 @@ impl Stage {
                         item: format!("/home/me/{n}").into_bytes(),
                         detail: "content, mode".into(),
                         bytes: n * 1000,
+                        from: None,
                     });
                 }
             });

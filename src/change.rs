@@ -4,6 +4,8 @@ mod digest;
 
 pub use digest::{Amount, Amounts, Digest, Digester, FolderAmounts, Notable};
 
+use crate::escape::escape_bytes;
+
 /// What kind of change an item of a plan is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -12,6 +14,8 @@ pub enum Action {
     Create = b'+',
     /// New content or a new kind of thing.
     Change = b'*',
+    /// What was elsewhere before, as it was.
+    Rename = b'>',
     /// Attributes only.
     Attributes = b'.',
     /// Gone afterwards.
@@ -20,7 +24,13 @@ pub enum Action {
 
 impl Action {
     /// All kinds, what is lost first.
-    pub const ALL: [Self; 4] = [Self::Delete, Self::Create, Self::Change, Self::Attributes];
+    pub const ALL: [Self; 5] = [
+        Self::Delete,
+        Self::Create,
+        Self::Change,
+        Self::Rename,
+        Self::Attributes,
+    ];
 
     /// The sign in front of an item.
     #[must_use]
@@ -35,6 +45,7 @@ impl Action {
             Self::Delete => "delete",
             Self::Create => "create",
             Self::Change => "change",
+            Self::Rename => "rename",
             Self::Attributes => "attributes",
         }
     }
@@ -57,4 +68,18 @@ pub struct Change {
     pub detail: String,
     /// Bytes that will be written; of a deletion the size of what goes.
     pub bytes: u64,
+    /// Of something renamed: what it was called before.
+    pub from: Option<Vec<u8>>,
+}
+
+impl Change {
+    /// What changes, for people and logs: `/home/a`, or `/home/a → /home/b`.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let item = escape_bytes(&self.item);
+        match &self.from {
+            Some(from) => format!("{} → {item}", escape_bytes(from)),
+            None => item,
+        }
+    }
 }

@@ -126,6 +126,8 @@ pub struct PlanSummary {
     pub created: u64,
     /// Items with new content.
     pub changed: u64,
+    /// Items that have another name.
+    pub renamed: u64,
     /// Items with new attributes only.
     pub attributes: u64,
     /// Items deleted.
@@ -144,7 +146,14 @@ impl PlanSummary {
     /// Whether nothing will change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.created == 0 && self.changed == 0 && self.attributes == 0 && self.deleted == 0
+        let all = [
+            self.created,
+            self.changed,
+            self.renamed,
+            self.attributes,
+            self.deleted,
+        ];
+        all.iter().all(|count| *count == 0)
     }
 
     /// Bytes in all.
@@ -159,6 +168,7 @@ impl PlanSummary {
         let all = [
             (self.created, "created"),
             (self.changed, "changed"),
+            (self.renamed, "renamed"),
             (self.attributes, "with new attributes only"),
             (self.deleted, "deleted"),
         ];
@@ -199,6 +209,7 @@ impl ListPlan {
             match change.action {
                 Action::Create => summary.created += 1,
                 Action::Change => summary.changed += 1,
+                Action::Rename => summary.renamed += 1,
                 Action::Attributes => summary.attributes += 1,
                 Action::Delete => summary.deleted += 1,
             }
@@ -392,6 +403,13 @@ pub trait Module: Send {
 
     /// Does what the plan says; returns a one-line summary.
     fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError>;
+
+    /// Whether errors it logged are over with the run: what was not done is named, what is there is whole,
+    /// and its next plan begins with that. A run with such errors alone has failed, and leaves nothing
+    /// incomplete behind.
+    fn fails_whole(&self) -> bool {
+        false
+    }
 
     /// The folders it makes equal to the source's, if it does such a thing: the postsync snapshots
     /// of what holds them are taken as soon as the last such module has ended.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, tick, unbounded};
 
-use super::link::{Closed, Incoming, Link, Outgoing, Traffic};
+use super::link::{Closed, Gone, Incoming, Link, Outgoing, Traffic};
 use super::protocol::{
     Answer, Call, Fault, FaultKind, Frame, FrameError, Kind, PEER_SILENCE, PING_EVERY, Reply,
     Request, encode_frame,
@@ -258,6 +258,8 @@ impl AgentClient {
         if let (Some(confirm), Some(what)) = (&self.confirm, request.mutation()) {
             self.confirm_one(confirm, &what)?;
         }
+        // Not after the content that is under way.
+        let is_urgent = matches!(request, Request::Abort);
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (tx, rx) = bounded(1);
         lock(&self.shared.pending).insert(id, tx);
@@ -268,7 +270,11 @@ impl AgentClient {
             return Err(self.nonsense("our own request is too large for a frame"));
         }
         let working = self.events.working(&self.hostname(), doing);
-        self.send(Kind::Call, &payload)?;
+        if is_urgent {
+            self.send_first(Kind::Call, &payload)?;
+        } else {
+            self.send(Kind::Call, &payload)?;
+        }
         Ok(PendingCall {
             client: self.clone(),
             id,
@@ -336,10 +342,23 @@ impl AgentClient {
     }
 
     fn send(&self, kind: Kind, payload: &[u8]) -> Result<(), AgentError> {
+        self.put(kind, payload, Outgoing::send)
+    }
+
+    fn send_first(&self, kind: Kind, payload: &[u8]) -> Result<(), AgentError> {
+        self.put(kind, payload, Outgoing::send_first)
+    }
+
+    fn put(
+        &self,
+        kind: Kind,
+        payload: &[u8],
+        queue: impl FnOnce(&Outgoing, Vec<u8>) -> Result<(), Gone>,
+    ) -> Result<(), AgentError> {
         let mut bytes = Vec::with_capacity(payload.len() + 5);
         encode_frame(kind, payload, &mut bytes);
         let sent = match &*lock(&self.shared.outgoing) {
-            Some(outgoing) => outgoing.send(bytes).is_ok(),
+            Some(outgoing) => queue(outgoing, bytes).is_ok(),
             None => false,
         };
         if sent { Ok(()) } else { Err(self.lost()) }
@@ -495,7 +514,7 @@ impl Dispatcher {
                         pinged = Some(Instant::now());
                     }
                     if let Some(outgoing) = &*lock(&self.shared.outgoing) {
-                        let _ = outgoing.send(bytes);
+                        let _ = outgoing.send_first(bytes);
                     }
                 }
             }

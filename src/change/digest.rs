@@ -45,7 +45,7 @@ impl Amount {
 
 /// Amounts by kind of change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Amounts([Amount; 4]);
+pub struct Amounts([Amount; 5]);
 
 impl Amounts {
     fn add(&mut self, change: &Change) {
@@ -90,7 +90,8 @@ fn place(action: Action) -> usize {
         Action::Delete => 0,
         Action::Create => 1,
         Action::Change => 2,
-        Action::Attributes => 3,
+        Action::Rename => 3,
+        Action::Attributes => 4,
     }
 }
 
@@ -118,7 +119,7 @@ impl Notable {
     fn of(change: &Change) -> Self {
         Self {
             action: change.action,
-            item: escape_bytes(&change.item),
+            item: change.shown(),
             bytes: change.bytes,
         }
     }
@@ -309,6 +310,7 @@ mod tests {
             item: item.as_bytes().to_vec(),
             detail: String::new(),
             bytes,
+            from: None,
         }
     }
 

@@ -40,11 +40,15 @@ pub fn run(global: &GlobalArgs, args: &SyncArgs) -> ExitStatus {
     let console = Console::start(global, config.log_cli_level, events);
     // What libraries log goes the same way; a second call in one process is no harm.
     let _ = bridge(console.events.clone());
+    let limit = match args.bwlimit {
+        Some(typed) => Some(typed).filter(|rate| *rate > 0),
+        None => config.bandwidth_limit,
+    };
     let place = log.open(&config, args.dry_run, &console.events);
     let ended = sync(Setup {
         options,
         session,
-        machines: Arc::new(Reach::new(&args.host)),
+        machines: Arc::new(Reach::new(&args.host).limited(limit)),
         prompter: console.prompter(),
         events: console.events.clone(),
         abort: console.abort.clone(),

@@ -1,5 +1,6 @@
 //! From the tree to a [`Config`], collecting everything that is wrong.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +51,7 @@ impl<'a> Checker<'a> {
         };
         let log_file_level = self.level(top.take("log_file_level"), LogLevel::Full);
         let log_cli_level = self.level(top.take("log_cli_level"), LogLevel::Info);
+        let bandwidth_limit = self.rate(top.take("bandwidth_limit"));
         let modules_field = top.take("sync_modules");
         let user_data_switch = modules_field.as_ref().and_then(user_data_key);
         let of_root = |problem: &ConfigProblem| problem.key_path.is_empty();
@@ -93,6 +95,7 @@ impl<'a> Checker<'a> {
             path: self.file.to_owned(),
             log_file_level,
             log_cli_level,
+            bandwidth_limit,
             sync_modules,
             disk,
             btrfs_snapshots,
@@ -198,14 +201,39 @@ impl<'a> Checker<'a> {
         let left_alone = section
             .take("left_alone")
             .and_then(|field| self.patterns(&field));
+        let recipes = section.take("recipes").map(|field| self.recipes(&field));
+        let share_cache = section
+            .take("share_cache")
+            .and_then(|field| self.switch(&field));
         PackagesConfig {
             left_alone: left_alone.unwrap_or(defaults.left_alone),
+            recipes: recipes.unwrap_or_default(),
+            share_cache: share_cache.unwrap_or(defaults.share_cache),
             command_timeout: self.number(
                 section.take("command_timeout"),
                 60..=86_400,
                 defaults.command_timeout,
             ),
         }
+    }
+
+    /// Commands by the name of what they bring; there may be none.
+    fn recipes(&mut self, field: &Field<'_>) -> BTreeMap<String, String> {
+        let map = match &field.node.value {
+            Value::Map(map) => map,
+            _ if field.node.is_null() => return BTreeMap::new(),
+            _ => {
+                self.wrong_type(field, "commands by the name of what they bring", None);
+                return BTreeMap::new();
+            }
+        };
+        let mut recipes = BTreeMap::new();
+        for (name, field) in self.entries(&field.path, map) {
+            if let Some(command) = self.text(&field, "a command") {
+                recipes.insert(name.to_owned(), command.to_owned());
+            }
+        }
+        recipes
     }
 
     /// Names of packages with `*` in them; there may be none.

@@ -325,6 +325,23 @@ impl Checker<'_> {
         }
     }
 
+    /// Bytes a second; `null`: no limit.
+    pub(super) fn rate(&mut self, field: Option<Field<'_>>) -> Option<u64> {
+        const EXPECTED: &str = "bytes a second (\"10MiB\", KiB, GiB, KB, MB, GB), or null";
+        let field = field?;
+        if field.node.is_null() {
+            return None;
+        }
+        let text = self.text(&field, EXPECTED)?;
+        match parse_rate(text) {
+            Ok(rate) => Some(rate),
+            Err(hint) => {
+                self.wrong_type(&field, EXPECTED, Some(hint));
+                None
+            }
+        }
+    }
+
     /// An absolute path below `/`, without detours, without doubled and final slashes.
     pub(super) fn absolute_path(&mut self, field: &Field<'_>) -> Option<String> {
         let text = self.text(field, "an absolute path")?;
@@ -349,6 +366,31 @@ impl Checker<'_> {
         };
         self.problem_with_hint(field.node.at, &field.path, message, hint.map(str::to_owned));
         None
+    }
+}
+
+/// The slowest rate that is not refused: with less, a frame that is under way would hold up the next
+/// sign of life for so long that the machines would take each other for gone.
+const SLOWEST: u64 = 64_000;
+
+/// Parses a rate, `10MiB` (a second); the error is a hint.
+pub fn parse_rate(text: &str) -> Result<u64, &'static str> {
+    const UNITS: &str = "a whole number and its unit: KiB, MiB, GiB, KB, MB or GB";
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err(UNITS),
+    };
+    match number.parse().ok().and_then(|n: u64| n.checked_mul(factor)) {
+        Some(rate) if rate >= SLOWEST => Ok(rate),
+        Some(_) => Err("at least 64KB a second"),
+        None => Err(UNITS),
     }
 }
 

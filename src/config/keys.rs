@@ -7,6 +7,7 @@ pub(super) type Keys = &'static [(&'static str, &'static str)];
 pub(super) const TOP: Keys = &[
     ("log_file_level", "log_file_level"),
     ("log_cli_level", "log_cli_level"),
+    ("bandwidth_limit", "bandwidth_limit"),
     ("sync_modules", "sync_modules"),
     ("sync_jobs", "sync_modules"),
     ("disk", "disk"),
@@ -38,6 +39,8 @@ pub(super) const SNAPSHOTS: Keys = &[
 /// Keys of `packages`.
 pub(super) const PACKAGES: Keys = &[
     ("left_alone", "left_alone"),
+    ("recipes", "recipes"),
+    ("share_cache", "share_cache"),
     ("command_timeout", "command_timeout"),
 ];
 

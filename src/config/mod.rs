@@ -8,6 +8,7 @@ mod keys;
 mod problem;
 mod yaml;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Read as _;
@@ -17,6 +18,7 @@ use jiff::SignedDuration;
 
 use crate::event::LogLevel;
 
+pub use fields::parse_rate;
 pub use problem::ConfigProblem;
 
 use yaml::Position;
@@ -126,6 +128,8 @@ pub struct Config {
     pub log_file_level: LogLevel,
     /// Lowest level shown on the terminal.
     pub log_cli_level: LogLevel,
+    /// Bytes a second that are sent to the target; `None`: as many as the line takes.
+    pub bandwidth_limit: Option<u64>,
     /// Sync modules with their switch, in the order of execution.
     pub sync_modules: Vec<(String, bool)>,
     /// Free-space limits.
@@ -151,6 +155,7 @@ impl Config {
             path: path.to_owned(),
             log_file_level: LogLevel::Full,
             log_cli_level: LogLevel::Info,
+            bandwidth_limit: None,
             sync_modules: Vec::new(),
             disk: DiskConfig::default(),
             btrfs_snapshots: SnapshotConfig::default(),
@@ -240,6 +245,10 @@ impl Default for SnapshotConfig {
 pub struct PackagesConfig {
     /// Names, with `*` for any run of characters, of packages that are never converged.
     pub left_alone: Vec<String>,
+    /// Commands that bring what no package source offers, by the package's name or the program's path.
+    pub recipes: BTreeMap<String, String>,
+    /// Whether package files of the source's cache travel over the sync's connection (default: no).
+    pub share_cache: bool,
     /// Seconds that one command of a package manager may take (default 3600).
     pub command_timeout: u64,
 }
@@ -248,6 +257,8 @@ impl Default for PackagesConfig {
     fn default() -> Self {
         Self {
             left_alone: LEFT_ALONE.iter().map(|&name| name.to_owned()).collect(),
+            recipes: BTreeMap::new(),
+            share_cache: false,
             command_timeout: 3600,
         }
     }

@@ -117,6 +117,7 @@ fn values_of_every_kind_are_read() {
         path: config.path.clone(),
         log_file_level: LogLevel::Debug,
         log_cli_level: LogLevel::Warning,
+        bandwidth_limit: Some(2_500_000),
         sync_modules: vec![
             ("dummy_fail".to_owned(), false),
             ("user_data".to_owned(), true),
@@ -167,6 +168,7 @@ fn what_is_left_out_has_its_default() {
             path: config.path.clone(),
             log_file_level: LogLevel::Full,
             log_cli_level: LogLevel::Info,
+            bandwidth_limit: None,
             sync_modules: vec![("user_data".to_owned(), true)],
             disk: DiskConfig::default(),
             btrfs_snapshots: SnapshotConfig::default(),

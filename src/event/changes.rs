@@ -114,6 +114,7 @@ mod tests {
                 item: Vec::new(),
                 detail: String::new(),
                 bytes: n,
+                from: None,
             });
         }
         drop(batch);

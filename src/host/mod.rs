@@ -9,3 +9,4 @@ pub mod ssh;
 pub mod stream;
 pub mod sudo;
 pub mod sudoers;
+pub mod throttle;

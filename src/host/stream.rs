@@ -2,7 +2,8 @@
 //!
 //! One thread owns the carrier. It hands what arrives to a [`ByteSink`] and writes what it finds
 //! in its queue, never holding up one direction for the other. [`Outgoing`] is the way into that
-//! queue; dropping it closes the program's stdin.
+//! queue; dropping it closes the program's stdin. What must not wait behind megabytes of content (a
+//! ping, the word to stop) goes first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,13 +69,23 @@ pub struct Gone;
 #[derive(Debug)]
 pub struct Outgoing {
     queue: Option<Sender<Vec<u8>>>,
+    first: Option<Sender<Vec<u8>>>,
     waker: Option<Arc<Waker>>,
 }
 
 impl Outgoing {
     /// Queues `bytes`; never blocks.
     pub fn send(&self, bytes: Vec<u8>) -> Result<(), Gone> {
-        let queue = self.queue.as_ref().ok_or(Gone)?;
+        self.put(self.queue.as_ref(), bytes)
+    }
+
+    /// Queues `bytes`, whole frames, before everything that is queued already; never blocks.
+    pub fn send_first(&self, bytes: Vec<u8>) -> Result<(), Gone> {
+        self.put(self.first.as_ref().or(self.queue.as_ref()), bytes)
+    }
+
+    fn put(&self, queue: Option<&Sender<Vec<u8>>>, bytes: Vec<u8>) -> Result<(), Gone> {
+        let queue = queue.filter(|_| self.queue.is_some()).ok_or(Gone)?;
         queue.send(bytes).map_err(|_| Gone)?;
         if let Some(waker) = &self.waker {
             waker.wake();
@@ -88,6 +99,7 @@ impl From<Sender<Vec<u8>>> for Outgoing {
     fn from(queue: Sender<Vec<u8>>) -> Self {
         Self {
             queue: Some(queue),
+            first: None,
             waker: None,
         }
     }
@@ -96,6 +108,7 @@ impl From<Sender<Vec<u8>>> for Outgoing {
 impl Drop for Outgoing {
     fn drop(&mut self) {
         self.queue = None;
+        self.first = None;
         if let Some(waker) = &self.waker {
             waker.wake();
         }
@@ -109,6 +122,7 @@ const JOIN_BELOW: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct Queue {
     chunks: Receiver<Vec<u8>>,
+    first: Receiver<Vec<u8>>,
     pub(crate) waker: Arc<Waker>,
     chunk: Vec<u8>,
     written: usize,
@@ -120,15 +134,18 @@ impl Queue {
     /// A queue and the way into it.
     pub(crate) fn new() -> std::io::Result<(Outgoing, Self)> {
         let (sender, chunks) = unbounded();
+        let (first_sender, first) = unbounded();
         let waker = Arc::new(Waker::new()?);
         let outgoing = Outgoing {
             queue: Some(sender),
+            first: Some(first_sender),
             waker: Some(Arc::clone(&waker)),
         };
         Ok((
             outgoing,
             Self {
                 chunks,
+                first,
                 waker,
                 chunk: Vec::new(),
                 written: 0,
@@ -150,6 +167,11 @@ impl Queue {
     fn refill(&mut self) {
         self.chunk.clear();
         self.written = 0;
+        // A chunk is whole frames, so between two of them there is room for another.
+        if let Ok(first) = self.first.try_recv() {
+            self.chunk = first;
+            return;
+        }
         if let Some(held) = self.held.take() {
             self.chunk = held;
             return;
@@ -247,6 +269,24 @@ mod tests {
         assert_eq!(pieces, 4);
         let expected: Vec<u8> = [vec![1; 10], vec![2; 10], vec![3; 100_000], vec![4; 1]].concat();
         assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn what_must_not_wait_goes_before_all_that_is_not_begun() {
+        let (outgoing, mut queue) = Queue::new().unwrap();
+        outgoing.send(vec![1; 100_000]).unwrap();
+        outgoing.send(vec![2; 100_000]).unwrap();
+        assert_eq!(queue.front().len(), 100_000);
+        queue.wrote(60_000);
+        outgoing.send_first(vec![9; 5]).unwrap();
+        assert_eq!(queue.front(), vec![1; 40_000]);
+        queue.wrote(40_000);
+        assert_eq!(queue.front(), [9; 5]);
+        queue.wrote(5);
+        assert_eq!(queue.front(), vec![2; 100_000]);
+        queue.wrote(100_000);
+        drop(outgoing);
+        assert!(queue.front().is_empty() && queue.is_finished());
     }
 
     #[test]

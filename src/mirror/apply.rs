@@ -15,6 +15,7 @@ mod fresh;
 mod hand;
 mod lead;
 mod lot;
+mod moving;
 mod outcome;
 
 use std::collections::BTreeSet;
@@ -28,6 +29,7 @@ use self::commit::Committer;
 use self::finish::{MadeDirs, delete_all, finish_dirs};
 use self::hand::{Hand, Line, ORDERS, Origin};
 use self::lead::Lead;
+use self::moving::move_all;
 use self::outcome::Outcome;
 use super::codec::Malformed;
 use super::delta::partial;
@@ -249,10 +251,11 @@ fn apply_staged(
     told: &mut Told<'_>,
     abort: &AbortFlag,
 ) -> Result<MadeDirs, ApplyError> {
+    let made_before = move_all(shared, plan, applied, told, abort)?;
     let outcome = Outcome::new(abort);
     let (orders, ordered) = bounded(ORDERS);
     let (lots, sealed) = bounded(1);
-    let lead = Lead::new(shared, &outcome, told.another(), orders, lots)?;
+    let lead = Lead::new(shared, &outcome, told.another(), orders, lots)?.after(made_before);
     let hand = Hand::new(
         shared,
         &outcome,
@@ -286,7 +289,7 @@ fn apply_staged(
     applied.kept = outcome.kept.load(Ordering::Relaxed);
     let results = outcome.finish()?;
     applied.items += results.placed;
-    applied.moves = results.moves;
+    applied.moves += results.moves;
     applied.notes.merge(results.notes);
     abort.check()?;
     delete_all(shared, plan, applied, told, abort)?;

@@ -53,6 +53,16 @@ impl<'a> Reader<'a> {
         self.rest.len()
     }
 
+    /// A path below the folder.
+    pub fn path(&mut self) -> Result<Vec<u8>, Malformed> {
+        let path = self.bytes(super::entry::PATH_LIMIT)?;
+        if super::entry::is_valid_path(path) {
+            Ok(path.to_vec())
+        } else {
+            Err(Malformed("impossible path"))
+        }
+    }
+
     /// One byte.
     pub fn u8(&mut self) -> Result<u8, Malformed> {
         let (first, rest) = self.rest.split_first().ok_or(Malformed("ends early"))?;

@@ -10,23 +10,25 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::codec::{Malformed, Reader};
 use super::content::hash_file;
 use super::drift::{self, Asking, Since};
-use super::entry::{Aspects, DEPTH_MAX, Entry, FLAG_NOCOW, Kind, Meta, Time, join, split};
+use super::entry::{Aspects, DEPTH_MAX, Entry, FLAG_NOCOW, Kind, Meta, join, split};
 use super::exchange;
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::left::{Compared, Left};
 use super::links::{Leaders, unseen};
 use super::look::Looker;
+use super::moves::Moves;
 use super::plan::{Old, Op, Ops, Planner, RANGES_MAX, Step};
 use super::ranges::Ranges;
 use super::scan::{ChunkEncoder, Notes, ScanError};
 use super::spool::SpoolWriter;
 use super::suspects::{Suspect, Suspects, Within};
-use super::tree::{Found, Names, Tree};
+use super::tree::{Found, Names, Tree, Trust};
 use super::wire::{Batch, Chunk, FrameCursor, Message, Messages, SCAN_WINDOW_CHUNKS, ScanTree};
 use crate::escape::escape_bytes;
 use crate::interrupt::AbortFlag;
@@ -102,7 +104,7 @@ pub struct TargetScan<'a> {
     cli: Batch<'a>,
     abort: &'a AbortFlag,
     content: bool,
-    equal_at: Option<Time>,
+    trust: Option<Trust>,
     /// What became of things since the anchor, if there is one.
     since: Option<Since<'a>>,
     /// The folder in the snapshot that told what may differ.
@@ -153,7 +155,7 @@ impl<'a> TargetScan<'a> {
             cli,
             abort,
             content: scan.content,
-            equal_at: scan.equal_at,
+            trust: scan.trust,
             since: None,
             compared: None,
             restricted: None,
@@ -212,7 +214,12 @@ impl<'a> TargetScan<'a> {
         if let Some(ours) = self.restricted.take() {
             exchange::tell(&mut self.peer, &ours)?;
             let theirs = exchange::hear(self.incoming, self.abort)?;
-            self.suspects = ours.into_iter().chain(theirs).collect();
+            let holds_mount = |path: &[u8]| self.looker.may_hold_mount(path);
+            let moves =
+                exchange::accept(&ours, &theirs, self.tree, filter, holds_mount, self.abort)?;
+            exchange::tell(&mut self.peer, &exchange::agreed(&moves))?;
+            self.plan_moves(&moves)?;
+            self.suspects = Suspects::new(theirs, ours, moves);
         }
         let mut ended = false;
         while !ended || !self.pending.is_empty() {
@@ -243,7 +250,10 @@ impl<'a> TargetScan<'a> {
         self.planner.count_existing(self.entries);
         let plan = self.planner.finish()?;
         let more = if self.is_restricted {
-            unseen(&self.leaders, self.tree, &self.suspects)
+            let moves = self.suspects.moves();
+            unseen(&self.leaders, self.tree, &self.suspects, |path| {
+                moves.after(path)
+            })
         } else {
             Ok(Vec::new())
         };
@@ -251,7 +261,9 @@ impl<'a> TargetScan<'a> {
         let drift = match self.since.take() {
             Some(since) if is_whole => {
                 let mut asking = Asking::new(&mut self.peer, self.incoming, self.abort);
-                Some(drift::of_plan(&plan, since, &mut asking, &mut self.notes)?)
+                let moves = self.suspects.moves();
+                let notes = &mut self.notes;
+                Some(drift::of_plan(&plan, moves, since, &mut asking, notes)?)
             }
             _ => None,
         };
@@ -335,6 +347,7 @@ impl<'a> TargetScan<'a> {
             aspects,
             path,
             old: have.map(old_of),
+            from: None,
             meta: want.clone(),
             ranges,
         };
@@ -353,7 +366,8 @@ impl<'a> TargetScan<'a> {
         }
         let ranges = self.suspects.ranges(path)?;
         // They were found out of a snapshot: what was written since then is not in them.
-        let then = self.compared.as_mut()?.then(path)?;
+        let path = self.suspects.moves().before(path);
+        let then = self.compared.as_mut()?.then(&path)?;
         let is_as_it_was = (then.ino, then.ctime) == (have.ino, have.ctime);
         is_as_it_was.then(|| ranges.clone().at_most(RANGES_MAX))
     }
@@ -384,7 +398,14 @@ impl<'a> TargetScan<'a> {
         );
         let mut ours = Ours::default();
         let mut equal = false;
-        if let Place::Here(fd) = &place {
+        let dir = match &place {
+            Place::Here(fd) => Some(Rc::clone(fd)),
+            // What is moved into it is looked at where it is.
+            Place::Absent if !level.names.is_empty() => Some(self.top()?),
+            Place::Absent | Place::Blocked => None,
+        };
+        let level = (self.stack.last_mut()).expect("looked at above");
+        if let Some(fd) = dir {
             let names = std::mem::take(&mut level.names);
             let first = level.next;
             let in_run = |name: &[u8]| chunk.upper.as_deref().is_none_or(|upper| name <= upper);
@@ -393,7 +414,6 @@ impl<'a> TargetScan<'a> {
             }
             let run = first..level.next;
             let by_digest = run.len() <= DIGEST_ENTRIES;
-            let fd = Rc::clone(fd);
             let mut encoder = ChunkEncoder::default();
             for position in run {
                 self.abort.check()?;
@@ -449,6 +469,15 @@ impl<'a> TargetScan<'a> {
         Ok(())
     }
 
+    /// The folder itself.
+    fn top(&self) -> Result<Rc<OwnedFd>, ScanError> {
+        let top = self.tree.open_dir(b"").map_err(|source| ScanError::Root {
+            path: "the folder on the target".to_owned(),
+            source,
+        })?;
+        Ok(Rc::new(top))
+    }
+
     /// Goes to the directory the source has come to.
     fn enter(
         &mut self,
@@ -460,16 +489,13 @@ impl<'a> TargetScan<'a> {
             if !self.stack.is_empty() {
                 return Err(Malformed("the folder begins twice").into());
             }
-            let fd = self.tree.open_dir(b"").map_err(|source| ScanError::Root {
-                path: "the folder on the target".to_owned(),
-                source,
-            })?;
+            let fd = self.top()?;
             let within = if self.is_restricted {
                 self.suspects.root()
             } else {
                 Within::All { doubted: false }
             };
-            (Place::Here(Rc::new(fd)), FilterState::root(filter), within)
+            (Place::Here(fd), FilterState::root(filter), within)
         } else {
             let (parent, name) = split(path);
             while self
@@ -514,7 +540,7 @@ impl<'a> TargetScan<'a> {
         }
         let names = match &place {
             Place::Here(fd) => match self.suspects.read(fd.as_fd(), path, &within) {
-                Ok(names) => names,
+                Ok(names) => self.as_moved(path, names),
                 Err(error) => {
                     self.notes.error(
                         "cannot be read",
@@ -523,7 +549,9 @@ impl<'a> TargetScan<'a> {
                     Names::default()
                 }
             },
-            _ => Names::default(),
+            // What is moved into a new directory.
+            Place::Absent => self.as_moved(path, Names::default()),
+            Place::Blocked => Names::default(),
         };
         self.looker.begin(&names);
         self.stack.push(Level {
@@ -540,15 +568,76 @@ impl<'a> TargetScan<'a> {
         Ok(())
     }
 
+    /// Plans the moves that were agreed on, before everything else.
+    fn plan_moves(&mut self, moves: &Moves) -> Result<(), ScanError> {
+        for m in moves.list() {
+            let (parent, name) = split(&m.from);
+            let dir = self.tree.open_dir(parent);
+            let found = dir.and_then(|dir| self.tree.look(dir.as_fd(), name));
+            // Nothing more than a moment ago it was a directory there.
+            let have = found.ok().flatten().unwrap_or_else(Found::unreadable);
+            self.planner.add(&Op {
+                step: Step::Move,
+                aspects: Aspects(Aspects::MOVED),
+                path: m.to.clone(),
+                from: Some(m.from.clone()),
+                old: Some(old_of(&have)),
+                meta: Meta::opaque(),
+                ranges: None,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The names of a directory as they will be when all has been moved.
+    fn as_moved(&self, path: &[u8], names: Names) -> Names {
+        let moves = self.suspects.moves();
+        if moves.is_empty() {
+            return names;
+        }
+        let before = moves.before(path);
+        let arrivals = moves.arrivals(path);
+        if arrivals.is_empty() && !moves.is_left_by_some(&before) {
+            return names;
+        }
+        let come: Vec<(&[u8], u64, FileType)> = arrivals
+            .iter()
+            .filter_map(|name| {
+                let (parent, old) = split(&moves.to(&join(path, name))?.from);
+                let dir = self.tree.open_dir(parent).ok()?;
+                let stat = rustix::fs::statat(dir, old, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+                let file_type = FileType::from_raw_mode(stat.st_mode);
+                Some((&name[..], stat.st_ino, file_type))
+            })
+            .collect();
+        names.changed(|name| moves.from(&join(&before, name)).is_some(), &come)
+    }
+
+    /// What stands where something comes from that is moved to `name` in `path`.
+    fn look_moved(&self, path: &[u8], name: &[u8]) -> Option<Result<Option<Found>, Errno>> {
+        let moves = self.suspects.moves();
+        if moves.is_empty() {
+            return None;
+        }
+        let m = moves.to(&join(path, name))?;
+        let (parent, name) = split(&m.from);
+        let dir = self.tree.open_dir(parent);
+        Some(dir.and_then(|dir| self.tree.look(dir.as_fd(), name)))
+    }
+
     /// What stands at `name` in the directory on top of the stack, where the source has a directory.
     fn child_place(&mut self, name: &[u8]) -> Place {
         let level = self.stack.last().expect("the caller looked");
-        let fd = match &level.place {
-            Place::Here(fd) => Rc::clone(fd),
-            other => return other.clone(),
-        };
         let path = join(&level.path, name);
-        match self.tree.open_child(fd.as_fd(), name) {
+        let moves = self.suspects.moves();
+        let opened = match (moves.to(&path), &level.place) {
+            (_, Place::Blocked) => return Place::Blocked,
+            (Some(m), _) => self.tree.open_dir(&m.from),
+            (None, Place::Absent) => return Place::Absent,
+            (None, Place::Here(_)) if moves.is_vacated(&path) => return Place::Absent,
+            (None, Place::Here(fd)) => self.tree.open_child(fd.as_fd(), name),
+        };
+        match opened {
             Ok(fd) => Place::Here(Rc::new(fd)),
             Err(Errno::NOENT) => Place::Absent,
             Err(Errno::XDEV) => {
@@ -605,7 +694,10 @@ impl<'a> TargetScan<'a> {
             ours.entries.push((name, None));
             return Ok(());
         }
-        let found = self.looker.look(dir, path, names, position);
+        let found = match self.look_moved(path, &name) {
+            Some(found) => found,
+            None => self.looker.look(dir, path, names, position),
+        };
         if let Ok(Some(found)) = &found {
             let is_dir = matches!(found.meta.kind, Kind::Dir | Kind::Opaque);
             // Before it is noted: what is excluded leads no hard links.
@@ -639,7 +731,10 @@ impl<'a> TargetScan<'a> {
         within: &Within,
     ) -> Result<Option<Found>, ScanError> {
         self.looker.looked += 1;
-        let found = self.tree.look(dir.as_fd(), name);
+        let found = match self.look_moved(path, name) {
+            Some(found) => found,
+            None => self.tree.look(dir.as_fd(), name),
+        };
         self.note(found, dir, path, name, within)
     }
 
@@ -665,13 +760,11 @@ impl<'a> TargetScan<'a> {
             Err(error) => return unreadable(&mut self.notes, error),
         };
         self.leaders.note(&mut found, || join(path, name));
-        if self.is_restricted {
-            let doubted = self.suspects.visit(path, within, name).doubted;
-            let touched = self.equal_at.is_some_and(|since| found.ctime > since);
-            found.suspect_if(doubted || touched);
-        } else {
-            found.suspect_if_touched_since(self.equal_at);
-        }
+        let doubted = self.suspects.visit(path, within, name).doubted;
+        let touched = self.trust.map(|trust| found.is_touched_since(&trust));
+        // As on the source.
+        let touched = touched.unwrap_or(!self.is_restricted);
+        found.suspect_if(doubted || touched);
         if self.content && found.meta.kind == Kind::File {
             match hash_file(self.tree, dir.as_fd(), name, self.abort) {
                 Ok(hash) => found.meta.content = Some(hash),
@@ -870,6 +963,7 @@ impl<'a> TargetScan<'a> {
                 step,
                 aspects,
                 path,
+                from: None,
                 old: Some(old_of(have)),
                 meta: want.clone(),
                 ranges,
@@ -936,7 +1030,8 @@ impl<'a> TargetScan<'a> {
     }
 
     fn hash_of(&self, path: &[u8]) -> Result<[u8; 32], Errno> {
-        let (parent, name) = split(path);
+        let path = self.suspects.moves().before(path);
+        let (parent, name) = split(&path);
         let dir = self.tree.open_dir(parent)?;
         hash_file(self.tree, dir.as_fd(), name, self.abort)
     }
@@ -1128,6 +1223,9 @@ impl<'a> TargetScan<'a> {
             };
             frame.next += 1;
             let path = join(&frame.path, &name);
+            if self.suspects.moves().is_vacated(&path) {
+                continue;
+            }
             let found = match self.tree.look(frame.fd.as_fd(), &name) {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,

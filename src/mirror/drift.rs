@@ -16,6 +16,7 @@ use super::codec::{Malformed, Reader, put_bytes, put_u64};
 use super::content::hash_file;
 use super::entry::{Aspects, Kind, Time, split};
 use super::filter::{Filter, FilterState, Verdict};
+use super::moves::Moves;
 use super::place::DirCache;
 use super::plan::{FolderPlan, Step};
 use super::scan::{Notes, ScanError};
@@ -71,6 +72,11 @@ pub struct Version {
 }
 
 impl Version {
+    /// What is at `path` below `tree`; nothing where the way there is none.
+    pub fn at(tree: &Tree, dirs: &mut DirCache, path: &[u8]) -> Result<Option<Self>, Errno> {
+        Ok(at(tree, dirs, path, Tree::glance)?.as_ref().map(Self::of))
+    }
+
     fn of(glance: &Glance) -> Self {
         Self {
             kind: glance.kind,
@@ -149,14 +155,19 @@ impl<'a> Since<'a> {
         }
     }
 
-    /// What became of `path`.
-    pub fn became(&mut self, path: &[u8], abort: &AbortFlag) -> Result<Became, Errno> {
+    /// What became of what is at `path`, and was at `before`.
+    pub fn became(
+        &mut self,
+        path: &[u8],
+        before: &[u8],
+        abort: &AbortFlag,
+    ) -> Result<Became, Errno> {
         let now = at(self.now, &mut self.now_dirs, path, Tree::glance)?;
-        let then = at(&self.then, &mut self.then_dirs, path, Tree::glance)?;
+        let then = at(&self.then, &mut self.then_dirs, before, Tree::glance)?;
         let changed = match (&then, &now) {
             (None, None) => false,
             (Some(then), Some(now)) if (then.ino, then.ctime) == (now.ino, now.ctime) => false,
-            (Some(_), Some(_)) => self.differs(path, abort)?,
+            (Some(_), Some(_)) => self.differs(path, before, abort)?,
             _ => true,
         };
         Ok(Became {
@@ -172,23 +183,29 @@ impl<'a> Since<'a> {
     }
 
     /// Whether something that was touched since is another thing or has other attributes or content.
-    fn differs(&mut self, path: &[u8], abort: &AbortFlag) -> Result<bool, Errno> {
+    fn differs(&mut self, path: &[u8], before: &[u8], abort: &AbortFlag) -> Result<bool, Errno> {
         let now = at(self.now, &mut self.now_dirs, path, Tree::look)?;
-        let then = at(&self.then, &mut self.then_dirs, path, Tree::look)?;
+        let then = at(&self.then, &mut self.then_dirs, before, Tree::look)?;
         let (Some(then), Some(now)) = (then, now) else {
             return Ok(true);
         };
         match difference(&then, &now) {
             Difference::None => Ok(false),
             Difference::Some => Ok(true),
-            Difference::Content => self.differs_in_content(path, abort),
+            Difference::Content => self.differs_in_content(path, before, abort),
         }
     }
 
-    fn differs_in_content(&mut self, path: &[u8], abort: &AbortFlag) -> Result<bool, Errno> {
+    fn differs_in_content(
+        &mut self,
+        path: &[u8],
+        before: &[u8],
+        abort: &AbortFlag,
+    ) -> Result<bool, Errno> {
         let (parent, name) = split(path);
         let now = self.now_dirs.open(self.now, parent)?;
         let now = hash_file(self.now, now.as_fd(), name, abort)?;
+        let (parent, name) = split(before);
         let then = self.then_dirs.open(&self.then, parent)?;
         let then = hash_file(&self.then, then.as_fd(), name, abort)?;
         Ok(now != then)
@@ -389,9 +406,11 @@ impl<'s, 'a> Asking<'s, 'a> {
     }
 }
 
-/// What of `plan` would undo a change of the target's; each path is noted.
+/// What of `plan`, before any of it is carried out, would undo a change of the target's; each path is
+/// noted.
 pub fn of_plan(
     plan: &FolderPlan,
+    moves: &Moves,
     mut since: Since<'_>,
     asking: &mut Asking<'_, '_>,
     notes: &mut Notes,
@@ -405,7 +424,9 @@ pub fn of_plan(
             if is_time || op.path.is_empty() {
                 continue;
             }
-            let became = unless_unreadable(since.became(&op.path, asking.abort))?;
+            // Nothing is moved yet: it is where it was.
+            let here = moves.before(&op.path);
+            let became = unless_unreadable(since.became(&here, &here, asking.abort))?;
             if became.changed {
                 changed.push(&to_record(&op.path, became.now.as_ref()))?;
             }
@@ -511,7 +532,8 @@ mod tests {
             ("touched", false, true),
             ("never", false, false),
         ] {
-            let became = since.became(path.as_bytes(), &abort).unwrap();
+            let path_then = path.as_bytes();
+            let became = since.became(path_then, path_then, &abort).unwrap();
             assert_eq!(
                 (became.changed, became.now.is_some()),
                 (changed, there),

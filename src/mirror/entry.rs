@@ -194,6 +194,12 @@ pub fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
+/// The directories above a path, from the top, the folder itself not among them.
+pub fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/');
+    slashes.map(|(at, _)| &path[..at])
+}
+
 /// A path's parent and last name; the folder itself has neither.
 #[must_use]
 pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
@@ -377,8 +383,10 @@ impl Aspects {
     pub const FLAGS: u16 = 64;
     /// Which inode it shares.
     pub const LINK: u16 = 128;
+    /// Where it is: a directory that is moved as it is.
+    pub const MOVED: u16 = 256;
 
-    const NAMES: [(u16, &'static str); 8] = [
+    const NAMES: [(u16, &'static str); 9] = [
         (Self::KIND, "type"),
         (Self::CONTENT, "content"),
         (Self::MODE, "mode"),
@@ -387,6 +395,7 @@ impl Aspects {
         (Self::XATTRS, "xattrs"),
         (Self::FLAGS, "flags"),
         (Self::LINK, "hard link"),
+        (Self::MOVED, "renamed"),
     ];
 
     /// Whether any of `bits` is set.

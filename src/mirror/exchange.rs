@@ -1,15 +1,23 @@
 //! Before a restricted scan: each machine tells the other which paths may differ.
 //!
 //! The target speaks first and the source only when it has heard all of it, so that neither waits
-//! for the other to take what it sends.
+//! for the other to take what it sends. The source says where things were, if they could be moved
+//! as they are; last the target says which of them it will move.
+
+use std::collections::{HashMap, HashSet};
 
 use crossbeam_channel::Receiver;
 
 use super::codec::Malformed;
+use super::entry::{above, split};
+use super::filter::Filter;
+use super::movable::Movable;
+use super::moves::{MOVES_MAX, Move, Moves};
 use super::scan::ScanError;
-use super::suspects::{SUSPECT_BYTES_MAX, SUSPECTS_MAX, Suspect};
+use super::suspects::{Mark, SUSPECT_BYTES_MAX, SUSPECTS_MAX, Suspect, is_below, walk_order};
+use super::tree::Tree;
 use super::wire::{Batch, Message, Messages};
-use crate::interrupt::AbortFlag;
+use crate::interrupt::{AbortFlag, Interrupted};
 
 /// What one machine may name: what it has found and what was left at the anchor.
 const NAMED_MAX: usize = SUSPECTS_MAX + crate::record::anchor::LEFT_MAX;
@@ -37,7 +45,8 @@ pub fn hear(incoming: &Receiver<Vec<u8>>, abort: &AbortFlag) -> Result<Vec<Suspe
                         .ranges
                         .as_ref()
                         .map_or(0, super::ranges::Ranges::len);
-                    bytes += suspect.path.len() + 16 * ranges;
+                    let from = suspect.from.as_ref().map_or(0, Vec::len);
+                    bytes += suspect.path.len() + from + 16 * ranges;
                     if suspects.len() >= NAMED_MAX || bytes > SUSPECT_BYTES_MAX {
                         return Err(Malformed("suspects more paths than allowed").into());
                     }
@@ -49,6 +58,171 @@ pub fn hear(incoming: &Receiver<Vec<u8>>, abort: &AbortFlag) -> Result<Vec<Suspe
         }
     }
     Ok(suspects)
+}
+
+/// Of what came from elsewhere.
+fn move_of(suspect: &Suspect) -> Option<Move> {
+    Some(Move {
+        from: suspect.from.clone()?,
+        to: suspect.path.clone(),
+    })
+}
+
+/// Whether the folder as a whole is suspect.
+fn is_everything(suspects: &[Suspect]) -> bool {
+    let mut suspects = suspects.iter();
+    suspects.any(|s| s.path.is_empty() && s.mark.has(Mark::BELOW))
+}
+
+/// On the source: takes back where those were that cannot be moved as they are.
+pub fn offer(
+    ours: &mut [Suspect],
+    tree: &Tree,
+    filter: &Filter,
+    abort: &AbortFlag,
+) -> Result<(), Interrupted> {
+    let mut offered = Together::default();
+    let mut movable = Movable::new(tree, filter, abort);
+    let mut order: Vec<usize> = (0..ours.len())
+        .filter(|at| move_of(&ours[*at]).is_some())
+        .collect();
+    // What goes along comes after what it goes along with.
+    order.sort_by(|a, b| ours[*a].path.cmp(&ours[*b].path));
+    for at in order {
+        abort.check()?;
+        let Some(m) = move_of(&ours[at]) else {
+            continue;
+        };
+        if offered.goes_along(&m) {
+            continue;
+        }
+        if offered.list.len() < MOVES_MAX && movable.is(&m, &m.to)? {
+            offered.add(m);
+        } else {
+            ours[at].from = None;
+        }
+    }
+    Ok(())
+}
+
+/// Moves of which one may be part of another: what goes along with the directory it is in.
+#[derive(Default)]
+struct Together {
+    list: Vec<Move>,
+    by_to: HashMap<Vec<u8>, usize>,
+}
+
+impl Together {
+    fn add(&mut self, m: Move) {
+        self.by_to.insert(m.to.clone(), self.list.len());
+        self.list.push(m);
+    }
+
+    fn goes_along(&self, m: &Move) -> bool {
+        let mut dir = split(&m.to).0;
+        while !dir.is_empty() {
+            if let Some(at) = self.by_to.get(dir) {
+                let above = &self.list[*at];
+                let rest = &m.to[above.to.len()..];
+                return m.from.strip_prefix(&above.from[..]) == Some(rest);
+            }
+            dir = split(dir).0;
+        }
+        false
+    }
+}
+
+/// Where this machine was touched since both sides were equal.
+struct Touched<'s> {
+    /// In the order of a walk.
+    paths: Vec<&'s [u8]>,
+    /// Those of which everything below is suspect.
+    whole: HashSet<&'s [u8]>,
+}
+
+impl<'s> Touched<'s> {
+    fn of(suspects: &'s [Suspect]) -> Self {
+        // Another name of something that was touched is as it was.
+        let touched = || suspects.iter().filter(|s| s.mark != Mark::NAME);
+        let mut paths: Vec<&[u8]> = touched().map(|s| &s.path[..]).collect();
+        paths.sort_by(|a, b| walk_order(a, b));
+        let whole = touched().filter(|s| s.mark.has(Mark::BELOW));
+        Self {
+            paths,
+            whole: whole.map(|s| &s.path[..]).collect(),
+        }
+    }
+
+    /// Whether something at `path`, below it, or above it with all that is in it.
+    fn is_at(&self, path: &[u8]) -> bool {
+        let at = self.paths.partition_point(|p| walk_order(p, path).is_lt());
+        let is_here = (self.paths.get(at)).is_some_and(|p| *p == path || is_below(p, path));
+        is_here || above(path).any(|dir| self.whole.contains(dir))
+    }
+}
+
+/// On the target: which of the moves that the source offers will be made: those of what has not been
+/// touched here since both sides were equal, as far as `ours` tells.
+pub fn accept(
+    ours: &[Suspect],
+    theirs: &[Suspect],
+    tree: &Tree,
+    filter: &Filter,
+    holds_mount: impl Fn(&[u8]) -> bool,
+    abort: &AbortFlag,
+) -> Result<Moves, Interrupted> {
+    let mut offered: Vec<Move> = theirs.iter().filter_map(move_of).collect();
+    if offered.is_empty() || is_everything(ours) || is_everything(theirs) {
+        return Ok(Moves::default());
+    }
+    offered.sort_by(|a, b| a.to.cmp(&b.to));
+    let touched = Touched::of(ours);
+    let mut wanted = Together::default();
+    let mut movable = Movable::new(tree, filter, abort);
+    for m in offered {
+        abort.check()?;
+        if wanted.list.len() < MOVES_MAX
+            && !wanted.goes_along(&m)
+            && !touched.is_at(&m.from)
+            && !touched.is_at(&m.to)
+            && !holds_mount(&m.from)
+            && movable.is(&m, &m.from)?
+        {
+            wanted.add(m);
+        }
+    }
+    let moves = Moves::possible(wanted.list, |path| tree.occupied(path));
+    abort.check()?;
+    Ok(moves)
+}
+
+/// What the target will move, for the source.
+#[must_use]
+pub fn agreed(moves: &Moves) -> Vec<Suspect> {
+    let moves = moves.list().iter();
+    moves
+        .map(|m| Suspect {
+            from: Some(m.from.clone()),
+            ..Suspect::new(m.to.clone(), Mark::default())
+        })
+        .collect()
+}
+
+/// What the target has said it will move, of what was offered.
+pub fn agree(ours: &[Suspect], theirs: &[Suspect]) -> Result<Moves, Malformed> {
+    let offered: HashMap<&[u8], &Vec<u8>> = (ours.iter())
+        .filter_map(|s| Some((&s.path[..], s.from.as_ref()?)))
+        .collect();
+    let mut moves = Vec::new();
+    for s in theirs {
+        let from = s.from.clone().ok_or(Malformed("moves nothing"))?;
+        if offered.get(&s.path[..]) != Some(&&from) {
+            return Err(Malformed("moves what was not offered"));
+        }
+        let to = s.path.clone();
+        moves.push(Move { from, to });
+    }
+    Ok(Moves::of(moves))
 }
 
 #[cfg(test)]

@@ -44,7 +44,10 @@ fn find_in(
     };
     let newer = open(newer)?;
     let changes = changes(older.root(), newer.root(), SUSPECTS_MAX, abort)?;
-    let of = |folder: &DiffFolder| suspects(&changes, folder, request.own_writes);
+    let of = |folder: &DiffFolder| {
+        let below = folder.below.as_bytes();
+        suspects(&changes, below, folder.rules, request.own_writes)
+    };
     Ok(request.folders.iter().map(of).collect())
 }
 
@@ -79,16 +82,29 @@ fn fingerprint(facts: &SnapshotFacts) -> Fingerprint {
     }
 }
 
-/// What of the changes concerns a folder.
-fn suspects(changes: &Changes, folder: &DiffFolder, own_writes: bool) -> Vec<Suspect> {
+/// What of the changes concerns the folder at `below`, in which `rules` says whether filter files of
+/// directories count.
+pub(super) fn suspects(
+    changes: &Changes,
+    below: &[u8],
+    rules: bool,
+    own_writes: bool,
+) -> Vec<Suspect> {
     let mut suspects = Vec::new();
-    let below = folder.below.as_bytes();
     for changed in changes.list() {
         if let Some(path) = in_folder(&changed.path, below) {
-            if folder.rules {
+            if rules {
                 suspects.extend(of_rules(path));
             }
-            suspects.push(suspect(path, changed, own_writes));
+            let mut suspect = suspect(path, changed, own_writes);
+            let is_here = changed.what.has(What::APPEARED) && !changed.what.has(What::NESTED);
+            if let Some(from) = changed.from.as_ref().filter(|_| is_here) {
+                suspect.from = in_folder(from, below).map(<[u8]>::to_vec);
+                if !changed.what.has(What::CONTENT) {
+                    suspect.mark = suspect.mark.with(Mark::AS_WRITTEN);
+                }
+            }
+            suspects.push(suspect);
         } else if is_other(changed.what) && holds_folder(&changed.path, below) {
             suspects.push(Suspect::new(Vec::new(), Mark::ANYTHING));
         }
@@ -126,5 +142,6 @@ fn suspect(path: &[u8], changed: &Changed, own_writes: bool) -> Suspect {
         path: path.to_vec(),
         mark,
         ranges: known.then(|| changed.ranges.clone()),
+        from: None,
     }
 }

@@ -50,11 +50,13 @@ impl Leaders {
 }
 
 /// After a restricted scan of `tree`: names in it, below it, of inodes seen, that nobody suspected.
-/// What shares an inode can only be judged together.
+/// What shares an inode can only be judged together. `called` says how a path of this tree is called
+/// among the suspects.
 pub fn unseen(
     leaders: &Leaders,
     tree: &Tree,
     suspects: &Suspects,
+    called: impl Fn(&[u8]) -> Vec<u8>,
 ) -> Result<Vec<Vec<u8>>, DiffError> {
     let numbers = leaders.incomplete();
     if numbers.is_empty() {
@@ -67,7 +69,7 @@ pub fn unseen(
         for (dir, name) in &inode.names {
             let path = subvolume.path(*dir, name)?;
             if let Some(path) = in_folder(&path, &folder)
-                && !suspects.covers(path)
+                && !suspects.covers(&called(path))
             {
                 unseen.push(path.to_vec());
             }
@@ -92,6 +94,7 @@ mod tests {
             ino: 7,
             nlink,
             ctime: crate::mirror::entry::Time::default(),
+            born: crate::mirror::entry::Time::default(),
         };
         let mut leaders = Leaders::default();
         let (mut first, mut second) = (found(2), found(2));

@@ -15,6 +15,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::entry::{FLAGS, Kind, Meta, Time, XATTRS_MAX, join};
+use super::suspects::is_below;
 use super::tree::{Found, Names, Tree};
 use crate::sys::inodes::{Found as Item, InodeItem, InodeReader};
 
@@ -33,6 +34,8 @@ pub struct Looker<'a> {
     reader: Option<InodeReader>,
     /// Paths below the root that something is mounted on.
     mounts: HashSet<Vec<u8>>,
+    /// Whether these are all.
+    knows_mounts: bool,
     /// What was fetched, by inode number.
     fetched: HashMap<u64, Found>,
     /// Position up to which the current directory's names were fetched.
@@ -65,12 +68,20 @@ impl<'a> Looker<'a> {
             tree,
             reader,
             mounts,
+            knows_mounts: table.is_ok(),
             fetched: HashMap::new(),
             until: 0,
             flushed: false,
             at_once: 0,
             looked: 0,
         }
+    }
+
+    /// Whether something may be mounted in the directory at `path`.
+    #[must_use]
+    pub fn may_hold_mount(&self, path: &[u8]) -> bool {
+        let is_in = |mount: &Vec<u8>| mount == path || is_below(mount, path);
+        !self.knows_mounts || self.mounts.iter().any(is_in)
     }
 
     /// A new directory begins, of which these names were read.
@@ -239,5 +250,9 @@ fn found_of(ino: u64, inode: &InodeItem) -> Found {
         ino,
         nlink: u64::from(inode.nlink),
         ctime: Time { secs, nanos },
+        born: Time {
+            secs: inode.otime.0,
+            nanos: inode.otime.1,
+        },
     }
 }

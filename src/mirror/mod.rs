@@ -19,6 +19,7 @@ pub mod left;
 pub mod links;
 pub mod local;
 pub mod look;
+pub mod movable;
 pub mod moves;
 pub mod place;
 pub mod plan;
@@ -93,6 +94,8 @@ mod tests_delta;
 mod tests_interrupt;
 #[cfg(test)]
 mod tests_look;
+#[cfg(test)]
+mod tests_moves;
 #[cfg(test)]
 mod tests_peer;
 #[cfg(test)]

@@ -1,20 +1,24 @@
-//! Directories that were moved on the source, and are moved on the target instead of being made anew.
+//! What was moved on the source, directories above all, and is moved on the target instead of being
+//! made anew.
 //!
-//! A move is known by where the directory was when both machines were equal and where it is on the
+//! A move is known by where the thing was when both machines were equal and where it is on the
 //! source now. Until the moves are carried out the target has everything where it was: both ways of
-//! calling a path are translated here. Paths are compared in the order of a walk, so a directory is
-//! moved before what goes into it, and each move is one rename, or one exchange of two directories
-//! both of which move: nothing is ever out of its tree, whenever the machine stops.
+//! calling a path are translated here. Each move is one rename, or one exchange of two things
+//! both of which move: nothing is ever out of its tree, whenever the machine stops. Directories that
+//! something is moved into and that are new themselves are made before.
+
+mod order;
+mod space;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::entry::split;
+use super::entry::{join, split};
 use super::suspects::{is_below, walk_order};
 
 /// More than this are not worth their bookkeeping.
-pub const MOVES_MAX: usize = 2000;
+pub const MOVES_MAX: usize = 20_000;
 
-/// One directory.
+/// One thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Move {
     /// Where it was on both machines.
@@ -23,7 +27,7 @@ pub struct Move {
     pub to: Vec<u8>,
 }
 
-/// Directories to be moved, in the order in which that can be done.
+/// Things to be moved, in the order in which that can be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Moves {
     list: Vec<Move>,
@@ -31,13 +35,13 @@ pub struct Moves {
     by_to: BTreeMap<Vec<u8>, usize>,
     /// Position by where it was.
     by_from: BTreeMap<Vec<u8>, usize>,
-    /// Names of moved directories by the directory they are in now.
+    /// Names of what is moved by the directory it is in then.
     arrivals: HashMap<Vec<u8>, Vec<Vec<u8>>>,
-    /// Directories that such a directory was in.
+    /// Directories that something is moved out of.
     departures: HashSet<Vec<u8>>,
 }
 
-/// What the target has at a path where a directory shall come to stand.
+/// What the target has at a path before anything is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occupied {
     /// Nothing.
@@ -48,30 +52,48 @@ pub enum Occupied {
     Otherwise,
 }
 
+/// What is done for one move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Where it is when its turn comes.
+    pub now: Vec<u8>,
+    /// Where it shall be; perhaps it is there already.
+    pub to: Vec<u8>,
+    /// Which move, a later one, is of what is there, which takes the place of this one.
+    pub instead: Option<usize>,
+}
+
 impl Moves {
     /// Those of `candidates` that can be carried out one after another on a target of which
     /// `look` tells what is at a path now.
     pub fn possible(mut candidates: Vec<Move>, mut look: impl FnMut(&[u8]) -> Occupied) -> Self {
         candidates.retain(|m| m.from != m.to && !m.from.is_empty() && !m.to.is_empty());
         candidates.sort_by(|a, b| walk_order(&a.to, &b.to));
-        let mut known: HashMap<Vec<u8>, Occupied> = HashMap::new();
+        let (mut froms, mut tos) = (HashSet::new(), HashSet::new());
+        candidates.retain(|m| froms.insert(m.from.clone()) && tos.insert(m.to.clone()));
         if candidates.len() > MOVES_MAX {
             return Self::default();
         }
+        let mut known: HashMap<Vec<u8>, Occupied> = HashMap::new();
         loop {
             let moves = Self::of(candidates);
-            let mut occupied =
-                |path: &[u8]| *known.entry(path.to_vec()).or_insert_with(|| look(path));
-            let bad: HashSet<usize> = (0..moves.list.len())
-                .filter(|at| !moves.has_room(*at, &mut occupied))
-                .chain(moves.impossible())
-                .collect();
-            if bad.is_empty() {
-                return moves;
+            let (order, never) = order::order(&moves, |path: &[u8]| {
+                *known.entry(path.to_vec()).or_insert_with(|| look(path))
+            });
+            let in_order = || order.iter().map(|at| moves.list[*at].clone()).collect();
+            if order.len() == moves.list.len() {
+                return Self::of(in_order());
             }
-            let mut at = 0..;
-            candidates = moves.list;
-            candidates.retain(|_| !bad.contains(&at.next().expect("it has no end")));
+            // Without those that cannot be made, or that wait for each other, the others may do.
+            candidates = if never.is_empty() {
+                in_order()
+            } else {
+                let some = moves.list.iter().enumerate();
+                some.filter(|(at, _)| !never.contains(at))
+                    .map(|(_, m)| m.clone())
+                    .collect()
+            };
+            candidates.sort_by(|a, b| walk_order(&a.to, &b.to));
         }
     }
 
@@ -117,28 +139,32 @@ impl Moves {
         self.by_from.get(path).map(|at| &self.list[*at])
     }
 
-    /// Whether a moved directory is above `path` of the source, or is it.
+    /// Whether something moved is below `dir` of the source, and `path` in it or it itself.
     #[must_use]
-    pub fn is_within(&self, path: &[u8]) -> bool {
-        !self.is_empty() && longest(&self.by_to, path).is_some()
+    pub fn is_between(&self, path: &[u8], dir: &[u8]) -> bool {
+        longest(&self.by_to, path).is_some_and(|at| is_below(&self.list[at].to, dir))
     }
 
-    /// Whether a directory is moved to somewhere below `dir` of the source.
-    #[must_use]
-    pub fn leads_below(&self, dir: &[u8]) -> bool {
-        self.list.iter().any(|m| is_below(&m.to, dir))
-    }
-
-    /// Names of directories that are moved into `dir`, a directory of the source.
+    /// Names of what is moved into `dir`, a directory of the source.
     #[must_use]
     pub fn arrivals(&self, dir: &[u8]) -> &[Vec<u8>] {
         self.arrivals.get(dir).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether directories are moved out of `dir`, a path of before.
+    /// Whether something is moved out of `dir`, a path of before.
     #[must_use]
     pub fn is_left_by_some(&self, dir: &[u8]) -> bool {
         self.departures.contains(dir)
+    }
+
+    /// Whether what the target has at `path`, called as the source would call it, is moved away: by
+    /// then nothing is there, or what is moved there.
+    #[must_use]
+    pub fn is_vacated(&self, path: &[u8]) -> bool {
+        !self.is_empty() && !self.by_to.contains_key(path) && {
+            let (dir, name) = split(path);
+            self.by_from.contains_key(&join(&self.before(dir), name))
+        }
     }
 
     /// Where on the target, before anything is moved, that is which the source has at `path`.
@@ -159,91 +185,18 @@ impl Moves {
         }
     }
 
-    /// Whether the place of a move is, or becomes, free, and the way to it is one.
-    fn has_room(&self, at: usize, look: &mut impl FnMut(&[u8]) -> Occupied) -> bool {
-        let to = &self.list[at].to;
-        // What is there must move away itself: what is only deleted later is in the way.
-        if look(to) != Occupied::No && self.from(to).is_none() {
-            return false;
-        }
-        let mut dir = split(to).0;
-        while !dir.is_empty() {
-            if self.to(dir).is_some() {
-                // Then that one's way counts.
-                break;
-            }
-            if self.from(dir).is_some() {
-                // A new directory of the name of one that must move away first.
-                return false;
-            }
-            if look(dir) == Occupied::Otherwise {
-                return false;
-            }
-            dir = split(dir).0;
-        }
-        true
-    }
-
-    /// Plays it through; the first move that cannot be made.
-    fn impossible(&self) -> Option<usize> {
-        let mut steps = Steps::default();
-        for (at, m) in self.list.iter().enumerate() {
-            let now = steps.now(&m.from);
-            let is_exchange = self.list[at + 1..]
-                .iter()
-                .any(|later| steps.now(&later.from) == m.to);
-            if now != m.to && (is_below(&now, &m.to) || is_below(&m.to, &now)) {
-                // A directory cannot trade places with one in it.
-                if is_exchange || is_below(&m.to, &now) {
-                    return Some(at);
-                }
-            }
-            steps.made(now, m.to.clone(), is_exchange);
-        }
-        None
-    }
-}
-
-/// Moves made so far, one after another.
-#[derive(Debug, Default)]
-pub struct Steps(Vec<Made>);
-
-#[derive(Debug)]
-struct Made {
-    from: Vec<u8>,
-    to: Vec<u8>,
-    is_exchange: bool,
-}
-
-impl Steps {
-    /// Where that is now which was at `path` before the first step.
+    /// What is done for each move, in order.
     #[must_use]
-    pub fn now(&self, path: &[u8]) -> Vec<u8> {
-        let mut now = path.to_vec();
-        for step in &self.0 {
-            if now == step.from || is_below(&now, &step.from) {
-                now = exchange(&now, &step.from, &step.to);
-            } else if step.is_exchange && (now == step.to || is_below(&now, &step.to)) {
-                now = exchange(&now, &step.to, &step.from);
-            }
-        }
-        now
-    }
-
-    /// A step was made.
-    pub fn made(&mut self, from: Vec<u8>, to: Vec<u8>, is_exchange: bool) {
-        if from != to {
-            self.0.push(Made {
-                from,
-                to,
-                is_exchange,
-            });
-        }
+    pub fn steps(&self) -> Vec<Step> {
+        order::steps(self)
     }
 }
 
 /// The longest of the keys that is `path` or above it.
 fn longest(by_path: &BTreeMap<Vec<u8>, usize>, path: &[u8]) -> Option<usize> {
+    if by_path.is_empty() {
+        return None;
+    }
     let mut at = path;
     while !at.is_empty() {
         if let Some(found) = by_path.get(at) {
@@ -266,7 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::mirror::entry::join;
+    use crate::mirror::entry::above;
 
     fn moves(list: &[(&str, &str)]) -> Vec<Move> {
         list.iter()
@@ -279,7 +232,7 @@ mod tests {
 
     /// Those possible where these directories exist.
     fn possible(dirs: &[&str], list: &[(&str, &str)]) -> Vec<String> {
-        let found = Moves::possible(moves(list), |path| {
+        let found = Moves::possible(moves(list), |path: &[u8]| {
             if dirs.iter().any(|dir| dir.as_bytes() == path) {
                 Occupied::Directory
             } else {
@@ -313,6 +266,54 @@ mod tests {
         assert!(possible(&["a"], &[("a", "a/old")]).is_empty());
         // Parent and child trade places.
         assert!(possible(&["a", "a/b"], &[("a/b", "a"), ("a", "a/b")]).len() < 2);
+        // Into a file, or below one.
+        let found = Moves::possible(moves(&[("a", "f"), ("b", "f/b")]), |path| match path {
+            b"a" | b"b" => Occupied::Directory,
+            b"f" => Occupied::Otherwise,
+            _ => Occupied::No,
+        });
+        assert!(found.is_empty());
+        // What is nowhere; and one name for two.
+        assert!(possible(&["a"], &[("b", "c")]).is_empty());
+        assert_eq!(possible(&["a", "b"], &[("a", "c"), ("b", "c")]).len(), 1);
+        assert_eq!(possible(&["a"], &[("a", "b"), ("a", "c")]).len(), 1);
+    }
+
+    #[test]
+    fn what_a_directory_is_moved_into_may_be_new_and_may_have_the_name_of_one_moved_away() {
+        assert_eq!(possible(&["a"], &[("a", "new/deep/a")]), ["a>new/deep/a"]);
+        assert_eq!(
+            possible(&["a", "b"], &[("a", "z"), ("b", "a/b")]),
+            ["a>z", "b>a/b"]
+        );
+        // Out of what is moved itself, into something new that has its name.
+        assert_eq!(
+            possible(&["a", "a/b"], &[("a", "z"), ("a/b", "a/b2")]),
+            ["a>z", "a/b>a/b2"]
+        );
+    }
+
+    #[test]
+    fn one_that_cannot_be_moved_does_not_keep_others_from_it() {
+        let list = [("a", "x"), ("a/in", "x/there"), ("b", "y")];
+        assert_eq!(
+            possible(&["a", "a/in", "b", "x"], &list),
+            ["a/in>x/there", "b>y"]
+        );
+    }
+
+    #[test]
+    fn the_last_of_a_cycle_is_where_it_shall_be() {
+        let cycle = moves(&[("a", "b"), ("b", "c"), ("c", "a")]);
+        let moves = Moves::possible(cycle, |path| match path {
+            b"a" | b"b" | b"c" => Occupied::Directory,
+            _ => Occupied::No,
+        });
+        let steps = moves.steps();
+        let made = steps.iter().filter(|step| step.now != step.to);
+        assert_eq!((steps.len(), made.count()), (3, 2));
+        assert!(steps[0].instead.is_some() && steps[2].instead.is_none());
+        assert_eq!(steps[2].now, steps[2].to);
     }
 
     #[test]
@@ -353,9 +354,10 @@ mod tests {
     proptest! {
         #[test]
         fn carried_out_every_move_leads_where_it_shall(
-            renames in prop::collection::vec((0usize..40, 0usize..40, 0usize..4), 0..25),
+            renames in prop::collection::vec((0usize..40, 0usize..40, 0usize..7), 0..25),
         ) {
-            // A tree of twelve, changed by renames as a person would.
+            // A tree of twelve, changed by renames as a person would, with new ones made and old
+            // ones removed.
             let mut before = Dirs::new();
             for number in 0..12usize {
                 let parents: Vec<Vec<u8>> = before.keys().cloned().collect();
@@ -367,23 +369,38 @@ mod tests {
                 before.insert(join(&parent, &[b'a' + u8::try_from(number).unwrap()]), number);
             }
             let mut now = before.clone();
-            for (from, into, name) in renames {
+            let mut others = false;
+            for (step, (from, into, name)) in renames.into_iter().enumerate() {
                 let paths: Vec<Vec<u8>> = now.keys().cloned().collect();
+                if paths.is_empty() {
+                    break;
+                }
                 let from = paths[from % paths.len()].clone();
                 let into = if into % 5 == 0 { Vec::new() } else { paths[into % paths.len()].clone() };
-                let to = join(&into, &b"abxy"[name..=name]);
-                if !now.contains_key(&to) && to != from && !is_below(&to, &from) {
-                    rename(&mut now, &from, &to);
+                let to = join(&into, &b"abxydef"[name..=name]);
+                match name {
+                    5 if !now.contains_key(&to) => {
+                        others = true;
+                        now.insert(to, 100 + step);
+                    }
+                    6 if !paths.iter().any(|path| is_below(path, &from)) => {
+                        others = true;
+                        now.remove(&from);
+                    }
+                    _ if !now.contains_key(&to) && to != from && !is_below(&to, &from) => {
+                        rename(&mut now, &from, &to);
+                    }
+                    _ => {}
                 }
             }
             // Those that were moved themselves, not only with what they are in.
             let at = |dirs: &Dirs, number: usize| {
-                dirs.iter().find(|(_, n)| **n == number).unwrap().0.clone()
+                dirs.iter().find(|(_, n)| **n == number).map(|(path, _)| path.clone())
             };
             let parent = |dirs: &Dirs, path: &[u8]| dirs.get(split(path).0).copied();
             let moved: Vec<Move> = (0..12)
                 .filter_map(|number| {
-                    let (from, to) = (at(&before, number), at(&now, number));
+                    let (from, to) = (at(&before, number)?, at(&now, number)?);
                     let stayed = parent(&before, &from) == parent(&now, &to)
                         && split(&from).1 == split(&to).1;
                     (!stayed).then_some(Move { from, to })
@@ -395,27 +412,35 @@ mod tests {
                 None => Occupied::No,
             });
             let mut tree = before.clone();
-            let mut steps = Steps::default();
-            for m in moves.list() {
-                let from = steps.now(&m.from);
-                let is_exchange = from != m.to && tree.contains_key(&m.to);
-                prop_assert!(tree.contains_key(&from), "{:?}", m);
-                if is_exchange {
-                    prop_assert!(!is_below(&from, &m.to) && !is_below(&m.to, &from));
-                    rename(&mut tree, &m.to, b"?");
-                    rename(&mut tree, &from, &m.to);
-                    rename(&mut tree, b"?", &from);
-                } else if from != m.to {
-                    prop_assert!(!is_below(&m.to, &from));
-                    rename(&mut tree, &from, &m.to);
+            for (step, m) in moves.steps().iter().zip(moves.list()) {
+                prop_assert_eq!(&step.to, &m.to);
+                for path in above(&step.to) {
+                    if !tree.contains_key(path) {
+                        tree.insert(path.to_vec(), 1000);
+                    }
                 }
-                steps.made(from, m.to.clone(), is_exchange);
+                if step.now == step.to {
+                    continue;
+                }
+                prop_assert_eq!(tree.get(&step.now), before.get(&m.from), "{:?}", m);
+                prop_assert_eq!(tree.contains_key(&step.to), step.instead.is_some());
+                if let Some(other) = step.instead {
+                    let other = &moves.list()[other];
+                    prop_assert_eq!(tree.get(&step.to), before.get(&other.from));
+                    prop_assert!(!is_below(&step.now, &step.to) && !is_below(&step.to, &step.now));
+                    rename(&mut tree, &step.to, b"?");
+                    rename(&mut tree, &step.now, &step.to);
+                    rename(&mut tree, b"?", &step.now);
+                } else {
+                    prop_assert!(!is_below(&step.to, &step.now));
+                    rename(&mut tree, &step.now, &step.to);
+                }
             }
             for m in moves.list() {
                 prop_assert_eq!(tree.get(&m.to), before.get(&m.from), "{:?} of {:?}", m, moves);
             }
-            // Where all are possible, the whole tree is as it shall be.
-            if moves.list().len() == all {
+            // Where nothing else was done and all are possible, the whole tree is as it shall be.
+            if !others && moves.list().len() == all {
                 prop_assert_eq!(&tree, &now);
             }
             let names: BTreeSet<&Vec<u8>> = moves.list().iter().map(|m| &m.to).collect();

@@ -309,6 +309,66 @@ pub fn place_new(
     rename_new(from, name, dir, new)
 }
 
+/// Something on its way from one place to another.
+pub struct Moving<'m> {
+    /// Where it is.
+    pub now: &'m [u8],
+    /// Where the directory it is in will be when all is done.
+    pub parent_after: &'m [u8],
+    /// Where it shall be.
+    pub to: &'m [u8],
+    /// What is there and takes its place, if anything is.
+    pub instead: Option<&'m Old>,
+}
+
+/// Moves what was `old` as it is, by one rename.
+pub fn move_as_it_is(
+    shared: &Shared<'_>,
+    moving: &Moving<'_>,
+    old: &Old,
+) -> Result<(), PlaceError> {
+    let ((parent, name), (to_parent, to_name)) = (split(moving.now), split(moving.to));
+    let from = shared.tree.open_dir(parent)?;
+    let to = shared.tree.open_dir(to_parent)?;
+    shared.touch(moving.parent_after, &from)?;
+    shared.touch(to_parent, &to)?;
+    let is = |dir: &OwnedFd, name: &[u8], old: &Old| -> Result<bool, Errno> {
+        let now = identity(dir, name)?;
+        Ok(now.is_some_and(|(now, _)| old.is_still(&now)))
+    };
+    if !is(&from, name, old)? {
+        return Err(PlaceError::Changed);
+    }
+    let flags = match moving.instead {
+        Some(other) if is(&to, to_name, other)? => RenameFlags::EXCHANGE,
+        Some(_) => return Err(PlaceError::Changed),
+        None => RenameFlags::NOREPLACE,
+    };
+    match rustix::fs::renameat_with(&from, name, &to, to_name, flags) {
+        Err(Errno::EXIST) => return Err(PlaceError::Appeared),
+        other => other?,
+    }
+    let moved = is(&to, to_name, old)?;
+    let back = moving
+        .instead
+        .map_or(Ok(true), |other| is(&from, name, other))?;
+    if moved && back {
+        return Ok(());
+    }
+    // Somebody put something else there in between: it is not for us to move.
+    rustix::fs::renameat_with(&to, to_name, &from, name, flags)?;
+    Err(PlaceError::Changed)
+}
+
+/// Fails unless what was `old` is at `path`.
+pub fn is_there(shared: &Shared<'_>, path: &[u8], old: &Old) -> Result<(), PlaceError> {
+    let (parent, name) = split(path);
+    match identity(&shared.tree.open_dir(parent)?, name)? {
+        Some((now, _)) if old.is_still(&now) => Ok(()),
+        _ => Err(PlaceError::Changed),
+    }
+}
+
 /// Moves the finished thing `staged` to `path`.
 pub fn place(
     shared: &Shared<'_>,

@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use std::io;
 
 use super::codec::{Malformed, Reader, put_bytes, put_u64};
-use super::entry::{Aspects, Kind, Meta, PATH_LIMIT, Time, is_valid_path};
+use super::entry::{Aspects, Kind, Meta, Time};
+use super::moves::{Move, Moves};
 use super::ranges::Ranges;
 use super::spool::{Spool, SpoolReader, SpoolWriter};
 use super::wire::{PlanTotals, put_time, read_time};
@@ -44,6 +45,8 @@ pub enum Step {
     Link = 6,
     /// Remove it (a directory is empty by then, or stays).
     Delete = 7,
+    /// Move something here as it is.
+    Move = 8,
 }
 
 /// One operation.
@@ -55,7 +58,9 @@ pub struct Op {
     pub aspects: Aspects,
     /// Where, below the folder.
     pub path: Vec<u8>,
-    /// What stands there now, if anything.
+    /// Of what is moved: where it is before anything is done.
+    pub from: Option<Vec<u8>>,
+    /// What stands there now, if anything; of what is moved, itself.
     pub old: Option<Old>,
     /// What shall stand there (of no meaning for a deletion).
     pub meta: Meta,
@@ -73,6 +78,7 @@ impl Op {
     pub fn action(&self) -> Action {
         match (self.step, &self.old) {
             (Step::Delete, _) => Action::Delete,
+            (Step::Move, _) => Action::Rename,
             (_, None) => Action::Create,
             (Step::DirAttributes | Step::Reattribute, _) => Action::Attributes,
             _ if !self
@@ -116,6 +122,10 @@ impl Op {
         out.push(self.step as u8);
         put_u64(out, u64::from(self.aspects.0));
         put_bytes(out, &self.path);
+        out.push(u8::from(self.from.is_some()));
+        if let Some(from) = &self.from {
+            put_bytes(out, from);
+        }
         match &self.old {
             None => out.push(0),
             Some(old) => {
@@ -141,14 +151,16 @@ impl Op {
             5 => Step::MakeNode,
             6 => Step::Link,
             7 => Step::Delete,
+            8 => Step::Move,
             _ => return Err(Malformed("unknown step")),
         };
         let aspects = u16::try_from(reader.u64()?).map_err(|_| Malformed("unknown aspects"))?;
         let aspects = Aspects(aspects);
-        let path = reader.bytes(PATH_LIMIT)?.to_vec();
-        if !is_valid_path(&path) {
-            return Err(Malformed("impossible path"));
-        }
+        let path = reader.path()?;
+        let from = match reader.u8()? {
+            0 => None,
+            _ => Some(reader.path()?),
+        };
         let old = match reader.u8()? {
             0 => None,
             kind => Some(Old {
@@ -167,6 +179,7 @@ impl Op {
             step,
             aspects,
             path,
+            from,
             old,
             meta,
             ranges,
@@ -214,6 +227,7 @@ impl Planner {
         match op.action() {
             Action::Create => self.totals.created += 1,
             Action::Change => self.totals.changed += 1,
+            Action::Rename => self.totals.renamed += 1,
             Action::Attributes => self.totals.attributes += 1,
             Action::Delete => self.totals.deleted += 1,
         }
@@ -273,6 +287,19 @@ impl FolderPlan {
         Ok(Ops(self.deletions.reader()?))
     }
 
+    /// What is moved before anything else is done, in order.
+    pub fn moves(&self) -> io::Result<Moves> {
+        let mut list = Vec::new();
+        let mut ops = self.changes()?;
+        while let Some(op) = ops.next_op()? {
+            match op.from {
+                Some(from) if op.step == Step::Move => list.push(Move { from, to: op.path }),
+                _ => break,
+            }
+        }
+        Ok(Moves::of(list))
+    }
+
     /// The plan without the operations that `keep` refuses; deletions are asked about last.
     pub fn retain(&self, mut keep: impl FnMut(&Op) -> bool) -> io::Result<Self> {
         let mut kept = Planner::new()?;
@@ -325,6 +352,7 @@ mod tests {
             step,
             aspects: Aspects(Aspects::CONTENT),
             path: path.to_vec(),
+            from: None,
             old,
             meta: Meta {
                 kind: Kind::File,

@@ -14,14 +14,14 @@ use super::codec::Malformed;
 use super::content::hash_file;
 use super::diff::DiffError;
 use super::drift::{Became, Since, unless_unreadable};
-use super::entry::{DEPTH_MAX, Entry, Kind, Meta, Time, join, split};
+use super::entry::{DEPTH_MAX, Entry, Kind, Meta, join, split};
 use super::exchange;
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::links::{Leaders, unseen};
 use super::look::Looker;
 use super::scope::{Closed, Way, directory_rules, with_rules};
 use super::suspects::{Suspect, Suspects, Within};
-use super::tree::{Names, Tree};
+use super::tree::{Names, Tree, Trust};
 use super::wire::{
     Batch, Chunk, Digest, LISTING_MAX, Message, Messages, SCAN_WINDOW_BYTES, SCAN_WINDOW_CHUNKS,
     ScanTree,
@@ -185,7 +185,7 @@ pub struct SourceScan<'a> {
     own_rules: bool,
     /// The way to the last file that was asked about.
     way: Way<'a>,
-    equal_at: Option<Time>,
+    trust: Option<Trust>,
     /// What became of things since the anchor, if there is one.
     since: Option<Since<'a>>,
     /// In a restricted scan, before it begins: what this machine knows of.
@@ -237,7 +237,7 @@ impl<'a> SourceScan<'a> {
             way: Way::new(tree, &filter),
             filter,
             own_rules: true,
-            equal_at: scan.equal_at,
+            trust: scan.trust,
             since: None,
             restricted: None,
             is_restricted: false,
@@ -283,7 +283,7 @@ impl<'a> SourceScan<'a> {
         if !self.is_restricted {
             return Ok(Vec::new());
         }
-        unseen(&self.leaders, self.tree, &self.suspects)
+        unseen(&self.leaders, self.tree, &self.suspects, <[u8]>::to_vec)
     }
 
     /// What it has cost: names read and entries looked at.
@@ -300,10 +300,13 @@ impl<'a> SourceScan<'a> {
         };
         let within = match self.restricted.take() {
             None => Within::All { doubted: false },
-            Some(ours) => {
+            Some(mut ours) => {
                 let theirs = exchange::hear(self.incoming, self.abort)?;
+                exchange::offer(&mut ours, self.tree, &self.filter, self.abort)?;
                 exchange::tell(&mut self.batch, &ours)?;
-                self.suspects = ours.into_iter().chain(theirs).collect();
+                let agreed = exchange::hear(self.incoming, self.abort)?;
+                let moves = exchange::agree(&ours, &agreed)?;
+                self.suspects = Suspects::new(ours, theirs, moves);
                 self.suspects.root()
             }
         };
@@ -471,12 +474,11 @@ impl<'a> SourceScan<'a> {
             );
         }
         self.leaders.note(&mut found, || join(path, name));
-        if self.is_restricted {
-            let touched = self.equal_at.is_some_and(|since| found.ctime > since);
-            found.suspect_if(doubted || touched);
-        } else {
-            found.suspect_if_touched_since(self.equal_at);
-        }
+        let touched = self.trust.map(|trust| found.is_touched_since(&trust));
+        // Without a time that both sides were equal, every file is looked into, unless it is known
+        // which may differ.
+        let touched = touched.unwrap_or(!self.is_restricted);
+        found.suspect_if(doubted || touched);
         if self.content && found.meta.kind == Kind::File {
             match hash_file(self.tree, dir.as_fd(), name, self.abort) {
                 Ok(hash) => found.meta.content = Some(hash),
@@ -559,7 +561,10 @@ impl<'a> SourceScan<'a> {
             now: None,
         };
         let became = match &mut self.since {
-            Some(since) if !excluded => unless_unreadable(since.became(path, self.abort))?,
+            Some(since) if !excluded => {
+                let then = self.suspects.moves().before(path);
+                unless_unreadable(since.became(path, &then, self.abort))?
+            }
             _ => nothing,
         };
         self.batch.push(&Message::Since { id, became })?;

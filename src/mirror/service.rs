@@ -182,6 +182,7 @@ pub(super) fn list_plan(context: &ServiceContext, plan: &FolderPlan) -> Result<M
                 aspects: op.aspects.0,
                 bytes: op.bytes_shown(),
                 path: &op.path,
+                from: op.from.as_deref(),
             })?;
         }
     }
@@ -254,6 +255,13 @@ impl MirrorService {
     /// Adds the paths of a plan; whether there was room for all.
     fn add_planned(&self, root: &str, suspects: &mut Vec<Suspect>) -> Result<bool, Fault> {
         let plan = self.plan(root)?;
+        let moves = plan.moves().map_err(|e| unreadable(&e))?;
+        if !moves.is_empty() {
+            for suspect in &mut *suspects {
+                // Moved by us: what is in it is what was in it, but for what is named besides.
+                suspect.come_along(&moves);
+            }
+        }
         for mut ops in [
             plan.changes().map_err(|e| unreadable(&e))?,
             plan.deletions().map_err(|e| unreadable(&e))?,
@@ -286,7 +294,7 @@ impl MirrorService {
                 reply.more_suspects = paths.len() as u64;
                 let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
                 let known = found.entry(scan.root.clone()).or_default();
-                known.extend(paths.into_iter().map(|p| Suspect::new(p, Mark::default())));
+                known.extend(paths.into_iter().map(|p| Suspect::new(p, Mark::NAME)));
             }
             Err(DiffError::Interrupted(interrupted)) => return Err(interrupted.into()),
             Err(error) => reply.full_scan = Some(error.to_string()),
@@ -354,7 +362,7 @@ impl MirrorService {
         plans.insert(root.to_owned(), planner.finish().unwrap());
     }
 
-    fn plan(&self, root: &str) -> Result<FolderPlan, Fault> {
+    pub(super) fn plan(&self, root: &str) -> Result<FolderPlan, Fault> {
         let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.get(root).cloned().ok_or_else(|| {
             fault(
@@ -423,6 +431,7 @@ impl MirrorService {
             bytes: applied.bytes,
             kept: applied.kept,
             moves: applied.moves,
+            begun: Some(plan.begun),
             ended: Some(super::plan::now()),
             ..MirrorReply::default()
         };

@@ -11,7 +11,8 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use super::codec::{Malformed, Reader, put_bytes};
-use super::entry::{PATH_LIMIT, is_valid_path, split};
+use super::entry::{above, join, split};
+use super::moves::Moves;
 use super::plan::RANGES_MAX;
 use super::ranges::Ranges;
 use super::tree::Names;
@@ -36,11 +37,23 @@ impl Mark {
     pub const BELOW: Self = Self(4);
     /// Nothing is known of it.
     pub const ANYTHING: Self = Self(7);
+    /// Another name of what was found at some other path: to be seen together with that one.
+    pub const NAME: Self = Self(8);
+    /// Of what came from elsewhere: nothing was written into it.
+    pub const AS_WRITTEN: Self = Self(16);
+    /// All of them.
+    const ALL: Self = Self(31);
 
     /// Both sets together.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// This set without those of the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Whether all of `other` is in it.
@@ -59,6 +72,9 @@ pub struct Suspect {
     pub mark: Mark,
     /// The only parts of the file's content that may differ, if that is known.
     pub ranges: Option<Ranges>,
+    /// Of what was elsewhere when both sides were equal: where. Not of a directory that cannot be
+    /// moved as it is.
+    pub from: Option<Vec<u8>>,
 }
 
 impl Suspect {
@@ -69,13 +85,18 @@ impl Suspect {
             path,
             mark,
             ranges: None,
+            from: None,
         }
     }
 
     /// Appends the encoding.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.push(self.mark.0 << 1 | u8::from(self.ranges.is_some()));
+        let bits = u8::from(self.ranges.is_some()) | u8::from(self.from.is_some()) << 1;
+        out.push(self.mark.0 << 2 | bits);
         put_bytes(out, &self.path);
+        if let Some(from) = &self.from {
+            put_bytes(out, from);
+        }
         if let Some(ranges) = &self.ranges {
             ranges.encode(out);
         }
@@ -84,22 +105,36 @@ impl Suspect {
     /// Decodes and checks what [`encode`](Self::encode) wrote.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let bits = reader.u8()?;
-        if bits >> 1 > Mark::ANYTHING.0 {
+        if bits >> 2 > Mark::ALL.0 {
             return Err(Malformed("an unknown suspicion"));
         }
-        let path = reader.bytes(PATH_LIMIT)?.to_vec();
-        if !is_valid_path(&path) {
-            return Err(Malformed("impossible path"));
-        }
+        let path = reader.path()?;
+        let from = match bits & 2 {
+            0 => None,
+            _ => Some(reader.path()?),
+        };
         let ranges = match bits & 1 {
             0 => None,
             _ => Some(Ranges::decode(reader, RANGES_MAX)?),
         };
         Ok(Self {
             path,
-            mark: Mark(bits >> 1),
+            mark: Mark(bits >> 2),
             ranges,
+            from,
         })
+    }
+
+    /// What is moved, or comes along with the directory it is in, is what it was.
+    pub fn come_along(&mut self, moves: &Moves) {
+        if self.from.is_none() || self.from.as_ref() != Some(&moves.before(&self.path)) {
+            return;
+        }
+        let mut other = Mark::BELOW.with(Mark::OTHER);
+        if self.mark.has(Mark::AS_WRITTEN) {
+            other = other.with(Mark::CONTENT);
+        }
+        self.mark = self.mark.without(other);
     }
 
     /// Adds what is suspected of the same path for another reason.
@@ -141,6 +176,8 @@ pub struct Suspects {
     list: Vec<Suspect>,
     /// Whether the whole folder is suspect.
     everything: bool,
+    /// Directories that are moved: of what is in them only what is suspected itself is visited.
+    moves: Moves,
 }
 
 /// The part of a directory that a walk visits.
@@ -166,7 +203,28 @@ pub struct Visit {
 
 impl FromIterator<Suspect> for Suspects {
     fn from_iter<I: IntoIterator<Item = Suspect>>(suspects: I) -> Self {
-        let mut all: Vec<Suspect> = suspects.into_iter().collect();
+        Self::new(suspects, [], Moves::default())
+    }
+}
+
+impl Suspects {
+    /// Of what each machine suspects, by its own names, when these directories are moved on the
+    /// target.
+    #[must_use]
+    pub fn new(
+        of_source: impl IntoIterator<Item = Suspect>,
+        of_target: impl IntoIterator<Item = Suspect>,
+        moves: Moves,
+    ) -> Self {
+        let of_source = of_source.into_iter().map(|mut suspect| {
+            suspect.come_along(&moves);
+            suspect
+        });
+        let of_target = of_target.into_iter().map(|mut suspect| {
+            suspect.path = moves.after(&suspect.path);
+            suspect
+        });
+        let mut all: Vec<Suspect> = of_source.chain(of_target).collect();
         all.sort_by(|a, b| walk_order(&a.path, &b.path));
         let mut list: Vec<Suspect> = Vec::with_capacity(all.len());
         let mut everything = false;
@@ -192,10 +250,9 @@ impl FromIterator<Suspect> for Suspects {
                 }
                 continue;
             }
-            if whole
-                .as_ref()
-                .is_some_and(|dir| is_below(&suspect.path, dir))
-            {
+            if whole.as_ref().is_some_and(|dir| {
+                is_below(&suspect.path, dir) && !moves.is_between(&suspect.path, dir)
+            }) {
                 continue;
             }
             if suspect.mark.has(Mark::BELOW) {
@@ -206,11 +263,19 @@ impl FromIterator<Suspect> for Suspects {
         if everything {
             list.clear();
         }
-        Self { list, everything }
+        Self {
+            list,
+            everything,
+            moves,
+        }
     }
-}
 
-impl Suspects {
+    /// Directories that are moved.
+    #[must_use]
+    pub fn moves(&self) -> &Moves {
+        &self.moves
+    }
+
     /// How many paths.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -267,6 +332,10 @@ impl Suspects {
     #[must_use]
     pub fn visit(&self, path: &[u8], within: &Within, name: &[u8]) -> Visit {
         let Within::Only(range) = within else {
+            if !self.moves.is_empty() && self.moves.to(&join(path, name)).is_some() {
+                let all = Within::Only(self.all_below(path));
+                return self.visit(path, &all, name);
+            }
             return Visit {
                 doubted: matches!(within, Within::All { doubted: true }),
                 below: Some(within.clone()),
@@ -303,13 +372,21 @@ impl Suspects {
         }
     }
 
+    /// The suspects below `dir`.
+    fn all_below(&self, dir: &[u8]) -> Range<usize> {
+        let start = (self.list).partition_point(|s| walk_order(&s.path, dir) != Ordering::Greater);
+        let count = self.list[start..].partition_point(|s| is_below(&s.path, dir));
+        start..start + count
+    }
+
     /// Whether a walk comes to `path`.
     #[must_use]
     pub fn covers(&self, path: &[u8]) -> bool {
+        let is_whole = |dir| self.find(dir).is_some_and(|s| s.mark.has(Mark::BELOW));
         self.everything
             || path.is_empty()
             || self.find(path).is_some()
-            || above(path).any(|dir| self.find(dir).is_some_and(|s| s.mark.has(Mark::BELOW)))
+            || above(path).any(|dir| is_whole(dir) && !self.moves.is_between(path, dir))
     }
 
     /// The only parts of the file at `path` that may differ, if that is known: it was the same file
@@ -332,16 +409,6 @@ fn name_in<'p>(path: &'p [u8], dir: &[u8]) -> &'p [u8] {
     let rest = &path[dir.len() + usize::from(!dir.is_empty())..];
     let end = rest.iter().position(|b| *b == b'/').unwrap_or(rest.len());
     &rest[..end]
-}
-
-/// The directories above a path, the folder itself not among them.
-fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut at = split(path).0;
-    std::iter::from_fn(move || {
-        let here = at;
-        at = split(at).0;
-        (!here.is_empty()).then_some(here)
-    })
 }
 
 /// The path that `path`, in the subvolume, has in the folder at `folder` in it; `None` outside.
@@ -371,7 +438,7 @@ pub fn of_rules(path: &[u8]) -> Option<Suspect> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mirror::entry::join;
+    use crate::mirror::entry::is_valid_path;
     use proptest::prelude::*;
 
     fn suspects(list: &[(&str, Mark)]) -> Suspects {
@@ -445,9 +512,8 @@ mod tests {
     fn what_both_machines_suspect_is_joined() {
         let ranges = |r: Range<u64>| Some([r].into_iter().collect::<Ranges>());
         let suspect = |mark, ranges| Suspect {
-            path: b"f".to_vec(),
-            mark,
             ranges,
+            ..Suspect::new(b"f".to_vec(), mark)
         };
         let joined = |a: Suspect, b: Suspect| {
             let both: [Suspects; 2] = [
@@ -494,9 +560,9 @@ mod tests {
     #[test]
     fn a_suspect_survives_the_round_trip_and_no_truncation_is_taken_for_one() {
         let suspect = Suspect {
-            path: b"a/\xff".to_vec(),
-            mark: Mark::ANYTHING,
             ranges: Some([1..5, 9..100].into_iter().collect()),
+            from: Some(b"b".to_vec()),
+            ..Suspect::new(b"a/\xff".to_vec(), Mark::ANYTHING)
         };
         let mut out = Vec::new();
         suspect.encode(&mut out);
@@ -504,7 +570,7 @@ mod tests {
         for cut in 0..out.len() {
             assert!(Suspect::decode(&mut Reader::new(&out[..cut])).is_err());
         }
-        for bad in [&b"\x10\x01a"[..], b"\x00\x02/a"] {
+        for bad in [&b"\x80\x01a"[..], b"\x00\x02/a", b"\x02\x01a\x02/a"] {
             assert!(Suspect::decode(&mut Reader::new(bad)).is_err());
         }
     }

@@ -8,11 +8,14 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use serde_json::Value;
 
+use super::plan::FolderPlan;
 use super::service::MirrorService;
 use super::suspects::Suspect;
+use super::tree::Trust;
 use super::wire::{FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, Restricted, ScanTree};
 use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
+use crate::escape::escape_bytes;
 use crate::event::{Event, EventSink, LogLevel};
 use crate::interrupt::AbortFlag;
 
@@ -32,6 +35,8 @@ pub(crate) struct Pair {
     pub suspects: Option<[Vec<Suspect>; 2]>,
     /// What the last round left alone.
     pub left: Vec<Vec<u8>>,
+    /// What the target has said it renamed, from and to.
+    pub renames: Vec<(String, String)>,
 }
 
 /// Frames of the source, in order.
@@ -96,6 +101,7 @@ impl Pair {
             record: None,
             suspects: None,
             left: Vec::new(),
+            renames: Vec::new(),
         }
     }
 
@@ -188,7 +194,19 @@ impl Pair {
         source: MirrorRequest,
         target: MirrorRequest,
     ) -> Result<(MirrorReply, MirrorReply), Fault> {
-        self.run(Some(source), target, |_| {})
+        let mut renames = Vec::new();
+        let replies = self.run(Some(source), target, |message| {
+            if let Message::Change {
+                path,
+                from: Some(from),
+                ..
+            } = message
+            {
+                renames.push((escape_bytes(from), escape_bytes(path)));
+            }
+        });
+        self.renames.extend(renames);
+        replies
     }
 
     /// Scans `from` against `to`; the target keeps the plan.
@@ -199,7 +217,7 @@ impl Pair {
         rules: &str,
         content: bool,
     ) -> Result<(MirrorReply, MirrorReply), Fault> {
-        let equal_at = self.equal_at;
+        let trust = self.equal_at.map(Trust::until);
         if let Some([ours, theirs]) = self.suspects.clone() {
             self.source.suspect(from.to_str().unwrap(), ours);
             self.target.suspect(to.to_str().unwrap(), theirs);
@@ -217,7 +235,7 @@ impl Pair {
             rules: rules.to_owned(),
             origin: "test.filter".to_owned(),
             content,
-            equal_at,
+            trust,
         };
         let (from, to) = (tree(from), tree(to));
         self.run(
@@ -238,11 +256,16 @@ impl Pair {
         let mut changes = Vec::new();
         self.run(None, MirrorRequest::ListPlan { root }, |message| {
             if let Message::Change { action, path, .. } = message {
-                changes.push((char::from(*action), crate::escape::escape_bytes(path)));
+                changes.push((char::from(*action), escape_bytes(path)));
             }
         })
         .unwrap();
         changes
+    }
+
+    /// The plan for `to` itself.
+    pub(crate) fn plan(&self, to: &Path) -> FolderPlan {
+        self.target.plan(to.to_str().unwrap()).unwrap()
     }
 
     /// Carries out the plan for `to`.

@@ -133,7 +133,7 @@ pub(super) fn scan(root: &Path, rules: &str) -> ScanTree {
         rules: rules.to_owned(),
         origin: "f".to_owned(),
         content: false,
-        equal_at: None,
+        trust: None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything is relative to a held directory descriptor and never follows a symbolic link.
 //! Nothing here writes.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -10,8 +11,10 @@ use rustix::fs::{
     AtFlags, Dev, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxAttributes, StatxFlags,
 };
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
-use super::entry::{FLAGS, Kind, Meta, PATH_LIMIT, Time, XATTRS_MAX, Xattr};
+use super::entry::{FLAGS, Kind, Meta, PATH_LIMIT, Time, XATTRS_MAX, Xattr, split};
+use super::moves::Occupied;
 
 /// How paths below a root are resolved: never outside, never through a link or another mount.
 pub const CONFINED: ResolveFlags = ResolveFlags::BENEATH
@@ -46,6 +49,8 @@ pub struct Found {
     pub nlink: u64,
     /// When anything about the inode was changed last, which nobody can set back.
     pub ctime: Time,
+    /// When the inode was made, which nobody can set either.
+    pub born: Time,
 }
 
 impl Found {
@@ -57,6 +62,7 @@ impl Found {
             ino: 0,
             nlink: 1,
             ctime: Time::default(),
+            born: Time::default(),
         }
     }
 
@@ -65,11 +71,34 @@ impl Found {
         self.meta.suspect = doubted && self.meta.kind == Kind::File;
     }
 
-    /// Marks a regular file that was touched after `since`: its size and time may have been put
-    /// back, its change time cannot be. Without a time that both sides were equal, every file is.
-    pub fn suspect_if_touched_since(&mut self, since: Option<Time>) {
-        self.meta.suspect =
-            self.meta.kind == Kind::File && since.is_none_or(|since| self.ctime > since);
+    /// Whether it was touched after the moment of `trust`: its size and time may have been put back,
+    /// its change time cannot be.
+    #[must_use]
+    pub fn is_touched_since(&self, trust: &Trust) -> bool {
+        let is_older = |since| self.born <= since && self.ctime > since;
+        self.ctime > trust.equal_at || trust.ours_since.is_some_and(is_older)
+    }
+}
+
+/// Until when files are what size and time make of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// Files touched after this moment of this machine's clock are compared by content even if size
+    /// and time are equal.
+    pub equal_at: Time,
+    /// What was made from this moment on was made by the mirror and is believed; what is older is
+    /// not if it was touched since.
+    pub ours_since: Option<Time>,
+}
+
+impl Trust {
+    /// In everything that was not touched since `equal_at`.
+    #[must_use]
+    pub fn until(equal_at: Time) -> Self {
+        Self {
+            equal_at,
+            ours_since: None,
+        }
     }
 }
 
@@ -99,10 +128,20 @@ fn ctime_of(stat: &Statx) -> Time {
     }
 }
 
+fn born_of(stat: &Statx) -> Time {
+    Time {
+        secs: stat.stx_btime.tv_sec,
+        nanos: stat.stx_btime.tv_nsec,
+    }
+}
+
+/// What is asked of an inode.
+const ASKED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
 /// The stat of the entry `name` of `dir`, or `None` if there is no such entry.
 fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Statx>, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    match rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
+    match rustix::fs::statx(dir, name, flags, ASKED) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(error) => Err(error),
@@ -111,7 +150,7 @@ fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Statx>, Errno> {
 
 /// Device, inode and type through a descriptor.
 fn statx_fd(fd: BorrowedFd<'_>) -> Result<Statx, Errno> {
-    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, ASKED)
 }
 
 impl Tree {
@@ -148,7 +187,8 @@ impl Tree {
         Self::from_fd(fd)
     }
 
-    fn from_fd(root: OwnedFd) -> Result<Self, Errno> {
+    /// The tree below a directory that is open already.
+    pub fn from_fd(root: OwnedFd) -> Result<Self, Errno> {
         let dev = dev_of(&statx_fd(root.as_fd())?);
         Ok(Self { root, dev })
     }
@@ -279,6 +319,22 @@ impl Tree {
         }
     }
 
+    /// What is at `path`, for something that shall come to stand there.
+    #[must_use]
+    pub fn occupied(&self, path: &[u8]) -> Occupied {
+        let (parent, name) = split(path);
+        let found = match self.open_dir(parent) {
+            Ok(dir) => self.look(dir.as_fd(), name),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(None) => Occupied::No,
+            Ok(Some(found)) if found.meta.kind == Kind::Dir => Occupied::Directory,
+            _ => Occupied::Otherwise,
+        }
+    }
+
     /// The attributes of something that is open.
     pub fn look_fd(&self, fd: BorrowedFd<'_>) -> Result<Meta, Errno> {
         let mut meta = meta_of(&statx_fd(fd)?);
@@ -296,6 +352,7 @@ impl Tree {
             ino: stat.stx_ino,
             nlink: u64::from(stat.stx_nlink),
             ctime: ctime_of(&stat),
+            born: born_of(&stat),
         })
     }
 
@@ -336,6 +393,7 @@ impl Tree {
             ino: stat.stx_ino,
             nlink: u64::from(stat.stx_nlink),
             ctime: ctime_of(stat),
+            born: born_of(stat),
         })
     }
 }
@@ -495,10 +553,7 @@ impl Names {
                 names.add(name, entry.ino(), entry.file_type());
             }
         }
-        let text = &names.text;
-        names
-            .index
-            .sort_unstable_by(|a, b| name_at(text, a.offset).cmp(name_at(text, b.offset)));
+        names.sort();
         Ok(names)
     }
 
@@ -523,6 +578,34 @@ impl Names {
             }
         }
         Ok(names)
+    }
+
+    /// The same without the names that `is_gone`, and with these of these inode numbers and types.
+    #[must_use]
+    pub fn changed(self, is_gone: impl Fn(&[u8]) -> bool, come: &[(&[u8], u64, FileType)]) -> Self {
+        let comes: HashSet<&[u8]> = come.iter().map(|(name, ..)| *name).collect();
+        let mut names = Self {
+            picked: self.picked,
+            ..Self::default()
+        };
+        for position in 0..self.len() {
+            let name = self.get(position).expect("within the length");
+            let (ino, file_type) = self.identity(position);
+            if !is_gone(name) && !comes.contains(name) {
+                names.add(name, ino, file_type);
+            }
+        }
+        for (name, ino, file_type) in come {
+            names.add(name, *ino, *file_type);
+        }
+        names.sort();
+        names
+    }
+
+    fn sort(&mut self) {
+        let text = &self.text;
+        let index = &mut self.index;
+        index.sort_unstable_by(|a, b| name_at(text, a.offset).cmp(name_at(text, b.offset)));
     }
 
     /// Adds a name at the end.
@@ -583,4 +666,39 @@ impl Names {
 fn name_at(text: &[u8], offset: u32) -> &[u8] {
     let start = offset as usize;
     &text[start..start + usize::from(text[start - 1])]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_the_mirrors_work_is_not_believed_if_it_was_touched_meanwhile() {
+        let at = |secs| Time { secs, nanos: 0 };
+        let found = |born, ctime| Found {
+            born: at(born),
+            ctime: at(ctime),
+            ..Found::unreadable()
+        };
+        let plain = Trust::until(at(20));
+        let ours = Trust {
+            ours_since: Some(at(10)),
+            ..plain
+        };
+        for (born, ctime, by_plain, by_ours) in [
+            (5, 5, false, false),
+            (5, 15, false, true),
+            (5, 25, true, true),
+            // Made by the mirror.
+            (11, 15, false, false),
+            (11, 25, true, true),
+        ] {
+            let found = found(born, ctime);
+            let is = (
+                found.is_touched_since(&plain),
+                found.is_touched_since(&ours),
+            );
+            assert_eq!(is, (by_plain, by_ours), "{born} {ctime}");
+        }
+    }
 }

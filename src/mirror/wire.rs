@@ -16,6 +16,7 @@ use super::delta::survey::Survey;
 use super::drift::{Became, Drift, Version};
 use super::entry::{Meta, NAME_MAX, PATH_LIMIT, Time, is_valid_name, is_valid_path};
 use super::suspects::Suspect;
+use super::tree::Trust;
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::record::anchor::LeftPath;
 use crate::snapshot::SnapshotFacts;
@@ -182,6 +183,8 @@ pub enum Message<'a> {
         bytes: u64,
         /// Path below the folder.
         path: &'a [u8],
+        /// Of something renamed: its path before.
+        from: Option<&'a [u8]>,
     },
     /// To the CLI: how far it is.
     Progress {
@@ -315,11 +318,16 @@ impl Message<'_> {
                 aspects,
                 bytes,
                 path,
+                from,
             } => {
                 out.push(*action);
                 put_u64(out, u64::from(*aspects));
                 put_u64(out, *bytes);
                 put_bytes(out, path);
+                out.push(u8::from(from.is_some()));
+                if let Some(from) = from {
+                    put_bytes(out, from);
+                }
             }
             Self::Progress { items, bytes, path } => {
                 put_u64(out, *items);
@@ -500,6 +508,10 @@ impl<'a> Messages<'a> {
                 aspects: u16::try_from(body.u64()?).map_err(|_| Malformed("impossible aspects"))?,
                 bytes: body.u64()?,
                 path: path(&mut body)?,
+                from: match body.u8()? {
+                    0 => None,
+                    _ => Some(path(&mut body)?),
+                },
             },
             51 => Message::Progress {
                 items: body.u64()?,
@@ -720,12 +732,12 @@ pub struct ScanTree {
     pub origin: String,
     /// Compare content, not only size and time.
     pub content: bool,
-    /// Files touched after this moment of this machine's clock are compared by content even if
-    /// size and time are equal: when both sides were last known to be equal. `None`: all files.
-    pub equal_at: Option<Time>,
+    /// Until when files are believed for their size and time. `None`: no file is, all that both
+    /// machines have are compared by content.
+    pub trust: Option<Trust>,
     /// This machine's half of the anchor, to tell what was changed since.
     pub anchor: Option<String>,
-    /// Look at nothing but what may differ, where that is known; without `equal_at`, no other file
+    /// Look at nothing but what may differ, where that is known; without `trust`, no other file
     /// is compared by content then.
     pub restricted: Option<Restricted>,
 }
@@ -784,6 +796,9 @@ pub struct MirrorReply {
     /// Apply: moves it took to put new things into place.
     #[serde(default)]
     pub moves: u64,
+    /// When the plan that was carried out was begun, by that machine's clock.
+    #[serde(default)]
+    pub begun: Option<Time>,
     /// When applying ended, by that machine's clock.
     #[serde(default)]
     pub ended: Option<Time>,
@@ -828,6 +843,8 @@ pub struct PlanTotals {
     pub created: u64,
     /// Entries with new content.
     pub changed: u64,
+    /// Entries that have another name, with all that is in them.
+    pub renamed: u64,
     /// Entries with new attributes only.
     pub attributes: u64,
     /// Entries deleted.
@@ -836,6 +853,14 @@ pub struct PlanTotals {
     pub existing: u64,
     /// Bytes on disk the new content will need.
     pub bytes: u64,
+}
+
+impl PlanTotals {
+    /// How many operations.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.created + self.changed + self.renamed + self.attributes + self.deleted
+    }
 }
 
 /// Appends a time.
@@ -973,6 +998,14 @@ mod tests {
                 aspects: 3,
                 bytes: 10,
                 path: b"n",
+                from: None,
+            },
+            Message::Change {
+                action: b'>',
+                aspects: 3,
+                bytes: 0,
+                path: b"n",
+                from: Some(b"m"),
             },
             Message::Progress {
                 items: 1,

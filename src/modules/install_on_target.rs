@@ -178,6 +178,7 @@ impl Module for InstallOnTarget {
             item: PATH.as_bytes().to_vec(),
             detail,
             bytes: 0,
+            from: None,
         };
         let changes = match step {
             Step::Keep => Vec::new(),

@@ -21,10 +21,11 @@ use crate::figures;
 use crate::interrupt::Interrupted;
 use crate::mirror::entry::{Aspects, Time};
 use crate::mirror::filter::{Filter, MAX_FILTER_BYTES, SHIPPED};
-use crate::mirror::relay::{begin, run_alone, run_pair};
+use crate::mirror::relay::{begin, hearing, run_alone, run_pair};
+use crate::mirror::told;
 use crate::mirror::wire::{Message, MirrorReply, MirrorRequest, PlanTotals};
 use crate::module::{
-    Action, Change, ConfigError, Mirrored, Module, ModuleContext, ModuleError, ModuleKind, Plan,
+    Change, ConfigError, Mirrored, Module, ModuleContext, ModuleError, ModuleKind, Plan,
     PlanSummary, ValidationError,
 };
 use crate::record::anchor::LeftPath;
@@ -57,8 +58,8 @@ struct Planned {
     left_more: bool,
     /// Whether a directory's filter file is not mirrored itself.
     own_rules: bool,
-    /// When the plan had been carried out, by the target's clock.
-    applied_at: Option<Time>,
+    /// When the plan was begun and when it had been carried out, by the target's clock.
+    applied: Option<(Time, Time)>,
 }
 
 impl Planned {
@@ -80,6 +81,7 @@ fn add(summary: &mut PlanSummary, planned: &Planned) {
     let totals = &planned.totals;
     summary.created += totals.created;
     summary.changed += totals.changed;
+    summary.renamed += totals.renamed;
     summary.attributes += totals.attributes;
     summary.deleted += totals.deleted;
     summary.existing += totals.existing;
@@ -199,30 +201,6 @@ struct UserDataPlan {
     folders: Vec<String>,
 }
 
-/// A change that the target tells of, planned or made; `None` for another message.
-fn change(folder: &str, message: &Message<'_>) -> Option<Change> {
-    let Message::Change {
-        action,
-        aspects,
-        bytes,
-        path,
-    } = message
-    else {
-        return None;
-    };
-    let mut item = folder.as_bytes().to_vec();
-    if !path.is_empty() {
-        item.push(b'/');
-        item.extend_from_slice(path);
-    }
-    Some(Change {
-        action: Action::from_byte(*action)?,
-        item,
-        detail: Aspects(*aspects).describe(),
-        bytes: *bytes,
-    })
-}
-
 impl Plan for UserDataPlan {
     fn summary(&self) -> &PlanSummary {
         &self.summary
@@ -236,13 +214,12 @@ impl Plan for UserDataPlan {
             let request = MirrorRequest::ListPlan {
                 root: folder.clone(),
             };
-            run_alone(&self.target, &request, &mut |message| {
-                if matches!(message, Message::Change { .. }) {
-                    let nonsense = || self.target.nonsense("an unknown kind of change");
-                    visit(&change(folder, message).ok_or_else(nonsense)?)?;
-                }
-                Ok(())
-            })?;
+            let mut visit = |change| Ok(visit(&told::within(folder.as_bytes(), change))?);
+            run_alone(
+                &self.target,
+                &request,
+                &mut hearing(&self.target, &mut visit),
+            )?;
         }
         Ok(())
     }
@@ -331,7 +308,7 @@ impl Module for UserData {
                 left: Vec::new(),
                 left_more: false,
                 own_rules: false,
-                applied_at: None,
+                applied: None,
             });
         }
         let starts = basis::starts(context, &self.planned)?;
@@ -363,21 +340,14 @@ impl Module for UserData {
     }
 
     fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError> {
-        let total_items: u64 = self
-            .planned
-            .iter()
-            .map(|p| {
-                let t = &p.totals;
-                t.created + t.changed + t.attributes + t.deleted
-            })
-            .sum();
+        let total_items: u64 = self.planned.iter().map(|p| p.totals.changes()).sum();
         let total_bytes: u64 = self.planned.iter().map(|p| p.totals.bytes).sum();
         let (mut items, mut bytes, mut kept, mut errors) = (0, 0, 0, 0);
         let mut made = context.changes();
         for planned in &mut self.planned {
             let mut progress = |message: &Message<'_>| {
-                if let Some(change) = change(&planned.path, message) {
-                    made.push(change);
+                if let Ok(Some(change)) = told::change(message) {
+                    made.push(told::within(planned.path.as_bytes(), change));
                 }
                 if let Message::Progress {
                     items: i,
@@ -414,7 +384,7 @@ impl Module for UserData {
             bytes += applied.bytes;
             kept += applied.kept;
             errors += applied.errors;
-            planned.applied_at = applied.ended;
+            planned.applied = applied.begun.zip(applied.ended);
         }
         context.emit_progress(ProgressUpdate {
             percent: Some(100),
@@ -473,7 +443,7 @@ impl UserData {
             let trees = scan::trees(context, planned, true);
             let (source, target) = scan::once(context, &planned.path, &trees)?;
             let totals = target.plan.unwrap_or_default();
-            let differences = totals.created + totals.changed + totals.attributes + totals.deleted;
+            let differences = totals.changes();
             if differences == 0 {
                 let message = format!(
                     "{}: verified, {} entries are equal",

@@ -122,6 +122,9 @@ pub struct Changed {
     pub created: u64,
     /// Items with new content.
     pub changed: u64,
+    /// Items that have another name.
+    #[serde(default)]
+    pub renamed: u64,
     /// Items with new attributes only.
     pub attributes: u64,
     /// Items deleted.

@@ -10,7 +10,8 @@ use crate::agent::deploy::{
 };
 use crate::event::Host;
 use crate::host::ssh::{self, SshConnection, SshOptions};
-use crate::prompt::{PromptError, Prompter, Question, Secret};
+use crate::host::throttle::Throttle;
+use crate::prompt::{PromptError, Prompter, Question, Secret, Survey};
 
 /// What a machine does before there is anybody to ask.
 const STARTING: &str = "receiving and starting the agent";
@@ -34,6 +35,15 @@ impl Reach {
             first: Mutex::default(),
             memory: Arc::default(),
         }
+    }
+
+    /// With at most so many bytes a second for all connections together, if that is said.
+    #[must_use]
+    pub fn limited(mut self, bytes_per_second: Option<u64>) -> Self {
+        self.ssh.throttle = bytes_per_second
+            .map(Throttle::per_second)
+            .unwrap_or_default();
+        self
     }
 
     fn connect(
@@ -168,6 +178,10 @@ impl Prompter for Remembering {
         self.inner.choose(question)
     }
 
+    fn survey(&self, survey: &Survey) -> Result<Option<Vec<Vec<usize>>>, PromptError> {
+        self.inner.survey(survey)
+    }
+
     fn secret(&self, prompt: &str) -> Result<Secret, PromptError> {
         let answer = self.inner.secret(prompt)?;
         self.keep(prompt, &answer);
@@ -203,6 +217,10 @@ impl Prompter for Repeating {
 
     fn choose(&self, question: &Question) -> Result<usize, PromptError> {
         self.inner.choose(question)
+    }
+
+    fn survey(&self, survey: &Survey) -> Result<Option<Vec<Vec<usize>>>, PromptError> {
+        self.inner.survey(survey)
     }
 
     fn secret(&self, prompt: &str) -> Result<Secret, PromptError> {

@@ -276,6 +276,7 @@ pub(super) fn list(run: &mut Run) -> Result<(), RunError> {
         item: format!("~/.config/pc-switcher/{}", write.name).into_bytes(),
         detail: String::new(),
         bytes: write.content.len() as u64,
+        from: None,
     });
     let plan = ListPlan::new(changes.collect());
     if plan.changes.is_empty() {

@@ -1,7 +1,7 @@
 //! Who looks on while the phases work: the tally of what was logged, the reason for stopping,
 //! and the watch over the connection.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -80,6 +80,8 @@ impl Stop {
 pub struct Counts {
     /// Lines at ERROR or above.
     pub errors: u64,
+    /// The same by who logged them.
+    pub errors_of: BTreeMap<String, u64>,
     /// Lines at WARNING.
     pub warnings: u64,
     /// Lines at WARNING or above, each different one once.
@@ -171,7 +173,14 @@ impl Counts {
             self.decisions.push(line.clone());
         }
         match line.level {
-            LogLevel::Error | LogLevel::Critical => self.errors += 1,
+            LogLevel::Error | LogLevel::Critical => {
+                self.errors += 1;
+                // Modules are few; a name that an agent made up is none of them.
+                if self.errors_of.len() < MAX_WARNINGS || self.errors_of.contains_key(&line.module)
+                {
+                    *self.errors_of.entry(line.module.clone()).or_default() += 1;
+                }
+            }
             LogLevel::Warning => self.warnings += 1,
             LogLevel::Debug | LogLevel::Full | LogLevel::Info => return,
         }
@@ -254,6 +263,13 @@ mod tests {
         events.log(level, "core", None, message, Map::new());
     }
 
+    fn no_space() -> RunError {
+        RunError::DiskSpace {
+            errors: Vec::new(),
+            relief: Vec::new(),
+        }
+    }
+
     #[test]
     fn errors_are_counted_and_each_warning_is_kept_once() {
         let mut events = EventSink::none();
@@ -283,10 +299,10 @@ mod tests {
     fn the_first_reason_to_stop_is_the_one_that_counts() {
         let stop = Stop::new(AbortFlag::new());
         assert!(stop.take().is_none());
-        stop.because(RunError::DiskSpace(Vec::new()));
+        stop.because(no_space());
         stop.because(RunError::Interrupted(Interrupted));
         assert_eq!(stop.words().as_deref(), Some("not enough disk space"));
-        assert!(matches!(stop.take(), Some(RunError::DiskSpace(_))));
+        assert!(matches!(stop.take(), Some(RunError::DiskSpace { .. })));
     }
 
     #[test]
@@ -294,7 +310,7 @@ mod tests {
         let flag = AbortFlag::new();
         let stop = Stop::new(flag.clone());
         flag.raise();
-        stop.because(RunError::DiskSpace(Vec::new()));
+        stop.because(no_space());
         assert!(matches!(stop.take(), Some(RunError::Interrupted(_))));
     }
 }

@@ -50,6 +50,8 @@ pub struct InodeItem {
     pub mtime_secs: i64,
     /// Modification time, nanoseconds.
     pub mtime_nanos: u32,
+    /// When it was made.
+    pub otime: (i64, u32),
 }
 
 /// One thing found about an inode.
@@ -230,7 +232,7 @@ fn parse_inode(data: &[u8]) -> io::Result<InodeItem> {
     // Sequence number, reserved space and the time of the last access.
     item.skip(8 + 32 + 12)?;
     let mut time = || -> io::Result<_> { Ok((item.u64()?.cast_signed(), item.u32()?)) };
-    let (ctime, mtime) = (time()?, time()?);
+    let (ctime, mtime, otime) = (time()?, time()?, time()?);
     Ok(InodeItem {
         generation,
         transid,
@@ -246,6 +248,7 @@ fn parse_inode(data: &[u8]) -> io::Result<InodeItem> {
         ctime,
         mtime_secs: mtime.0,
         mtime_nanos: mtime.1,
+        otime,
     })
 }
 

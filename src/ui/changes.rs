@@ -6,7 +6,6 @@ use super::json;
 use super::look::{Line, Look, Paint};
 use super::text::{bytes, clean};
 use crate::change::{Action, Change};
-use crate::escape::escape_bytes;
 
 /// Nobody reads the list any more (`| head`): there is no use in printing more of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +81,7 @@ impl<'a> ChangePrinter<'a> {
 pub(super) fn sign(action: Action) -> (char, Paint) {
     let paint = match action {
         Action::Create => Paint::Good,
-        Action::Change => Paint::Warn,
+        Action::Change | Action::Rename => Paint::Warn,
         Action::Delete => Paint::Bad,
         Action::Attributes => Paint::Dim,
     };
@@ -92,7 +91,7 @@ pub(super) fn sign(action: Action) -> (char, Paint) {
 /// `+ path (content, mode, 2.0 KiB)`.
 pub(super) fn line(change: &Change) -> Line {
     let (sign, paint) = sign(change.action);
-    let mut line = Line::of(format!("{sign} {}", escape_bytes(&change.item)), paint);
+    let mut line = Line::of(format!("{sign} {}", change.shown()), paint);
     let size = (change.bytes > 0).then(|| bytes(change.bytes));
     let about: Vec<String> = [Some(clean(&change.detail)), size]
         .into_iter()
@@ -117,6 +116,7 @@ mod tests {
             item: item.to_vec(),
             detail: detail.to_owned(),
             bytes,
+            from: None,
         }
     }
 

@@ -85,6 +85,7 @@ pub(super) fn change(module: &str, change: &Change, planned: bool) -> Value {
         "planned": planned,
         "action": change.action.name(),
         "item": escape_bytes(&change.item),
+        "from": change.from.as_ref().map(|from| escape_bytes(from)),
         "detail": change.detail,
         "bytes": change.bytes,
     })
@@ -277,6 +278,7 @@ mod tests {
             item: item.to_vec(),
             detail: "content".into(),
             bytes: 5,
+            from: None,
         }
     }
 

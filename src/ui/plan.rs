@@ -166,6 +166,7 @@ mod tests {
             item: item.as_bytes().to_vec(),
             detail: String::new(),
             bytes,
+            from: None,
         });
     }
 

@@ -9,33 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::support::awkward::Random;
 use crate::support::lab::{ATLAS, Lab, VEGA};
-use crate::support::oracle;
 use crate::support::random::{self, BLOCK};
-use crate::support::scenario::{
-    DONE, FILTER, PRIVATE, comparison, make_private_paths, wire_bytes, work,
-};
+use crate::support::scenario::{AGAIN, FILTER, cost, make_private_paths, work};
 use crate::support::stopped::STAGING;
 
 const MIB: u64 = 1 << 20;
-
-/// Lets a sync go the same way again, over what was changed on both machines.
-const AGAIN: [&str; 2] = ["--allow-out-of-order", "--allow-conflicts"];
-
-/// Syncs, compares the homes, and returns what went over the wire, and how it was compared.
-#[track_caller]
-fn cost(lab: &Lab, args: &[&str]) -> (u64, String) {
-    let before = wire_bytes(lab);
-    let run = lab.sync(&[&AGAIN, args].concat());
-    let bytes = wire_bytes(lab) - before;
-    assert!(
-        DONE.contains(&run.status),
-        "{:?}\n{}",
-        run.status,
-        run.text()
-    );
-    oracle::assert_homes_equal(lab, PRIVATE);
-    (bytes, comparison(lab, ATLAS).0)
-}
 
 /// Two machines that have `file` alike; what a sync costs that has nothing to do, with these flags.
 #[track_caller]

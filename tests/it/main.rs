@@ -9,13 +9,16 @@
 )]
 
 mod anchors;
+mod by_hand;
 mod completions;
+mod damage;
 mod deltas;
 mod doctor;
 mod documents;
 mod dry_run;
 mod errors;
 mod first_sync;
+mod flatpaks;
 mod harness;
 mod help;
 mod history;
@@ -26,11 +29,14 @@ mod logs;
 mod losses;
 mod manners;
 mod manual;
+mod moves;
 mod packages;
 mod refusals;
+mod restore;
 mod retention;
 mod rollback;
 mod round_trip;
+mod status;
 mod support;
 mod survivors;
 mod terminal;

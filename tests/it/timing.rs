@@ -118,3 +118,32 @@ fn a_difference_of_content_alone_is_found_by_verify() {
     );
     assert_eq!(fs::read(&page).expect("back again"), b"page 77\n");
 }
+
+#[test]
+fn a_bandwidth_limit_is_kept_and_nobody_takes_anybody_for_gone() {
+    let Some(lab) = Lab::fresh() else { return };
+    lab.configure(ATLAS, FILTER);
+    assert!(DONE.contains(&lab.sync(&[]).status));
+    let large = lab.dev(ATLAS).join("large");
+    let again = "--allow-out-of-order";
+    for (flag, rate, size) in [
+        ("500KB", 500_000, 9_000_000_u64),
+        ("4MB", 4_000_000, 24_000_000),
+    ] {
+        let noise = File::open("/dev/urandom").expect("the kernel has it");
+        let mut file = File::create(&large).expect("writable");
+        io::copy(&mut noise.take(size), &mut file).expect("writable");
+        drop(file);
+        let before = sent(&lab)[0];
+        let since = Instant::now();
+        let run = lab.sync(&[again, "--bwlimit", flag]);
+        let took = since.elapsed();
+        assert!(DONE.contains(&run.status), "{}", run.text());
+        let bytes = sent(&lab)[0] - before;
+        println!("{bytes} bytes at {flag} took {took:?}");
+        let least = Duration::from_secs(size / rate);
+        // What is sent at once after a pause; and the rest of a sync, with snapshots and all.
+        assert!(took + Duration::from_millis(500) > least, "{took:?}");
+        assert!(took < least * 5 / 4 + Duration::from_secs(5), "{took:?}");
+    }
+}

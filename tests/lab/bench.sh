@@ -155,6 +155,11 @@ put_line_in() { # at the head of the text, as an editor does: into a new file
   { echo "line $EPOCHREALTIME"; cat "$old"; } >"$old.new"; chown 1000:1000 "$old.new"; mv "$old.new" "$old"
 }
 
+rename_directory() { # with all that is in it
+  local top=$here_disk/bench/renamed
+  if [[ -e $top/a ]]; then mv "$top/a" "$top/b"; else mv "$top/b" "$top/a"; fi
+}
+
 small_costs() { # ours alone: what a start and an empty sync cost
   local run t0 t1 list=()
   for run in 1 2 3 4 5; do
@@ -177,10 +182,11 @@ CONFIG
 
 # ---------------------------------------------------------------- the runs
 
-mkdir -p "$here_disk"/bench/{small,large,text}
+mkdir -p "$here_disk"/bench/{small,large,text,renamed/a}
 "$files_tool" many "$here_disk/bench/small" "$files" "$mean"
 "$files_tool" one "$here_disk/bench/large" "$big"
 "$files_tool" text "$here_disk/bench/text" "$text"
+"$files_tool" many "$here_disk/bench/renamed/a" "$files" 200
 if ((many > 0)); then mkdir "$here_disk/bench/many"; "$files_tool" many "$here_disk/bench/many" "$many" 200; fi
 
 for wire in $wires; do
@@ -193,6 +199,7 @@ for wire in $wires; do
   if ((${#tools_again[@]} > 0)); then
     compare "1 % of the blocks of $((big >> 20)) MiB changed, $label" /home/bench/large warm again edit_image
     compare "a line put in at the head of $((text >> 20)) MiB, $label" /home/bench/text warm again put_line_in
+    compare "a directory of $files files renamed, $label" /home/bench/renamed warm again rename_directory
   fi
   if [[ " ${tools_again[*]} " == *" rsync "* ]]; then
     rsync_flags=(--inplace) again=(rsync)

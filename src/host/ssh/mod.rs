@@ -32,6 +32,7 @@ use self::carrier::Carrier;
 use self::known_hosts::KnownKeys;
 use self::session::Wire;
 use crate::event::EventSink;
+use crate::host::throttle::Throttle;
 use crate::interrupt::AbortFlag;
 use crate::prompt::Prompter;
 
@@ -40,6 +41,8 @@ use crate::prompt::Prompter;
 pub struct SshOptions {
     /// Read instead of `~/.ssh/config` and `/etc/ssh/ssh_config`.
     pub config_file: Option<PathBuf>,
+    /// What may be sent.
+    pub throttle: Throttle,
 }
 
 /// A connection that is logged in.
@@ -48,6 +51,7 @@ pub struct SshConnection {
     wire: Wire,
     config: Box<HostConfig>,
     abort: AbortFlag,
+    throttle: Throttle,
 }
 
 /// Reaches `host` (an alias, a name, `user@host`) as the person's ssh would, checks that it is the
@@ -70,6 +74,7 @@ pub fn connect(
         wire,
         config: Box::new(config),
         abort: abort.clone(),
+        throttle: options.throttle.clone(),
     })
 }
 

@@ -94,9 +94,11 @@ impl SshConnection {
         loop {
             let mut moved = false;
             let front = talk.front();
-            if !front.is_empty() && !channel.eof() {
+            let pause = self.throttle.pause();
+            if !front.is_empty() && !channel.eof() && pause.is_none() {
                 match channel.write(front) {
                     Ok(count) => {
+                        self.throttle.sent(count);
                         talk.wrote(count);
                         moved |= count > 0;
                     }
@@ -142,7 +144,9 @@ impl SshConnection {
             }
             self.wire.acknowledge_at_once();
             let (read, write) = self.wire.directions();
-            wait_for(self.wire.carrier.fd(), read, write, STEP)
+            let write = write && pause.is_none();
+            let limit = pause.map_or(STEP, |pause| pause.min(STEP));
+            wait_for(self.wire.carrier.fd(), read, write, limit)
                 .map_err(|e| self.lost(&broken_words(&e)))?;
         }
     }
@@ -169,6 +173,7 @@ impl Program {
             sink,
             traffic,
             closing: None,
+            is_held: false,
         };
         std::thread::Builder::new()
             .name(name.to_owned())
@@ -185,6 +190,8 @@ struct Pump {
     traffic: Traffic,
     /// When stdin was closed.
     closing: Option<Instant>,
+    /// There is something to write, and the limit does not allow it yet.
+    is_held: bool,
 }
 
 impl Pump {
@@ -220,9 +227,14 @@ impl Pump {
 
     fn write_some(&mut self) -> Result<bool, String> {
         let mut moved = false;
+        self.is_held = false;
         for _ in 0..WRITES_PER_TURN {
             let front = self.queue.front();
             if front.is_empty() {
+                break;
+            }
+            if self.program.connection.throttle.pause().is_some() {
+                self.is_held = true;
                 break;
             }
             match self.program.channel.write(front) {
@@ -230,6 +242,7 @@ impl Pump {
                 Ok(count) => {
                     self.queue.wrote(count);
                     self.traffic.add_sent(count as u64);
+                    self.program.connection.throttle.sent(count);
                     moved = true;
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
@@ -293,13 +306,20 @@ impl Pump {
         // Whatever was queued before the line above is seen here, whatever comes later rings. Bytes
         // that were refused just now (a full socket, a full window) are no reason to stay awake.
         let was_refused = !self.queue.is_idle();
-        let has_news = !was_refused && !self.queue.front().is_empty()
+        // Nor are those that may not be sent yet, until they may.
+        let throttle = &self.program.connection.throttle;
+        let pause = self.is_held.then(|| throttle.pause().unwrap_or_default());
+        let has_news = pause.is_some_and(|pause| pause.is_zero())
+            || !was_refused && pause.is_none() && !self.queue.front().is_empty()
             || self.closing.is_none() && !is_sending && self.queue.is_finished();
         let mut rung = false;
         if !has_news {
             let wire = &self.program.connection.wire;
             let mut fds = [
-                PollFd::from_borrowed_fd(wire.carrier.fd(), interest(true, is_sending)),
+                PollFd::from_borrowed_fd(
+                    wire.carrier.fd(),
+                    interest(true, is_sending && pause.is_none()),
+                ),
                 PollFd::from_borrowed_fd(self.queue.waker.fd(), interest(true, false)),
             ];
             let limit = if self.closing.is_some() {
@@ -307,6 +327,7 @@ impl Pump {
             } else {
                 Duration::from_secs(5)
             };
+            let limit = pause.map_or(limit, |pause| pause.min(limit));
             wait_any(&mut fds, limit).map_err(|e| e.to_string())?;
             rung = !fds[1].revents().is_empty();
         }

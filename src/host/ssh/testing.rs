@@ -142,6 +142,7 @@ impl TestSshd {
         std::fs::write(&file, format!("{lines}\n{}", self.config)).unwrap();
         SshOptions {
             config_file: Some(file),
+            ..SshOptions::default()
         }
     }
 

@@ -5,8 +5,11 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use super::testing::{Extra, Person, TestSshd, free_port};
-use super::{SshConnection, SshError, connect};
+use super::{SshConnection, SshError, SshOptions, connect};
 use crate::event::EventSink;
+use crate::host::opening::Opening;
+use crate::host::stream::{ByteSink, Closed, Traffic};
+use crate::host::throttle::Throttle;
 use crate::interrupt::AbortFlag;
 use crate::prompt::NeverAsk;
 use crate::sys::command::command;
@@ -423,4 +426,73 @@ fn a_command_killed_by_a_signal_has_no_exit_status() {
     };
     let done = sshd.connect().exec("kill -9 $$", b"", LIMIT).unwrap();
     assert_eq!(done.status, None);
+}
+
+/// Hands on what arrives.
+struct Ear(crossbeam_channel::Sender<Vec<u8>>);
+
+impl ByteSink for Ear {
+    fn received(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.0.send(bytes.to_vec()).map_err(|e| e.to_string())
+    }
+
+    fn closed(&mut self, _: Closed) {}
+}
+
+#[test]
+fn a_limit_is_kept_by_all_connections_together_and_what_is_urgent_goes_first() {
+    let Some(sshd) = TestSshd::start() else {
+        return;
+    };
+    let rate = 2_000_000;
+    let options = SshOptions {
+        throttle: Throttle::per_second(rate),
+        ..sshd.options("")
+    };
+    let start = || {
+        let (events, abort) = (EventSink::none(), AbortFlag::new());
+        let connection = connect("test", &options, &NeverAsk, &events, &abort).unwrap();
+        let opening = Opening {
+            banner: "agent ",
+            ..Opening::default()
+        };
+        let (_, _, program) = connection
+            .open_program("echo agent 1; exec cat", opening)
+            .unwrap();
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let program = program.expect("it said its banner");
+        let outgoing = program.run("test", Box::new(Ear(sender)), Traffic::default());
+        (outgoing.unwrap(), receiver)
+    };
+    let lines = [start(), start()];
+    let begun = Instant::now();
+    let chunk = 250_000;
+    for (outgoing, _) in &lines {
+        for _ in 0..12 {
+            outgoing.send(vec![1; chunk]).unwrap();
+        }
+    }
+    // Somebody has six megabytes to send when there is something urgent.
+    let (outgoing, receiver) = &lines[0];
+    receiver.recv_timeout(Duration::from_secs(5)).unwrap();
+    outgoing.send_first(vec![2; 5]).unwrap();
+    let urgent = Instant::now();
+    let mut answered = None;
+    for (_, receiver) in &lines {
+        let mut left = 12 * chunk - 12 * chunk / 10;
+        while left > 0 {
+            let bytes = receiver.recv_timeout(Duration::from_secs(5)).unwrap();
+            if bytes.contains(&2) {
+                answered = Some(urgent.elapsed());
+            }
+            left = left.saturating_sub(bytes.len());
+        }
+    }
+    let took = begun.elapsed().as_secs_f64();
+    println!("6 MB at 2 MB/s took {took:.2} s, the urgent bytes {answered:?}");
+    assert!((2.2..4.5).contains(&took), "{took}");
+    assert!(
+        answered.expect("it came") < Duration::from_secs(1),
+        "{answered:?}"
+    );
 }

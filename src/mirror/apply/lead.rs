@@ -1,6 +1,7 @@
 //! The thread that goes through the plan: makes directories, nodes and copies of what is there, has
 //! the hands make files, and seals one lot after the other.
 
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(super) struct Lead<'a> {
     /// The last new directory.
     fresh: DirCache,
     made: SpoolWriter,
+    /// New directories that are there already, by path: their inode numbers.
+    made_before: HashMap<Vec<u8>, u64>,
 }
 
 /// Sends `value`, looking at the flag while there is no room.
@@ -66,7 +69,16 @@ impl<'a> Lead<'a> {
             dirs: DirCache::default(),
             fresh: DirCache::default(),
             made: SpoolWriter::new()?,
+            made_before: HashMap::new(),
         })
+    }
+
+    /// The same when these new directories are there already.
+    pub(super) fn after(self, made_before: HashMap<Vec<u8>, u64>) -> Self {
+        Self {
+            made_before,
+            ..self
+        }
     }
 
     /// Goes through all changes; returns what is known of the directories that were to be made: for
@@ -98,17 +110,20 @@ impl<'a> Lead<'a> {
 
     fn step(&mut self, op: Op) -> Result<(), ApplyError> {
         self.outcome.report(&mut self.told, &op.path)?;
-        // After everything else.
-        if matches!(op.step, Step::DirAttributes | Step::Delete) {
+        // After everything else, or before.
+        if matches!(op.step, Step::DirAttributes | Step::Delete | Step::Move) {
             return Ok(());
         }
         self.filling.weigh(&op);
         let made = match op.step {
-            Step::DirAttributes | Step::Delete => return Ok(()),
+            Step::DirAttributes | Step::Delete | Step::Move => return Ok(()),
             Step::Fetch => return self.fetch(op),
             Step::Link => return self.link(op),
             Step::MakeDir => {
-                let ino = self.make_dir(&op)?;
+                let ino = match self.made_before.get(&op.path) {
+                    Some(ino) => *ino,
+                    None => self.make_dir(&op)?,
+                };
                 return Ok(self.made.push(&ino.to_le_bytes())?);
             }
             Step::Reattribute => self.reattribute(&op),

@@ -8,9 +8,9 @@ use super::fingerprint::Fingerprint;
 use super::names::{Had, Id, Names, Origin, Touch};
 use super::parts::Parts;
 use super::snapshot::{Inode, ROOT_INO, Snapshot};
-use super::{Changed, What, above};
+use super::{Changed, What};
 use crate::interrupt::AbortFlag;
-use crate::mirror::entry::{Kind, join};
+use crate::mirror::entry::{Kind, above, join};
 use crate::mirror::ranges::Ranges;
 use crate::mirror::tree::kind_of;
 use crate::sys::inodes::{InodeItem, Target};
@@ -245,8 +245,19 @@ impl Judge<'_> {
             What::default()
         };
         for (path, name) in new_paths.iter().zip(&now.names) {
-            if old_paths.contains(path) {
-                if !what.is_empty() {
+            if let Some(at) = old_paths.iter().position(|old| old == path) {
+                if before.names.get(at) != Some(name) {
+                    // It has taken the place of what would be here if directories above it had been
+                    // moved and nothing else: for that, not for its path, it is another thing.
+                    let other = What::APPEARED.with(What::GONE).with(subtree);
+                    let content = if is_dir {
+                        What::default()
+                    } else {
+                        What::CONTENT
+                    };
+                    let what = what.with(other).with(content);
+                    self.add(path.clone(), what, Ranges::default(), None)?;
+                } else if !what.is_empty() {
                     self.add(path.clone(), what, ranges.clone(), None)?;
                 }
                 continue;

@@ -28,6 +28,7 @@ use rustix::io::Errno;
 pub use error::{DiffError, Side};
 pub use fingerprint::Fingerprint;
 
+use super::entry::above;
 use super::ranges::Ranges;
 use crate::interrupt::AbortFlag;
 use crate::sys::btrfs::{format_uuid, subvolume_info};
@@ -127,12 +128,6 @@ impl Changes {
         self.get(path).is_some()
             || above(path).any(|dir| self.get(dir).is_some_and(|c| c.what.has(What::SUBTREE)))
     }
-}
-
-/// The directories above a path, the root not among them.
-fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/');
-    slashes.map(|(at, _)| &path[..at])
 }
 
 /// What may differ between `older` and `newer`, two read-only snapshots of one subvolume, each

@@ -7,6 +7,7 @@ use crate::escape::escape_bytes;
 use crate::event::ProgressUpdate;
 use crate::mirror::entry::Time;
 use crate::mirror::relay::run_pair;
+use crate::mirror::tree::Trust;
 use crate::mirror::wire::{Message, MirrorReply, MirrorRequest, Restricted, ScanTree};
 use crate::module::{ModuleContext, ModuleError};
 
@@ -47,7 +48,7 @@ pub(super) fn trees(
         rules: planned.rules.clone(),
         origin: planned.origin.clone(),
         content: by_content,
-        equal_at: equal_at.map(time),
+        trust: equal_at.map(|at| Trust::until(time(at))),
         anchor: None,
         restricted: None,
     };
@@ -133,7 +134,7 @@ pub(super) fn scan(context: &ModuleContext<'_>, planned: &Planned) -> Result<Sca
         few[0].restricted = found(Vec::new(), None);
         few[1].restricted = found(left.unwrap_or_default(), start.compared.clone());
         for tree in &mut few {
-            tree.equal_at = None;
+            tree.trust = None;
         }
         match restricted(context, &planned.path, few)? {
             Ok((source, target)) => {

@@ -17,6 +17,7 @@ use crate::event::{Host, LogLevel};
 use crate::figures::counted;
 use crate::mirror::entry::Time;
 use crate::mirror::relay::run_alone;
+use crate::mirror::tree::Trust;
 use crate::mirror::wire::{DiffFolder, DiffRequest, Message, MirrorRequest, Restricted};
 use crate::module::{ModuleContext, ModuleError, SessionFacts};
 use crate::record::anchor::{Anchor, AnchoredFolder, LEFT_MAX, LeftPath};
@@ -93,6 +94,50 @@ fn halves(
     ))
 }
 
+/// How much of a folder has to be compared once more.
+enum Changed {
+    Nothing,
+    Few,
+    Much,
+}
+
+/// What was changed between two snapshots of the target, or why that cannot be known.
+fn changed(
+    context: &ModuleContext<'_>,
+    folder: &Planned,
+    older: SnapshotFacts,
+    newer: &SnapshotFacts,
+    below: &str,
+) -> Result<Result<Changed, String>, ModuleError> {
+    let totals = &folder.totals;
+    let planned =
+        totals.created + totals.changed + totals.attributes + totals.deleted + totals.renamed;
+    // To find out and look up one change costs as much as to look at many entries.
+    if folder.start.full_scan.is_some() && planned > (totals.existing + totals.created) / 8 {
+        return Ok(Ok(Changed::Much));
+    }
+    let request = DiffRequest {
+        older,
+        newer: Some(newer.path.clone()),
+        folders: vec![DiffFolder {
+            below: below.to_owned(),
+            root: under(&newer.path, below),
+            rules: false,
+            plan: Some(folder.path.clone()),
+        }],
+        own_writes: true,
+    };
+    Ok(ask(context, Host::Target, request)?.map(|reply| {
+        if reply.full_scan.is_some() {
+            Changed::Much
+        } else if reply.items > 0 {
+            Changed::Few
+        } else {
+            Changed::Nothing
+        }
+    }))
+}
+
 /// Paths of a folder that are not equal in this session's snapshots.
 fn left(
     context: &ModuleContext<'_>,
@@ -117,42 +162,34 @@ fn left(
         return Ok(Err(format!("there are no snapshots of {name}")));
     };
     let root = under(&after.path, below);
-    let request = DiffRequest {
-        older: before,
-        newer: Some(after.path),
-        folders: vec![DiffFolder {
-            below: below.to_owned(),
-            root: root.clone(),
-            rules: false,
-            plan: Some(folder.path.clone()),
-        }],
-        own_writes: true,
-    };
-    let reply = match ask(context, Host::Target, request)? {
-        Ok(reply) => reply,
-        Err(why) => return Ok(Err(why)),
-    };
     let mut left: BTreeSet<LeftPath> = folder.left.iter().cloned().collect();
-    if reply.full_scan.is_none() && reply.items == 0 {
-        return Ok(Ok(left));
-    }
     let mut trees = scan::trees(context, folder, false);
     trees[1].root.clone_from(&root);
-    // What the mirror has put there is as it was sent; what was touched since is not believed.
-    trees[1].equal_at = folder.applied_at;
-    trees[0].equal_at = Some(Time {
+    trees[0].trust = Some(Trust::until(Time {
         secs: i64::MAX,
         nanos: 0,
-    });
-    let scanned = if reply.full_scan.is_some() {
-        Ok(scan::once(context, &folder.path, &trees)?)
-    } else {
-        trees[0].restricted = Some(Restricted::default());
-        trees[1].restricted = Some(Restricted {
-            found: true,
-            ..Restricted::default()
-        });
-        scan::restricted(context, &folder.path, trees)?
+    }));
+    let scanned = match changed(context, folder, before, &after, below)? {
+        Ok(Changed::Nothing) => return Ok(Ok(left)),
+        Ok(Changed::Few) => {
+            // What the mirror has put there is as it was sent; what was touched since is not believed.
+            trees[1].trust = folder.applied.map(|(_, ended)| Trust::until(ended));
+            trees[0].restricted = Some(Restricted::default());
+            trees[1].restricted = Some(Restricted {
+                found: true,
+                ..Restricted::default()
+            });
+            scan::restricted(context, &folder.path, trees)?
+        }
+        Ok(Changed::Much) => {
+            // The same, and what was there before and was touched since is not believed either.
+            trees[1].trust = folder.applied.map(|(begun, ended)| Trust {
+                equal_at: ended,
+                ours_since: Some(begun),
+            });
+            Ok(scan::once(context, &folder.path, &trees)?)
+        }
+        Err(why) => return Ok(Err(why)),
     };
     let target = match scanned {
         Ok((_, target)) => target,

@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::escape::escape_bytes;
 use crate::event::{
     ChangesEvent, ClosingReport, ConnectionEvent, ConnectionStatus, Event, Host, LogEvent,
     LogLevel, ModuleResult, ModuleStatus, Phase, ProgressEvent,
@@ -200,12 +199,8 @@ impl Lines {
         push(&mut beginning, "planned", &event.planned);
         for change in &*event.changes {
             let mut json = beginning.clone();
-            let item = escape_bytes(&change.item);
-            push(
-                &mut json,
-                "message",
-                &format!("{} {item}", change.action.sign()),
-            );
+            let text = format!("{} {}", change.action.sign(), change.shown());
+            push(&mut json, "message", &text);
             if !change.detail.is_empty() {
                 push(&mut json, "detail", &*change.detail);
             }

@@ -219,6 +219,7 @@ fn every_change_has_a_line_at_full_and_none_above() {
                     String::new()
                 },
                 bytes,
+                from: None,
             });
         }
         drop(changes);
@@ -259,6 +260,7 @@ fn what_a_million_changes_cost() {
             item: format!("/home/dev/projects/some-project/node_modules/x{n}/index.js").into(),
             detail: String::new(),
             bytes: n,
+            from: None,
         });
     }
     drop(changes);

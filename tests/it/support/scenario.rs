@@ -136,19 +136,24 @@ pub fn make_private_paths(lab: &Lab) {
 
 /// What the last sync's log says of its comparison: `anchor` or `full`, with all it says besides.
 pub fn comparison(lab: &Lab, host: &str) -> (String, Value) {
-    let logs = lab.dev(host).join(".local/state/pc-switcher/logs");
-    let mut files: Vec<PathBuf> = (fs::read_dir(logs).expect("a directory of logs"))
-        .map(|entry| entry.expect("readable").path())
-        .collect();
-    files.sort_by_key(|path| fs::metadata(path).expect("there").mtime_nsec());
-    files.sort_by_key(|path| fs::metadata(path).expect("there").mtime());
-    let text = fs::read_to_string(files.last().expect("a log")).expect("readable");
+    let text = last_log(lab, host);
     let mut lines = text
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let line = lines.rfind(|line| line["scan"].is_string());
     let line = line.expect("a line about the comparison");
     (line["scan"].as_str().expect("text").to_owned(), line)
+}
+
+/// The log of the last run on this machine.
+pub fn last_log(lab: &Lab, host: &str) -> String {
+    let logs = lab.dev(host).join(".local/state/pc-switcher/logs");
+    let mut files: Vec<PathBuf> = (fs::read_dir(logs).expect("a directory of logs"))
+        .map(|entry| entry.expect("readable").path())
+        .collect();
+    files.sort_by_key(|path| fs::metadata(path).expect("there").mtime_nsec());
+    files.sort_by_key(|path| fs::metadata(path).expect("there").mtime());
+    fs::read_to_string(files.last().expect("a log")).expect("readable")
 }
 
 /// Bytes that went over the wire so far, in both directions.
@@ -161,4 +166,23 @@ pub fn sent(lab: &Lab) -> [u64; 2] {
     let counted = lab.verb(&["wire-bytes"]).ok().stdout;
     let mut words = counted.split_whitespace().map(str::parse);
     [(); 2].map(|()| words.next().and_then(Result::ok).expect("a number"))
+}
+
+/// Lets a sync go the same way again, over what was changed on both machines.
+pub const AGAIN: [&str; 2] = ["--allow-out-of-order", "--allow-conflicts"];
+
+/// Syncs, compares the homes, and returns what went over the wire, and how it was compared.
+#[track_caller]
+pub fn cost(lab: &Lab, args: &[&str]) -> (u64, String) {
+    let before = wire_bytes(lab);
+    let run = lab.sync(&[&AGAIN, args].concat());
+    let bytes = wire_bytes(lab) - before;
+    assert!(
+        DONE.contains(&run.status),
+        "{:?}\n{}",
+        run.status,
+        run.text()
+    );
+    oracle::assert_homes_equal(lab, PRIVATE);
+    (bytes, comparison(lab, ATLAS).0)
 }

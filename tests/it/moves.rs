@@ -1,0 +1,149 @@
+//! What was renamed is renamed on the target: what goes over the wire is counted, the log says from where
+//! to where, and a run that dies in between loses nothing.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::lab::{ATLAS, Lab, VEGA};
+use crate::support::oracle;
+use crate::support::processes::{self, Part};
+use crate::support::scenario::{
+    AGAIN, DONE, FILTER, PRIVATE, comparison, cost, last_log, make_private_paths, work,
+};
+
+/// Two machines with an anchor, and what a sync costs that has nothing to do.
+fn idle(lab: &Lab) -> u64 {
+    lab.configure(ATLAS, FILTER);
+    make_private_paths(lab);
+    cost(lab, &[]);
+    cost(lab, &[]).0
+}
+
+/// What the last run's log says was renamed, from where to where.
+fn renamed(lab: &Lab) -> Vec<String> {
+    let text = last_log(lab, ATLAS);
+    let lines = text.lines().map(serde_json::from_str::<Value>);
+    let messages = lines.filter_map(|line| Some(line.ok()?["message"].as_str()?.to_owned()));
+    let mut found: Vec<String> =
+        (messages.filter_map(|m| Some(m.strip_prefix("> ")?.to_owned()))).collect();
+    found.sort();
+    found
+}
+
+fn fill(top: &Path, dirs: usize, files: usize) {
+    for dir in 0..dirs {
+        let dir = top.join(dir.to_string());
+        fs::create_dir_all(&dir).expect("writable");
+        for n in 0..files {
+            fs::write(dir.join(n.to_string()), format!("{} {n}\n", dir.display()))
+                .expect("writable");
+        }
+    }
+}
+
+#[test]
+fn a_renamed_directory_costs_a_rename_however_much_is_in_it() {
+    let Some(lab) = Lab::fresh() else { return };
+    let (ours, theirs) = (work(&lab, ATLAS), work(&lab, VEGA));
+    fill(&ours.join("old"), 100, 100);
+    let idle = idle(&lab);
+    let ino = |path: &str| fs::metadata(theirs.join(path)).expect("there").ino();
+    let before = ino("old/7/7");
+
+    fs::rename(ours.join("old"), ours.join("new")).expect("writable");
+    let begun = Instant::now();
+    let (bytes, how) = cost(&lab, &[]);
+    let took = begun.elapsed();
+    assert_eq!(how, "anchor");
+    assert_eq!(ino("new/7/7"), before, "it was made anew");
+    assert_eq!(
+        renamed(&lab),
+        ["/home/dev/work/old \u{2192} /home/dev/work/new"]
+    );
+    let moved = bytes.saturating_sub(idle);
+    println!("10,000 files renamed: {moved} bytes beyond {idle}, {took:?} with all oracles");
+    assert!(moved < 20_000, "{moved}");
+
+    // Deeper, into a new directory, with something changed in it, and a file that takes its name.
+    fs::create_dir_all(ours.join("fresh/deep")).expect("writable");
+    fs::rename(ours.join("new"), ours.join("fresh/deep/dir")).expect("writable");
+    fs::rename(ours.join("fresh/deep/dir/3"), ours.join("three")).expect("writable");
+    fs::write(ours.join("fresh/deep/dir/4/4"), "changed\n").expect("writable");
+    fs::write(ours.join("new"), "a file\n").expect("writable");
+    let (bytes, how) = cost(&lab, &[]);
+    assert_eq!(how, "anchor");
+    assert_eq!(ino("fresh/deep/dir/7/7"), before);
+    assert_eq!(renamed(&lab).len(), 2, "{:?}", renamed(&lab));
+    let moved = bytes.saturating_sub(idle);
+    assert!(moved < 30_000, "{moved}");
+    let history = lab.as_dev(ATLAS, &["pc-switcher", "history"]).ok().text();
+    println!("{history}");
+
+    // Files one by one.
+    for n in 0..100 {
+        let (from, to) = (format!("three/{n}"), format!("file {n}"));
+        fs::rename(ours.join(from), ours.join(to)).expect("writable");
+    }
+    let three = ino("three/7");
+    let (bytes, _) = cost(&lab, &[]);
+    assert_eq!(ino("file 7"), three);
+    assert_eq!(renamed(&lab).len(), 100);
+    let moved = bytes.saturating_sub(idle);
+    println!("100 files renamed: {moved} bytes");
+    assert!(moved < 60_000, "{moved}");
+}
+
+#[test]
+fn a_run_killed_while_it_moves_loses_nothing_and_the_next_makes_it_right() {
+    const DIRS: usize = 4000;
+    let Some(lab) = Lab::fresh() else { return };
+    let (ours, theirs) = (work(&lab, ATLAS), work(&lab, VEGA));
+    fill(&ours.join("old"), DIRS, 1);
+    idle(&lab);
+    let mut halfway = 0;
+    for (round, wait) in [0, 3, 20].into_iter().enumerate() {
+        let (old, new) = (
+            format!("old{}", "x".repeat(round)),
+            format!("old{}", "x".repeat(round + 1)),
+        );
+        fs::create_dir(ours.join(&new)).expect("writable");
+        for dir in 0..DIRS {
+            let dir = dir.to_string();
+            fs::rename(ours.join(&old).join(&dir), ours.join(&new).join(&dir)).expect("writable");
+        }
+        let mut run = lab.start_sync(&AGAIN);
+        while run.is_running() && !theirs.join(&new).join("0").exists() {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        std::thread::sleep(Duration::from_millis(wait));
+        for victim in processes::of(&lab, Part::Agent(VEGA)) {
+            victim.signal(Signal::KILL);
+        }
+        let status = run.wait().status;
+        lab.assert_nothing_left_running();
+        // Each directory is where it was or where it shall be, whole.
+        let mut moved = 0;
+        for dir in 0..DIRS {
+            let at = |top: &str| theirs.join(top).join(dir.to_string()).join("0").exists();
+            assert!(at(&old) != at(&new), "{dir}: {} {}", at(&old), at(&new));
+            moved += usize::from(at(&new));
+        }
+        println!("killed {wait} ms after the first: {moved} of {DIRS} were moved, {status:?}");
+        halfway += usize::from(moved > 0 && moved < DIRS);
+        if status != Some(0) {
+            lab.sync(&AGAIN).expect(4);
+        }
+        let next = lab.sync(&[&AGAIN[..], &["--allow-incomplete", "--allow-mass-delete"]].concat());
+        assert!(DONE.contains(&next.status), "{}", next.text());
+        if status != Some(0) {
+            assert_eq!(comparison(&lab, ATLAS).0, "full");
+        }
+        oracle::assert_homes_equal(&lab, PRIVATE);
+    }
+    assert!(halfway > 0, "it was never in the middle");
+}
