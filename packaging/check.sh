@@ -82,6 +82,7 @@ lab exec atlas sh -c 'cp /usr/share/doc/pc-switcher/examples/systemd/pc-switcher
 lab as dev atlas sed -i 's/minimum: "[0-9]*%"/minimum: "1%"/' .config/pc-switcher/config.yaml
 disk=$(lab disk atlas) other=$(lab disk vega)
 "$cargo" build --quiet --release --example lab-files
+root install -d -o 1000 -g 1000 "$disk/@home/dev/work"
 root target/release/examples/lab-files awkward "$disk/@home/dev/work"
 compare() { root target/release/examples/lab-files compare "$disk/@home/dev/work" "$other/@home/dev/work"; }
 sync_from() { # HOST TO FLAG

@@ -39,7 +39,7 @@ doc=share/doc/pc-switcher
 for file in README.md ARCHITECTURE.md BENCHMARKS.md CHANGELOG.md SECURITY.md LICENSE-MIT LICENSE-APACHE; do
   if [[ -e $file ]]; then data "$file" "$doc/$file"; fi
 done
-for file in docs/*.md; do data "$file" "$doc/$file"; done
+for file in docs/*; do data "$file" "$doc/$file"; done
 data config.example.yaml "$doc/examples/config.yaml"
 for file in filters/*; do data "$file" "$doc/examples/${file##*/}"; done
 for file in contrib/systemd/user/*; do data "$file" "$doc/examples/systemd/${file##*/}"; done
