@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 use crate::escape::escape_bytes;
 use crate::mirror::entry::Kind;
+use crate::mirror::tests_anchor::assert_synced;
 use crate::mirror::tests_random::{Manifest, manifest};
 use crate::sys::btrfs;
 use crate::sys::testing::{TestBtrfs, run};
@@ -65,7 +66,7 @@ fn compare(version: u32, older: &Path, newer: &Path) -> Result<Changes, DiffErro
     changes_in(version, both, 100_000, &AbortFlag::new())
 }
 
-/// What both formats of the stream show, which must be the same, judged by a walk.
+/// What both formats of the stream show, which must be the same, judged by a walk and by a sync.
 #[track_caller]
 fn judged(older: &Path, newer: &Path, what: &str) -> Changes {
     let [first, second] = [1, 2].map(|version| {
@@ -75,6 +76,11 @@ fn judged(older: &Path, newer: &Path, what: &str) -> Changes {
         changes
     });
     assert_eq!(lines(&first), lines(&second), "{what}");
+    // What it is for: whoever had the older one has the newer one afterwards.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("synced{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    let dir = older.parent().unwrap();
+    assert_synced(dir, &name, older, newer, what);
     second
 }
 
