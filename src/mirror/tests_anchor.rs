@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::drift::Drift;
 use super::found;
@@ -42,6 +43,8 @@ pub(super) struct Synced {
     pub(super) renames: Vec<(String, String)>,
     /// What the plan came to.
     pub(super) totals: PlanTotals,
+    /// How long planning, carrying it out and settling took.
+    pub(super) took: [Duration; 3],
 }
 
 /// What scanning came to.
@@ -295,14 +298,17 @@ impl Anchored {
     /// made, `after` when it was carried out.
     pub(super) fn sync(&mut self, meanwhile: &str, after: &str) -> Synced {
         let to = self.lab.to.to_str().unwrap().to_owned();
+        let begun = Instant::now();
         let Scanned {
             now,
             before,
             replies: scanned,
             passes,
         } = self.scanned();
+        let planned = begun.elapsed();
         let changes = self.pair.list(&self.lab.to.clone());
         sh(&self.lab.to, meanwhile);
+        let begun = Instant::now();
         let serve = MirrorRequest::Serve {
             root: now.path.clone(),
         };
@@ -310,9 +316,12 @@ impl Anchored {
             .pair
             .both(serve, MirrorRequest::Apply { root: to.clone() })
             .unwrap();
+        let carried_out = begun.elapsed();
         sh(&self.lab.to, after);
+        let begun = Instant::now();
         let then = self.snapshot(&self.lab.to.clone());
         let behind = self.settle(&now, &before, &then, &to, &applied);
+        let took = [planned, carried_out, begun.elapsed()];
         self.left = scanned.1.left.clone();
         let paths = behind
             .iter()
@@ -328,6 +337,7 @@ impl Anchored {
             behind,
             renames: std::mem::take(&mut self.pair.renames),
             totals: scanned.1.plan.unwrap_or_default(),
+            took,
         }
     }
 
