@@ -69,6 +69,7 @@ fn compare(version: u32, older: &Path, newer: &Path) -> Result<Changes, DiffErro
 /// What both formats of the stream show, which must be the same, judged by a walk and by a sync.
 #[track_caller]
 fn judged(older: &Path, newer: &Path, what: &str) -> Changes {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     let [first, second] = [1, 2].map(|version| {
         let changes = compare(version, older, newer).unwrap_or_else(|e| panic!("{what}: {e}"));
         assert_eq!(changes.version, version);
@@ -77,7 +78,6 @@ fn judged(older: &Path, newer: &Path, what: &str) -> Changes {
     });
     assert_eq!(lines(&first), lines(&second), "{what}");
     // What it is for: whoever had the older one has the newer one afterwards.
-    static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("synced{}", COUNT.fetch_add(1, Ordering::Relaxed));
     let dir = older.parent().unwrap();
     assert_synced(dir, &name, older, newer, what);
