@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::drift::Drift;
 use super::found;
 use super::suspects::{Mark, Suspect};
 use super::testing::Pair;
-use super::tests::{Lab, sh};
+use super::tests::{Lab, rsync_differences, sh};
 use super::tests_property::{empty, number, random_rules, round};
-use super::tests_random::{Random, grow, mutate};
+use super::tests_random::{Random, grow, manifest, mutate};
 use super::tree::Trust;
 use super::wire::{
     DiffFolder, DiffRequest, MirrorReply, MirrorRequest, PlanTotals, Restricted, ScanTree,
@@ -42,6 +43,8 @@ pub(super) struct Synced {
     pub(super) renames: Vec<(String, String)>,
     /// What the plan came to.
     pub(super) totals: PlanTotals,
+    /// How long planning, carrying it out and settling took.
+    pub(super) took: [Duration; 3],
 }
 
 /// What scanning came to.
@@ -67,6 +70,142 @@ fn facts(path: &Path) -> SnapshotFacts {
         readonly: info.is_readonly,
         exclusive_bytes: None,
     }
+}
+
+fn tree(root: &str, rules: &str) -> ScanTree {
+    ScanTree {
+        root: root.to_owned(),
+        without_mounts: false,
+        rules: rules.to_owned(),
+        origin: "test.filter".to_owned(),
+        content: false,
+        trust: None,
+        anchor: None,
+        restricted: None,
+    }
+}
+
+/// Has one machine find out what differs between two snapshots.
+fn diff(
+    pair: &mut Pair,
+    source: bool,
+    older: &SnapshotFacts,
+    newer: &str,
+    root: &str,
+) -> MirrorReply {
+    let folder = DiffFolder {
+        below: String::new(),
+        root: root.to_owned(),
+        rules: source,
+        plan: None,
+    };
+    pair.alone(
+        source,
+        MirrorRequest::Diff(Box::new(DiffRequest {
+            older: older.clone(),
+            newer: Some(newer.to_owned()),
+            folders: vec![folder],
+            own_writes: false,
+        })),
+    )
+}
+
+/// Scans until no more names turn out to be suspect.
+fn scan(
+    pair: &mut Pair,
+    source: &ScanTree,
+    target: &ScanTree,
+) -> ((MirrorReply, MirrorReply), usize) {
+    let (mut source, mut target) = (source.clone(), target.clone());
+    for pass in 1..4 {
+        let replies = pair
+            .both(
+                MirrorRequest::ScanSource(source.clone()),
+                MirrorRequest::ScanTarget(target.clone()),
+            )
+            .unwrap();
+        assert_eq!((&replies.0.full_scan, &replies.1.full_scan), (&None, &None));
+        if replies.0.more_suspects + replies.1.more_suspects == 0 {
+            return (replies, pass);
+        }
+        for scan in [&mut source, &mut target] {
+            scan.restricted.as_mut().expect("only then").found = true;
+        }
+    }
+    panic!("no end of suspects");
+}
+
+/// Syncs what became of a snapshot, `newer`, to a copy of what it was, `older`, by nothing but the
+/// kernel's diff; fails the test unless a full scan finds them equal afterwards. Everything is made in
+/// `dir`, whose files begin with `name`.
+#[track_caller]
+pub(in crate::mirror) fn assert_synced(
+    dir: &Path,
+    name: &str,
+    older: &Path,
+    newer: &Path,
+    what: &str,
+) {
+    let [to, half, before] =
+        ["to", "half", "before"].map(|part| dir.join(format!("{name}-{part}")));
+    let [from, was, live] = [newer, older, &to].map(|path| path.to_str().unwrap().to_owned());
+    // The target's half of the anchor holds what the source's does.
+    sh(
+        dir,
+        &format!(
+            "btrfs -q subvolume snapshot '{was}' '{live}'; \
+             for s in half before; do btrfs -q subvolume snapshot -r '{live}' \"{0}-$s\"; done; \
+             btrfs filesystem sync .",
+            dir.join(name).display(),
+        ),
+    );
+    let mut pair = Pair::new();
+    for (is_source, older, newer, root) in [
+        (true, facts(older), &*from, &*from),
+        (false, facts(&half), before.to_str().unwrap(), &*live),
+    ] {
+        let reply = diff(&mut pair, is_source, &older, newer, root);
+        assert_eq!(reply.full_scan, None, "{what}");
+    }
+    let restricted = |root: &str| ScanTree {
+        restricted: Some(Restricted {
+            found: true,
+            ..Restricted::default()
+        }),
+        ..tree(root, "")
+    };
+    scan(&mut pair, &restricted(&from), &restricted(&live));
+    let planned = pair.list(&to);
+    let applied = pair.apply(newer, &to).unwrap();
+    assert_eq!(
+        applied.errors, 0,
+        "{what}: {:?} {planned:?}",
+        pair.complaints
+    );
+    let (_, target) = pair.scan(newer, &to, "", true).unwrap();
+    let rest = target.plan.unwrap();
+    assert_eq!(
+        rest.changes(),
+        0,
+        "{what}: {planned:?}, then {:?}",
+        pair.list(&to)
+    );
+    // A nested subvolume is nobody's, and its place is left alone.
+    let has_nested = [newer, &to].into_iter().any(|top| {
+        let mut all = manifest(top).into_values();
+        all.any(|found| found.ino == 2)
+    });
+    if !has_nested {
+        assert_eq!(rsync_differences(newer, &to), "", "{what}");
+    }
+    sh(
+        dir,
+        &format!(
+            "btrfs -q subvolume delete '{live}' '{}' '{}'",
+            half.display(),
+            before.display()
+        ),
+    );
 }
 
 impl Anchored {
@@ -95,16 +234,7 @@ impl Anchored {
     }
 
     fn tree(&self, root: &str) -> ScanTree {
-        ScanTree {
-            root: root.to_owned(),
-            without_mounts: false,
-            rules: self.rules.clone(),
-            origin: "test.filter".to_owned(),
-            content: false,
-            trust: None,
-            anchor: None,
-            restricted: None,
-        }
+        tree(root, &self.rules)
     }
 
     fn diff(
@@ -114,21 +244,7 @@ impl Anchored {
         newer: &str,
         root: &str,
     ) -> MirrorReply {
-        let folder = DiffFolder {
-            below: String::new(),
-            root: root.to_owned(),
-            rules: source,
-            plan: None,
-        };
-        self.pair.alone(
-            source,
-            MirrorRequest::Diff(Box::new(DiffRequest {
-                older: older.clone(),
-                newer: Some(newer.to_owned()),
-                folders: vec![folder],
-                own_writes: false,
-            })),
-        )
+        diff(&mut self.pair, source, older, newer, root)
     }
 
     /// As if the run before had not come to its end: the next sync compares everything.
@@ -182,14 +298,17 @@ impl Anchored {
     /// made, `after` when it was carried out.
     pub(super) fn sync(&mut self, meanwhile: &str, after: &str) -> Synced {
         let to = self.lab.to.to_str().unwrap().to_owned();
+        let begun = Instant::now();
         let Scanned {
             now,
             before,
             replies: scanned,
             passes,
         } = self.scanned();
+        let planned = begun.elapsed();
         let changes = self.pair.list(&self.lab.to.clone());
         sh(&self.lab.to, meanwhile);
+        let begun = Instant::now();
         let serve = MirrorRequest::Serve {
             root: now.path.clone(),
         };
@@ -197,9 +316,12 @@ impl Anchored {
             .pair
             .both(serve, MirrorRequest::Apply { root: to.clone() })
             .unwrap();
+        let carried_out = begun.elapsed();
         sh(&self.lab.to, after);
+        let begun = Instant::now();
         let then = self.snapshot(&self.lab.to.clone());
         let behind = self.settle(&now, &before, &then, &to, &applied);
+        let took = [planned, carried_out, begun.elapsed()];
         self.left = scanned.1.left.clone();
         let paths = behind
             .iter()
@@ -215,33 +337,16 @@ impl Anchored {
             behind,
             renames: std::mem::take(&mut self.pair.renames),
             totals: scanned.1.plan.unwrap_or_default(),
+            took,
         }
     }
 
-    /// Scans until no more names turn out to be suspect.
     fn scan(
         &mut self,
         source: &ScanTree,
         target: &ScanTree,
     ) -> ((MirrorReply, MirrorReply), usize) {
-        let (mut source, mut target) = (source.clone(), target.clone());
-        for pass in 1..4 {
-            let replies = self
-                .pair
-                .both(
-                    MirrorRequest::ScanSource(source.clone()),
-                    MirrorRequest::ScanTarget(target.clone()),
-                )
-                .unwrap();
-            assert_eq!((&replies.0.full_scan, &replies.1.full_scan), (&None, &None));
-            if replies.0.more_suspects + replies.1.more_suspects == 0 {
-                return (replies, pass);
-            }
-            for scan in [&mut source, &mut target] {
-                scan.restricted.as_mut().expect("only then").found = true;
-            }
-        }
-        panic!("no end of suspects");
+        scan(&mut self.pair, source, target)
     }
 
     /// What was written to the target between two snapshots and is not what the source has.

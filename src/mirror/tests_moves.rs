@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -558,6 +558,32 @@ fn ten_thousand_files_cost_a_rename() {
     let bytes: usize = record.lock().unwrap().iter().map(Vec::len).sum();
     assert!(bytes < 20_000, "{bytes}");
     anchored.judge("ten thousand");
+}
+
+/// Run by hand: `cargo test --release -- --ignored --nocapture mirror::tests_moves::measured`.
+#[test]
+#[ignore = "a measurement"]
+fn measured_a_directory_of_a_hundred_thousand_files() {
+    let Some(mut anchored) = Anchored::new() else {
+        return;
+    };
+    let from = anchored.lab.from.clone();
+    sh(
+        &from,
+        "mkdir -p p/old; cd p/old; for d in $(seq 1000); do mkdir $d; (cd $d; touch $(seq 100)); done",
+    );
+    let timed = |anchored: &mut Anchored, what: &str| {
+        let begun = Instant::now();
+        let synced = anchored.sync("", "");
+        println!("{what}: {:?} {:?}", begun.elapsed(), synced.took);
+        listed(&synced)
+    };
+    timed(&mut anchored, "first");
+    timed(&mut anchored, "nothing");
+    for turn in ["mv p/old p/new", "mv p/new p/old"] {
+        sh(&from, turn);
+        assert_eq!(timed(&mut anchored, turn).len(), 2);
+    }
 }
 
 /// What a machine that stops between two renames leaves: the first `done` of them.

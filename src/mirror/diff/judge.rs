@@ -45,7 +45,6 @@ pub fn judge(
         abort.check()?;
         judge.batch(batch)?;
     }
-    judge.links_below_moved(&wanted, abort)?;
     for directory in std::mem::take(&mut judge.directories) {
         abort.check()?;
         judge.entries(&directory)?;
@@ -283,62 +282,6 @@ impl Judge<'_> {
         for path in old_paths {
             if !new_paths.contains(&path) {
                 self.add(path, What::GONE.with(subtree), Ranges::default(), None)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Hard links from a directory that was moved to names elsewhere: those now share their inode
-    /// with another path, which the stream has no reason to say.
-    fn links_below_moved(
-        &mut self,
-        wanted: &[(u64, Id)],
-        abort: &AbortFlag,
-    ) -> Result<(), DiffError> {
-        let is_wanted = |number: u64| wanted.binary_search_by_key(&number, |w| w.0).is_ok();
-        let mut left: Vec<u64> = Vec::new();
-        for id in &self.moved_directories {
-            left.extend(self.numbers.get(id));
-        }
-        let mut seen: HashSet<u64> = left.iter().copied().collect();
-        let mut files = Vec::new();
-        while let Some(directory) = left.pop() {
-            abort.check()?;
-            self.newer.entries(directory, 0, |entry| {
-                if let Target::Inode(number) = entry.target {
-                    if !entry.is_dir {
-                        files.push(number);
-                    } else if seen.insert(number) {
-                        left.push(number);
-                    }
-                }
-            })?;
-            if files.len() >= BATCH || left.is_empty() {
-                files.retain(|number| !is_wanted(*number));
-                files.sort_unstable();
-                files.dedup();
-                for some in std::mem::take(&mut files).chunks(BATCH) {
-                    abort.check()?;
-                    self.links_of(some)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Files with several names, one of them below a directory that was moved.
-    fn links_of(&mut self, numbers: &[u64]) -> Result<(), DiffError> {
-        let mut now = self.newer.inodes(numbers)?;
-        now.retain(|_, inode| inode.item.nlink > 1);
-        let mut linked: Vec<u64> = now.keys().copied().collect();
-        linked.sort_unstable();
-        let before = self.older.inodes(&linked)?;
-        for number in linked {
-            // What is new and not in the list of what is wanted is below a new directory.
-            if let Some(before) = before.get(&number)
-                && before.item.generation == now[&number].item.generation
-            {
-                self.existing(number, &[], before, &now[&number])?;
             }
         }
         Ok(())

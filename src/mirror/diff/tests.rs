@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::escape::escape_bytes;
-use crate::mirror::entry::Kind;
+use crate::mirror::entry::{Kind, split};
+use crate::mirror::tests_anchor::assert_synced;
 use crate::mirror::tests_random::{Manifest, manifest};
 use crate::sys::btrfs;
 use crate::sys::testing::{TestBtrfs, run};
@@ -65,9 +66,10 @@ fn compare(version: u32, older: &Path, newer: &Path) -> Result<Changes, DiffErro
     changes_in(version, both, 100_000, &AbortFlag::new())
 }
 
-/// What both formats of the stream show, which must be the same, judged by a walk.
+/// What both formats of the stream show, which must be the same, judged by a walk and by a sync.
 #[track_caller]
 fn judged(older: &Path, newer: &Path, what: &str) -> Changes {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     let [first, second] = [1, 2].map(|version| {
         let changes = compare(version, older, newer).unwrap_or_else(|e| panic!("{what}: {e}"));
         assert_eq!(changes.version, version);
@@ -75,6 +77,10 @@ fn judged(older: &Path, newer: &Path, what: &str) -> Changes {
         changes
     });
     assert_eq!(lines(&first), lines(&second), "{what}");
+    // What it is for: whoever had the older one has the newer one afterwards.
+    let name = format!("synced{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    let dir = older.parent().unwrap();
+    assert_synced(dir, &name, older, newer, what);
     second
 }
 
@@ -117,18 +123,28 @@ fn line(changed: &Changed) -> String {
     line
 }
 
-/// Paths that share an inode with each path.
-fn groups(all: &Manifest) -> BTreeMap<&[u8], BTreeSet<&[u8]>> {
-    let mut by_ino: BTreeMap<u64, BTreeSet<&[u8]>> = BTreeMap::new();
+/// A directory's inode number and a name in it.
+type Name<'a> = (u64, &'a [u8]);
+
+/// The names that share an inode with each path, each as it is in its directory wherever that is.
+fn groups(all: &Manifest) -> BTreeMap<&[u8], BTreeSet<Name<'_>>> {
+    let mut by_ino: BTreeMap<u64, Vec<&[u8]>> = BTreeMap::new();
     for (path, entry) in all {
         if entry.meta.kind != Kind::Dir {
-            by_ino.entry(entry.ino).or_default().insert(path);
+            by_ino.entry(entry.ino).or_default().push(path);
         }
     }
     let mut groups = BTreeMap::new();
     for group in by_ino.values() {
+        let names: BTreeSet<Name<'_>> = group
+            .iter()
+            .map(|path| {
+                let (dir, name) = split(path);
+                (all[dir].ino, name)
+            })
+            .collect();
         for path in group {
-            groups.insert(*path, group.clone());
+            groups.insert(*path, names.clone());
         }
     }
     groups
