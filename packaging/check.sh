@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cargo=${CARGO:-cargo}
 tests/lab/need.sh build lab package
 root() { tests/lab/as-root.sh "$@"; }
-step() { printf '\n==> %s\n' "$*"; }
+step() { printf '\n==> %s (after %s s)\n' "$*" "$SECONDS"; }
 fail() { echo "package-check: $*" >&2; exit 1; }
 largest=$((8 << 20)) # of the program, in bytes
 slowest=10           # of `--help`, in milliseconds
@@ -71,7 +71,13 @@ lab exec atlas dpkg --install /root/pc-switcher.deb
 lab exec vega sh -c '. /etc/os-release && echo "vega: $PRETTY_NAME"'
 lab exec atlas sh -c '. /etc/os-release && echo "atlas: $PRETTY_NAME"'
 lab exec atlas sh -c 'pc-switcher --version && zcat /usr/share/man/man1/pc-switcher-sync.1.gz | head -n 2'
+step "dev@atlas\$ pc-switcher init"
 lab as dev atlas pc-switcher init
+line=$(lab as dev atlas pc-switcher init --sudoers)
+[[ $line == "dev ALL=(root) NOPASSWD: /usr/bin/pc-switcher agent" ]] || fail "the line for sudoers: $line"
+lab exec atlas sh -c 'cd /usr/share/doc/pc-switcher/examples && ls config.yaml home.filter root.filter systemd/*'
+lab exec atlas sh -c 'cp /usr/share/doc/pc-switcher/examples/systemd/pc-switcher@.service /run/pc-switcher@vega.service &&
+  systemd-analyze verify --man=no /run/pc-switcher@vega.service; rm /run/pc-switcher@vega.service'
 # The lab's disks are small files on a full disk of somebody.
 lab as dev atlas sed -i 's/minimum: "[0-9]*%"/minimum: "1%"/' .config/pc-switcher/config.yaml
 disk=$(lab disk atlas) other=$(lab disk vega)
@@ -83,6 +89,10 @@ sync_from() { # HOST TO FLAG
   lab as dev "$1" pc-switcher sync "$2" --batch --yes "$3" || status=$?
   ((status == 0 || status == 8)) || fail "the sync from $1 to $2 ended with status $status"
 }
+step "dev@atlas\$ pc-switcher doctor vega"
+status=0
+lab as dev atlas pc-switcher --batch doctor vega || status=$?
+((status == 0 || status == 8)) || fail "doctor ended with status $status"
 step "dev@atlas\$ pc-switcher sync vega"
 sync_from atlas vega --allow-first-sync
 compare

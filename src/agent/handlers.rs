@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::Mode;
 
@@ -15,7 +16,7 @@ use crate::interrupt::AbortFlag;
 use crate::record::LockHolder;
 use crate::record::lock::{LockOutcome, MachineLock};
 use crate::record::state::StateStore;
-use crate::snapshot::{manage, subvolumes};
+use crate::snapshot::{manage, space, subvolumes};
 use crate::sys::trusted::Directory;
 
 /// Requests in one [`Request::Many`].
@@ -110,6 +111,13 @@ impl Handlers {
             } => {
                 let found = manage::list(Path::new(&snapshot_dir), with_space)?;
                 Ok(Reply::Snapshots(found))
+            }
+            Request::SnapshotSpace {
+                snapshot_dir,
+                limit_millis,
+            } => {
+                let limit = Duration::from_millis(limit_millis);
+                Ok(Reply::Held(space::held(Path::new(&snapshot_dir), limit)?))
             }
             Request::DeleteSnapshots {
                 snapshot_dir,

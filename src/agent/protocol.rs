@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::health::Health;
 use crate::event::LogEvent;
 use crate::record::{HistoryEntry, Incomplete, LockHolder, MachineState};
+use crate::snapshot::space::Held;
 use crate::snapshot::{NewSnapshot, SnapshotFacts, SubvolumeFacts};
 
 /// Version of the frames and requests. Both sides are the same binary, so it must match exactly.
@@ -275,6 +276,13 @@ pub enum Request {
         /// Whether to compute how much space only they hold (needs quota or a walk; may be slow).
         with_space: bool,
     },
+    /// What our snapshots hold that nothing else does.
+    SnapshotSpace {
+        /// The directory.
+        snapshot_dir: String,
+        /// How long it may take to find out.
+        limit_millis: u64,
+    },
     /// Deletes snapshots by name.
     DeleteSnapshots {
         /// The directory.
@@ -346,6 +354,8 @@ pub enum Reply {
     Snapshots(Vec<SnapshotFacts>),
     /// To [`Request::Run`].
     Run(RunOutput),
+    /// To [`Request::SnapshotSpace`].
+    Held(Held),
     /// To [`Request::ReadUserConfig`]: file name to content.
     UserConfig(BTreeMap<String, String>),
     /// To [`Request::RunDirectory`].
@@ -444,6 +454,7 @@ impl Request {
             Self::Subvolumes { .. } => "looking at its subvolumes",
             Self::CreateSnapshots { .. } => "making snapshots",
             Self::ListSnapshots { .. } => "listing its snapshots",
+            Self::SnapshotSpace { .. } => "looking what its snapshots hold",
             Self::DeleteSnapshots { .. } => "deleting snapshots",
             Self::Run { argv, .. } => {
                 let line = argv.join(" ");
@@ -474,6 +485,7 @@ impl Request {
             | Self::Disk { .. }
             | Self::Subvolumes { .. }
             | Self::ListSnapshots { .. }
+            | Self::SnapshotSpace { .. }
             | Self::ReadUserConfig
             | Self::RunDirectory
             | Self::Abort

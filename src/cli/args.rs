@@ -79,6 +79,27 @@ the rollback is in snapshots too: `pc-switcher rollback SESSION` with the sessio
 of the rollback undoes it. Excluded paths, nested subvolumes and mounts are left
 as they are.";
 
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  pc-switcher status           this machine: what was changed since the last sync
+  pc-switcher status -v        and each path that was
+  pc-switcher status vega      vega too: what a sync to it would overwrite
+  pc-switcher status --json | jq '.machines[0].syncs[].since'
+
+Nothing is changed. A run that did not end well makes it end with 8.";
+
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  pc-switcher restore --list thesis.tex     which versions there are
+  pc-switcher restore thesis.tex            the newest that is another one
+  pc-switcher restore --session 1f3 work    the tree as it was before that sync
+  pc-switcher restore --to /tmp .bashrc     beside, to look at it first
+  pc-switcher restore --host vega /home/ann/notes
+
+Without --session it is the newest version that is not what is there now; with
+it the one from before that sync, or else from after it. What is only there now
+stays. It asks before it overwrites anything.";
+
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
   pc-switcher doctor                this machine alone
@@ -183,10 +204,14 @@ pub enum Command {
     Logs(LogsArgs),
     /// Write a configuration with every key explained.
     Init(InitArgs),
+    /// Say where this machine stands: last syncs, and what was changed since.
+    Status(StatusArgs),
     /// List past syncs, or what one of them changed.
     History(HistoryArgs),
     /// Put a machine back to its state before a sync.
     Rollback(RollbackArgs),
+    /// Bring files back out of a snapshot that a sync has taken.
+    Restore(RestoreArgs),
     /// Look at the snapshots that syncs have taken.
     Snapshots(SnapshotsArgs),
     /// Print what a shell needs to complete command lines.
@@ -319,6 +344,18 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
+/// `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = STATUS_EXAMPLES)]
+pub struct StatusArgs {
+    /// Another machine to look at too
+    #[arg(value_name = "HOST", value_parser = parse_host, value_hint = ValueHint::Hostname)]
+    pub host: Option<String>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `history`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(after_help = HISTORY_EXAMPLES)]
@@ -357,6 +394,33 @@ pub struct RollbackArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// `restore`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(after_help = RESTORE_EXAMPLES)]
+pub struct RestoreArgs {
+    /// What to bring back: files, or directories with everything in them
+    #[arg(value_name = "PATH", required = true, value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    /// As it was before this session; the beginning of its name is enough [default: the newest other version]
+    #[arg(long, value_name = "SESSION", value_parser = parse_session)]
+    pub session: Option<String>,
+    /// Into this directory instead of to its place
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub to: Option<PathBuf>,
+    /// On that machine, out of its snapshots
+    #[arg(long, value_name = "HOST", value_parser = parse_host, value_hint = ValueHint::Hostname)]
+    pub host: Option<String>,
+    /// List the versions there are; restore nothing
+    #[arg(long, conflicts_with_all = ["to", "dry_run", "yes"])]
+    pub list: bool,
+    /// List exactly what would be restored; change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Overwrite without asking
     #[arg(short, long)]
     pub yes: bool,
 }

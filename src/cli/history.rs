@@ -23,9 +23,8 @@ use crate::exit::ExitStatus;
 use crate::figures;
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::jsonline::safe;
-use crate::mirror::entry::Aspects;
 use crate::mirror::local::{LocalPlan, Side, client};
-use crate::mirror::wire::Message;
+use crate::mirror::told::below;
 use crate::modules;
 use crate::record::sessions::{find, undone};
 use crate::record::{HistoryEntry, Incomplete, MachineState};
@@ -66,7 +65,7 @@ fn sessions(
 }
 
 /// How a session ended, in words, as far as this machine knows.
-fn result_words(
+pub(super) fn result_words(
     entry: &HistoryEntry,
     marker: Option<&Incomplete>,
     undone: &BTreeSet<String>,
@@ -387,16 +386,6 @@ struct Listing<'a> {
     abort: &'a AbortFlag,
 }
 
-/// A path below a directory whose name is text.
-fn below(directory: &str, path: &[u8]) -> Vec<u8> {
-    let mut whole = directory.trim_end_matches('/').as_bytes().to_vec();
-    if !path.is_empty() || whole.is_empty() {
-        whole.push(b'/');
-    }
-    whole.extend_from_slice(path);
-    whole
-}
-
 impl Listing<'_> {
     fn show(&self, errand: &Errand, of: &Versions) -> Result<(), RunError> {
         let name = escape_str(self.mount_point.unwrap_or(self.subvolume));
@@ -420,9 +409,12 @@ impl Listing<'_> {
                 return Ok(());
             }
         };
+        let after = after.into_bytes();
         let wanted = LocalPlan {
             id: self.subvolume.to_owned(),
-            from: after.into_bytes(),
+            // The live tree is no snapshot that the kernel could compare.
+            newer: of.after.is_some().then(|| after.clone()),
+            from: after,
             to: before.path.clone().into_bytes(),
             older: Some(Side::To),
             ..LocalPlan::default()
@@ -454,8 +446,11 @@ impl Listing<'_> {
         let printed = errand.ui().print_changes("history", |printer| {
             result = self.each_change(&mut |change| {
                 let shown = Change {
-                    item: below(&shown, &change.item),
-                    from: change.from.as_ref().map(|from| below(&shown, from)),
+                    item: below(shown.as_bytes(), &change.item),
+                    from: change
+                        .from
+                        .as_ref()
+                        .map(|from| below(shown.as_bytes(), from)),
                     ..change.clone()
                 };
                 printer.print(&shown).map_err(|_| Interrupted)
@@ -476,13 +471,13 @@ impl Listing<'_> {
             put("sign", json!(char::from(change.action as u8)));
             let place = self
                 .mount_point
-                .map(|point| escape_bytes(&below(point, path)));
+                .map(|point| escape_bytes(&below(point.as_bytes(), path)));
             put("path", json!(place));
             put("inside", json!(escape_bytes(path)));
             put("detail", json!(change.detail));
             put("bytes", json!(change.bytes));
-            let old =
-                (change.action != Action::Create).then(|| escape_bytes(&below(&before.path, path)));
+            let old = (change.action != Action::Create)
+                .then(|| escape_bytes(&below(before.path.as_bytes(), path)));
             put("before", json!(old));
             let line = Value::Object(value).to_string();
             let written = writeln!(out, "{}", safe(&line));
@@ -505,27 +500,9 @@ impl Listing<'_> {
         &self,
         visit: &mut dyn FnMut(&Change) -> Result<(), Interrupted>,
     ) -> Result<(), AgentError> {
-        client::list(&self.target.agent, self.subvolume, &mut |message| {
-            let Message::Change {
-                action,
-                aspects,
-                bytes,
-                path,
-                from,
-            } = message
-            else {
-                return Ok(());
-            };
-            let nonsense = || self.target.agent.nonsense("an unknown kind of change");
-            Ok(visit(&Change {
-                action: Action::from_byte(*action).ok_or_else(nonsense)?,
-                item: path.to_vec(),
-                detail: Aspects(*aspects).describe(),
-                bytes: *bytes,
-                from: from.map(<[u8]>::to_vec),
-            })?)
+        client::each_change(&self.target.agent, self.subvolume, &mut |change| {
+            Ok(visit(&change)?)
         })
-        .map(drop)
     }
 
     /// A list that ended because its reader has gone is no error; one that could not be written is.
@@ -647,13 +624,5 @@ mod tests {
         assert_eq!(lines[1]["rolled_back"], true);
         assert_eq!(lines[1]["source"]["hostname"], "at\u{1b}[2Jlas");
         assert_eq!(lines[3]["incomplete"], true);
-    }
-
-    #[test]
-    fn paths_are_joined_to_mount_points_of_any_form() {
-        assert_eq!(below("/", b"a/b"), b"/a/b");
-        assert_eq!(below("/", b""), b"/");
-        assert_eq!(below("/home", b""), b"/home");
-        assert_eq!(below("/home", b"\xff"), b"/home/\xff");
     }
 }

@@ -142,7 +142,7 @@ impl fmt::Display for InitReport {
         }
         write!(
             f,
-            "Next: look through them, then try 'pc-switcher sync HOST --dry-run'"
+            "Next: look through them, then 'pc-switcher doctor HOST', then 'pc-switcher sync HOST --dry-run'"
         )
     }
 }

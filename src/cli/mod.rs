@@ -9,9 +9,11 @@ pub mod history;
 pub mod init;
 pub mod logs;
 pub mod manual;
+pub mod restore;
 pub mod rollback;
 mod session;
 pub mod snapshots;
+pub mod status;
 pub mod sync;
 mod table;
 
@@ -57,10 +59,12 @@ fn dispatch(cli: &Cli) -> ExitStatus {
             SnapshotsCommand::List { host } => snapshots::list(global, host.as_deref()),
             SnapshotsCommand::Prune(args) => snapshots::prune(global, args),
         },
+        Command::Status(args) => status::run(global, args),
         Command::Completions(args) => completions::run(args.shell),
         Command::Man(args) => manual::run(&args.directory),
         Command::History(args) => history::run(global, args),
         Command::Rollback(args) => rollback::run(global, args),
+        Command::Restore(args) => restore::run(global, args),
         Command::Agent => agent::run(modules::services()),
     }
 }

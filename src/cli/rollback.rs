@@ -8,6 +8,7 @@ use super::load_config;
 use super::sync::{Listed, Log};
 use super::table::print;
 use crate::config::Config;
+use crate::escape::escape_str;
 use crate::event::EventSink;
 use crate::exit::ExitStatus;
 use crate::figures;
@@ -113,6 +114,21 @@ fn words(report: &Report, options: &RollbackOptions, id: &str) -> String {
     }
     for tree in &report.trees {
         line(format!("  {}: {}", tree.place(), totals(tree)));
+        match &tree.kept {
+            Some(kept) => {
+                let kept = escape_str(kept);
+                line(format!(
+                    "    at the next boot; what runs now is kept as the subvolume {kept}. Until then, do not sync."
+                ));
+            }
+            None if tree.is_exchanged && options.dry_run => {
+                line("    at the next boot; what runs now would be kept".to_owned());
+            }
+            None if tree.is_exchanged => {
+                line("    not exchanged, because not everything could be put back".to_owned());
+            }
+            None => {}
+        }
         for words in left(tree) {
             line(format!("    {words}"));
         }

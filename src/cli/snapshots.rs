@@ -130,7 +130,7 @@ fn table(snapshots: Vec<SnapshotFacts>) -> String {
             escape_str(&name.subvolume),
             name.kind.word().to_owned(),
             yes_no(facts.readonly),
-            yes_no(facts.generation == facts.created_generation),
+            yes_no(facts.is_untouched()),
         ]
     });
     render(&columns, rows.collect())
@@ -149,7 +149,7 @@ mod tests {
             parent_uuid: None,
             generation,
             created_generation: 5,
-            changed_generation: 5,
+            changed_generation: generation,
             readonly: true,
             exclusive_bytes: None,
         }

@@ -72,6 +72,11 @@ pub struct Version {
 }
 
 impl Version {
+    /// What is at `path` below `tree`; nothing where the way there is none.
+    pub fn at(tree: &Tree, dirs: &mut DirCache, path: &[u8]) -> Result<Option<Self>, Errno> {
+        Ok(at(tree, dirs, path, Tree::glance)?.as_ref().map(Self::of))
+    }
+
     fn of(glance: &Glance) -> Self {
         Self {
             kind: glance.kind,

@@ -44,7 +44,10 @@ fn find_in(
     };
     let newer = open(newer)?;
     let changes = changes(older.root(), newer.root(), SUSPECTS_MAX, abort)?;
-    let of = |folder: &DiffFolder| suspects(&changes, folder, request.own_writes);
+    let of = |folder: &DiffFolder| {
+        let below = folder.below.as_bytes();
+        suspects(&changes, below, folder.rules, request.own_writes)
+    };
     Ok(request.folders.iter().map(of).collect())
 }
 
@@ -79,13 +82,18 @@ fn fingerprint(facts: &SnapshotFacts) -> Fingerprint {
     }
 }
 
-/// What of the changes concerns a folder.
-fn suspects(changes: &Changes, folder: &DiffFolder, own_writes: bool) -> Vec<Suspect> {
+/// What of the changes concerns the folder at `below`, in which `rules` says whether filter files of
+/// directories count.
+pub(super) fn suspects(
+    changes: &Changes,
+    below: &[u8],
+    rules: bool,
+    own_writes: bool,
+) -> Vec<Suspect> {
     let mut suspects = Vec::new();
-    let below = folder.below.as_bytes();
     for changed in changes.list() {
         if let Some(path) = in_folder(&changed.path, below) {
-            if folder.rules {
+            if rules {
                 suspects.extend(of_rules(path));
             }
             let mut suspect = suspect(path, changed, own_writes);

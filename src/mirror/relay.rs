@@ -5,9 +5,11 @@ use std::time::Duration;
 use crossbeam_channel::{never, select};
 use serde::Serialize;
 
+use super::told;
 use super::wire::{FOR_CLI, FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, SERVICE};
 use crate::agent::client::{AgentClient, AgentError, PendingCall};
 use crate::agent::protocol::{Reply, Request};
+use crate::change::Change;
 use crate::interrupt::AbortFlag;
 
 /// Begins a mirror request.
@@ -107,6 +109,18 @@ pub fn run_pair(
         source_reply.expect("both answered"),
         target_reply.expect("both answered"),
     ))
+}
+
+/// What hears of changes: each goes to `visit`, its item the path below the tree.
+pub fn hearing<'a>(
+    agent: &'a AgentClient,
+    visit: &'a mut dyn FnMut(Change) -> Result<(), AgentError>,
+) -> impl FnMut(&Message<'_>) -> Result<(), AgentError> + 'a {
+    move |message| match told::change(message) {
+        Ok(None) => Ok(()),
+        Ok(Some(change)) => visit(change),
+        Err(error) => Err(agent.nonsense(error.to_string())),
+    }
 }
 
 /// Runs a request on one machine that only talks to the CLI.

@@ -5,14 +5,58 @@
 
 use std::time::{Duration, Instant};
 
+use super::codec::Malformed;
 use super::entry::Aspects;
 use super::plan::Op;
 use super::wire::{Batch, Message};
-use crate::change::Action;
+use crate::change::{Action, Change};
 use crate::interrupt::Interrupted;
 
 /// How often the CLI is told how far it is, and the longest a change waits.
 const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// The change that a message tells of, planned or made, at its path below the tree; `None` for a message
+/// about something else.
+pub fn change(message: &Message<'_>) -> Result<Option<Change>, Malformed> {
+    let Message::Change {
+        action,
+        aspects,
+        bytes,
+        path,
+        from,
+    } = message
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Change {
+        action: Action::from_byte(*action).ok_or(Malformed("an unknown kind of change"))?,
+        item: path.to_vec(),
+        detail: Aspects(*aspects).describe(),
+        bytes: *bytes,
+        from: from.map(<[u8]>::to_vec),
+    }))
+}
+
+/// A path below the directory `top`; the empty one is `top` itself.
+#[must_use]
+pub fn below(top: &[u8], path: &[u8]) -> Vec<u8> {
+    let mut whole = top.strip_suffix(b"/").unwrap_or(top).to_vec();
+    if !path.is_empty() || whole.is_empty() {
+        whole.push(b'/');
+    }
+    whole.extend_from_slice(path);
+    whole
+}
+
+/// The same change with whole paths, those that are below the directory `top`.
+#[must_use]
+pub fn within(top: &[u8], change: Change) -> Change {
+    Change {
+        item: below(top, &change.item),
+        from: change.from.as_ref().map(|from| below(top, from)),
+        ..change
+    }
+}
 
 /// One thread's way to tell the CLI.
 pub struct Told<'a> {
@@ -101,5 +145,37 @@ impl<'a> Told<'a> {
     pub fn flush(&mut self) -> Result<(), Interrupted> {
         self.told_at = Instant::now();
         self.cli.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_joined_to_places_of_any_form() {
+        assert_eq!(below(b"/", b"a/b"), b"/a/b");
+        assert_eq!(below(b"/", b""), b"/");
+        assert_eq!(below(b"/home", b""), b"/home");
+        assert_eq!(below(b"/home/", b"\xff"), b"/home/\xff");
+    }
+
+    #[test]
+    fn a_change_is_heard_as_it_was_told_and_nothing_else_is_taken_for_one() {
+        let told = |action| Message::Change {
+            action,
+            aspects: Aspects::MTIME,
+            bytes: 7,
+            path: b"a\xff",
+            from: Some(b"b"),
+        };
+        let heard = change(&told(b'.')).unwrap().expect("a change");
+        assert_eq!((heard.action, heard.bytes), (Action::Attributes, 7));
+        assert_eq!(heard.item, b"a\xff");
+        let whole = within(b"/home", heard);
+        assert_eq!(whole.item, b"/home/a\xff");
+        assert_eq!(whole.from.as_deref(), Some(&b"/home/b"[..]));
+        assert!(change(&told(b'x')).is_err());
+        assert_eq!(change(&Message::ScanEnd).unwrap(), None);
     }
 }

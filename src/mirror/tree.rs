@@ -187,7 +187,8 @@ impl Tree {
         Self::from_fd(fd)
     }
 
-    fn from_fd(root: OwnedFd) -> Result<Self, Errno> {
+    /// The tree below a directory that is open already.
+    pub fn from_fd(root: OwnedFd) -> Result<Self, Errno> {
         let dev = dev_of(&statx_fd(root.as_fd())?);
         Ok(Self { root, dev })
     }

@@ -264,9 +264,9 @@ impl Module for BtrfsSnapshots {
             (context.target, &context.session.target_presync),
         ] {
             for name in wanted {
-                let safe = snapshots.iter().any(|s| {
-                    s.subvolume == *name && s.readonly && s.generation == s.created_generation
-                });
+                let safe = snapshots
+                    .iter()
+                    .any(|s| s.subvolume == *name && s.is_untouched());
                 if !safe {
                     return Err(ModuleError::failed(format!(
                         "{}: no read-only snapshot of {name} to go back to",

@@ -35,16 +35,16 @@ pub fn touched_paths(subvolumes: &[Subvolume]) -> Vec<String> {
 
 /// The configured subvolume of this machine that holds `path`, by its mount point.
 #[must_use]
-pub fn holder<'a>(subvolumes: &'a [Subvolume], path: &str) -> Option<&'a Subvolume> {
+pub fn holder(subvolumes: &[Subvolume], path: impl AsRef<[u8]>) -> Option<&Subvolume> {
     subvolumes
         .iter()
-        .filter(|subvolume| is_below(path, &subvolume.mount_point))
+        .filter(|subvolume| is_below(path.as_ref(), &subvolume.mount_point))
         .max_by_key(|subvolume| subvolume.mount_point.len())
 }
 
-fn is_below(path: &str, directory: &str) -> bool {
-    match path.strip_prefix(directory.trim_end_matches('/')) {
-        Some(rest) => rest.is_empty() || rest.starts_with('/'),
+fn is_below(path: &[u8], directory: &str) -> bool {
+    match path.strip_prefix(directory.trim_end_matches('/').as_bytes()) {
+        Some(rest) => rest.is_empty() || rest.starts_with(b"/"),
         None => false,
     }
 }

@@ -21,10 +21,11 @@ use crate::figures;
 use crate::interrupt::Interrupted;
 use crate::mirror::entry::{Aspects, Time};
 use crate::mirror::filter::{Filter, MAX_FILTER_BYTES, SHIPPED};
-use crate::mirror::relay::{begin, run_alone, run_pair};
+use crate::mirror::relay::{begin, hearing, run_alone, run_pair};
+use crate::mirror::told;
 use crate::mirror::wire::{Message, MirrorReply, MirrorRequest, PlanTotals};
 use crate::module::{
-    Action, Change, ConfigError, Mirrored, Module, ModuleContext, ModuleError, ModuleKind, Plan,
+    Change, ConfigError, Mirrored, Module, ModuleContext, ModuleError, ModuleKind, Plan,
     PlanSummary, ValidationError,
 };
 use crate::record::anchor::LeftPath;
@@ -200,35 +201,6 @@ struct UserDataPlan {
     folders: Vec<String>,
 }
 
-/// A change that the target tells of, planned or made; `None` for another message.
-fn change(folder: &str, message: &Message<'_>) -> Option<Change> {
-    let Message::Change {
-        action,
-        aspects,
-        bytes,
-        path,
-        from,
-    } = message
-    else {
-        return None;
-    };
-    let whole = |path: &[u8]| {
-        let mut whole = folder.as_bytes().to_vec();
-        if !path.is_empty() {
-            whole.push(b'/');
-            whole.extend_from_slice(path);
-        }
-        whole
-    };
-    Some(Change {
-        action: Action::from_byte(*action)?,
-        item: whole(path),
-        detail: Aspects(*aspects).describe(),
-        bytes: *bytes,
-        from: from.map(whole),
-    })
-}
-
 impl Plan for UserDataPlan {
     fn summary(&self) -> &PlanSummary {
         &self.summary
@@ -242,13 +214,12 @@ impl Plan for UserDataPlan {
             let request = MirrorRequest::ListPlan {
                 root: folder.clone(),
             };
-            run_alone(&self.target, &request, &mut |message| {
-                if matches!(message, Message::Change { .. }) {
-                    let nonsense = || self.target.nonsense("an unknown kind of change");
-                    visit(&change(folder, message).ok_or_else(nonsense)?)?;
-                }
-                Ok(())
-            })?;
+            let mut visit = |change| Ok(visit(&told::within(folder.as_bytes(), change))?);
+            run_alone(
+                &self.target,
+                &request,
+                &mut hearing(&self.target, &mut visit),
+            )?;
         }
         Ok(())
     }
@@ -375,8 +346,8 @@ impl Module for UserData {
         let mut made = context.changes();
         for planned in &mut self.planned {
             let mut progress = |message: &Message<'_>| {
-                if let Some(change) = change(&planned.path, message) {
-                    made.push(change);
+                if let Ok(Some(change)) = told::change(message) {
+                    made.push(told::within(planned.path.as_bytes(), change));
                 }
                 if let Message::Progress {
                     items: i,

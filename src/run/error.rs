@@ -76,9 +76,14 @@ pub enum RunError {
         /// The flag that would have answered.
         flag: Option<String>,
     },
-    /// Too little space, on every filesystem listed.
+    /// Too little space.
     #[error("not enough disk space")]
-    DiskSpace(Vec<DiskSpaceCritical>),
+    DiskSpace {
+        /// On these filesystems.
+        errors: Vec<DiskSpaceCritical>,
+        /// Which old snapshots could go, and how, where that is known to help.
+        relief: Vec<String>,
+    },
     /// A machine could not do something, or is gone.
     #[error("{doing} failed")]
     Agent {

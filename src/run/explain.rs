@@ -116,7 +116,7 @@ pub fn explain(error: &RunError) -> Explained {
         RunError::Validation(errors) => (errors.iter())
             .map(|(hostname, error)| reason(hostname, error))
             .collect(),
-        RunError::DiskSpace(errors) => errors.iter().map(ToString::to_string).collect(),
+        RunError::DiskSpace { errors, .. } => errors.iter().map(ToString::to_string).collect(),
         RunError::Locked { holder, .. } => {
             explained.causes = vec![held_by(holder)];
             Vec::new()
@@ -192,13 +192,17 @@ fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
         ),
         RunError::Validation(_) => (ExitStatus::Validation, None),
         RunError::Refused { flag, .. } => (ExitStatus::Refused, refusal_hint(flag.as_deref())),
-        RunError::DiskSpace(_) => (
-            ExitStatus::DiskSpace,
-            some(
+        RunError::DiskSpace { relief, .. } => {
+            let hint = if relief.is_empty() {
                 "free space there, or lower the limit in `disk:`; what could go:\n    \
-                 pc-switcher snapshots list",
-            ),
-        ),
+                 pc-switcher snapshots list"
+                    .to_owned()
+            } else {
+                let relief = relief.join("\n");
+                format!("free space there, or lower the limit in `disk:`\n{relief}")
+            };
+            (ExitStatus::DiskSpace, Some(hint))
+        }
         RunError::Agent { source, .. }
         | RunError::Snapshots { source, .. }
         | RunError::Lost(source) => judge_agent(source),
@@ -382,10 +386,23 @@ mod tests {
             free_space: "1.0 GiB (2%)".into(),
             threshold: "20%".into(),
         };
-        let explained = explain(&RunError::DiskSpace(vec![low("/"), low("/home")]));
+        let of = |errors, relief: &[&str]| {
+            let relief = relief.iter().map(|text| (*text).to_owned()).collect();
+            explain(&RunError::DiskSpace { errors, relief })
+        };
+        let explained = of(vec![low("/"), low("/home")], &["what could go: 1f3"]);
         assert!(explained.is_list);
         assert_eq!(explained.causes.len(), 2);
-        assert_eq!(explained.line().lines().count(), 3);
+        assert!(
+            (explained.hint.as_ref()).is_some_and(|hint| hint.ends_with("\nwhat could go: 1f3")),
+            "{explained:?}"
+        );
+        let explained = of(vec![low("/")], &[]);
+        assert!(
+            explained
+                .hint
+                .is_some_and(|hint| hint.ends_with("snapshots list"))
+        );
     }
 
     #[test]

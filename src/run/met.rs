@@ -1,10 +1,14 @@
 //! An agent that has said who it is, and what commands beside `sync` ask of it.
 
+use std::time::Duration;
+
 use crate::agent::client::AgentClient;
+use crate::agent::health::Health;
 use crate::agent::protocol::{AgentFacts, Reply, Request};
 use crate::escape::escape_str;
 use crate::event::Host;
 use crate::record::{HistoryEntry, Incomplete, LockHolder, MachineName, MachineState};
+use crate::snapshot::space::Held;
 use crate::snapshot::{NewSnapshot, SnapshotFacts, SubvolumeFacts};
 
 use super::error::RunError;
@@ -124,6 +128,18 @@ impl Met {
         )
     }
 
+    /// How its machine is doing.
+    pub fn health(&self) -> Result<Health, RunError> {
+        self.ask(
+            "looking at the machine",
+            Request::Health,
+            |reply| match reply {
+                Reply::Health(health) => Some(*health),
+                _ => None,
+            },
+        )
+    }
+
     /// The snapshots of syncs on its machine, oldest first.
     pub fn snapshots(
         &self,
@@ -138,6 +154,22 @@ impl Met {
             Reply::Snapshots(snapshots) => Some(snapshots),
             _ => None,
         })
+    }
+
+    /// What its snapshots hold that nothing else does, as far as that can be found out within `limit`.
+    pub fn held(&self, snapshot_dir: &str, limit: Duration) -> Result<Held, RunError> {
+        let request = Request::SnapshotSpace {
+            snapshot_dir: snapshot_dir.to_owned(),
+            limit_millis: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+        };
+        self.ask(
+            "looking what snapshots hold",
+            request,
+            |reply| match reply {
+                Reply::Held(held) => Some(held),
+                _ => None,
+            },
+        )
     }
 
     /// Facts about subvolumes of its machine, by their flat names.

@@ -31,9 +31,11 @@ pub mod prune;
 pub mod reach;
 mod reconcile;
 mod record;
+pub mod restore;
 pub mod rollback;
 pub mod session;
 mod snapshots;
+pub mod status;
 mod validate;
 pub mod watch;
 

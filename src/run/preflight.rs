@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::error::RunError;
+use super::prune::Relief;
 use super::{Pair, Run};
 use crate::agent::protocol::DiskFacts;
 use crate::event::{Host, LogLevel};
@@ -20,6 +21,8 @@ pub(super) struct DiskLook {
     pub(super) fact: DiskFacts,
     /// What the plan will write to it.
     needed: u64,
+    /// Whether snapshots of the subvolumes are on it.
+    has_snapshots: bool,
     /// Less than the minimum is left.
     pub(super) critical: Option<DiskSpaceCritical>,
     /// Enough to start, but little.
@@ -45,9 +48,11 @@ pub(super) fn with_plan(
 
 fn check(run: &Run, pair: &Pair, planned: &BTreeMap<String, u64>) -> Result<(), RunError> {
     let mut critical: Vec<DiskSpaceCritical> = Vec::new();
+    let mut reliefs: Vec<String> = Vec::new();
     for look in look(run, pair, planned)? {
-        if let Some(too_low) = look.critical {
-            critical.push(too_low);
+        if let Some(too_low) = &look.critical {
+            critical.push(too_low.clone());
+            reliefs.extend(relief(run, pair, &look));
             continue;
         }
         if let Some(low) = look.low.filter(|_| planned.is_empty()) {
@@ -68,8 +73,32 @@ fn check(run: &Run, pair: &Pair, planned: &BTreeMap<String, u64>) -> Result<(), 
     if critical.is_empty() {
         Ok(())
     } else {
-        Err(RunError::DiskSpace(critical))
+        Err(RunError::DiskSpace {
+            errors: critical,
+            relief: reliefs,
+        })
     }
+}
+
+/// Which old snapshots could go for a filesystem to have enough, if there are some on it.
+pub(super) fn relief(run: &Run, pair: &Pair, look: &DiskLook) -> Option<String> {
+    let config = &run.shared.config;
+    if !look.has_snapshots {
+        return None;
+    }
+    let minimum = space::threshold(&config.disk.preflight_minimum, look.fact.total_bytes);
+    let wanted = (minimum + look.needed).saturating_sub(look.fact.free_bytes);
+    let machine = &pair.peer(look.host).machine;
+    let relief = match Relief::find(&machine.agent, &config.btrfs_snapshots, wanted) {
+        Ok(relief) => relief?,
+        Err(error) => {
+            let message = format!("what snapshots hold cannot be said: {error}");
+            run.log(LogLevel::Full, Some(look.host), message);
+            return None;
+        }
+    };
+    let host = (look.host == Host::Target).then_some(machine.hostname.as_str());
+    Some(relief.words(host))
 }
 
 /// Every filesystem that a sync touches on either machine, once.
@@ -98,7 +127,10 @@ pub(super) fn look(
                 }
             }
         }
+        let is_subvolume = |path: &String| subvolumes.iter().any(|s| s.mount_point == *path);
         for fact in space::distinct(facts.clone()) {
+            let mut same = facts.iter().filter(|f| f.filesystem == fact.filesystem);
+            let has_snapshots = same.any(|f| is_subvolume(&f.path));
             let needed = incoming
                 .get(fact.filesystem.as_str())
                 .copied()
@@ -117,6 +149,7 @@ pub(super) fn look(
                 low: space::below(machine, &fact, fact.free_bytes, &disk.warning_threshold),
                 fact,
                 needed,
+                has_snapshots,
                 critical,
             });
         }

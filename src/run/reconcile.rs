@@ -114,6 +114,32 @@ fn diff(
     lines
 }
 
+/// The same in a few lines: of a file that is not there yet only its name and length, of the others how their
+/// differences begin. `None` if that is no shorter.
+fn brief(
+    writes: &[Write],
+    theirs: &BTreeMap<String, String>,
+    names: [&str; 2],
+) -> Option<Vec<String>> {
+    let [source, target] = names;
+    let (old, new): (Vec<Write>, Vec<Write>) = writes.iter().cloned().partition(|w| w.replaces);
+    let mut lines: Vec<String> = (new.iter())
+        .map(|write| {
+            let length = counted(write.content.lines().count() as u64, "line");
+            format!("+ {} ({length}, not there yet)", escape_str(&write.name))
+        })
+        .collect();
+    let mut changes = diff(&old, theirs, source, target);
+    let is_whole = new.is_empty() && changes.len() <= SHORT_DIFF_LINES;
+    if changes.len() > SHORT_DIFF_LINES {
+        let more = counted((changes.len() - SHORT_DIFF_LINES) as u64, "line");
+        changes.truncate(SHORT_DIFF_LINES);
+        changes.push(format!("({more} more)"));
+    }
+    lines.append(&mut changes);
+    (!is_whole).then_some(lines)
+}
+
 /// Finds out what differs and what a person wants done about it; writes nothing.
 pub(super) fn decide(run: &Run, pair: &Pair) -> Result<Vec<Write>, RunError> {
     let ours = own_files(&run.shared.config)?;
@@ -147,7 +173,12 @@ pub(super) fn decide(run: &Run, pair: &Pair) -> Result<Vec<Write>, RunError> {
             flag: Some("--yes".to_owned()),
         });
     }
-    match ask(run, &finding, &shown, has_one, source, target)? {
+    let brief = brief(&writes, &theirs, [source, target]);
+    let shown = Shown {
+        brief,
+        whole: shown,
+    };
+    match ask(run, &finding, shown, has_one, source, target)? {
         Answer::Take => Ok(writes),
         Answer::Keep => Ok(Vec::new()),
         Answer::Show | Answer::Abort => Err(RunError::Refused {
@@ -165,10 +196,16 @@ enum Answer {
     Abort,
 }
 
+/// What is shown at the question: little first, where there is much.
+struct Shown {
+    brief: Option<Vec<String>>,
+    whole: Vec<String>,
+}
+
 fn ask(
     run: &Run,
     finding: &str,
-    diff: &[String],
+    mut shown: Shown,
     has_one: bool,
     source: &str,
     target: &str,
@@ -178,15 +215,11 @@ fn ask(
         label: label.to_owned(),
         effect,
     };
-    let mut is_short = diff.len() > SHORT_DIFF_LINES;
     loop {
-        let shown = if is_short {
-            SHORT_DIFF_LINES
-        } else {
-            diff.len()
-        };
+        let brief = shown.brief.take();
+        let is_brief = brief.is_some();
         let mut detail = vec![finding.to_owned()];
-        detail.extend_from_slice(&diff[..shown]);
+        detail.extend(brief.unwrap_or_else(|| shown.whole.clone()));
         let mut choices = vec![choice(
             't',
             "take",
@@ -198,9 +231,7 @@ fn ask(
             choices.push(choice('k', "keep", effect));
             answers.push(Answer::Keep);
         }
-        if is_short {
-            let more = counted((diff.len() - shown) as u64, "line");
-            detail.push(format!("({more} more)"));
+        if is_brief {
             choices.push(choice(
                 'd',
                 "diff",
@@ -223,7 +254,7 @@ fn ask(
         };
         match run.shared.prompter.choose(&question) {
             Ok(chosen) => match answers.get(chosen) {
-                Some(Answer::Show) => is_short = false,
+                Some(Answer::Show) => {}
                 answer => return Ok(answer.copied().unwrap_or(Answer::Abort)),
             },
             Err(PromptError::CannotAsk) => return Ok(Answer::Abort),

@@ -254,6 +254,13 @@ mod tests {
         events.log(level, "core", None, message, Map::new());
     }
 
+    fn no_space() -> RunError {
+        RunError::DiskSpace {
+            errors: Vec::new(),
+            relief: Vec::new(),
+        }
+    }
+
     #[test]
     fn errors_are_counted_and_each_warning_is_kept_once() {
         let mut events = EventSink::none();
@@ -283,10 +290,10 @@ mod tests {
     fn the_first_reason_to_stop_is_the_one_that_counts() {
         let stop = Stop::new(AbortFlag::new());
         assert!(stop.take().is_none());
-        stop.because(RunError::DiskSpace(Vec::new()));
+        stop.because(no_space());
         stop.because(RunError::Interrupted(Interrupted));
         assert_eq!(stop.words().as_deref(), Some("not enough disk space"));
-        assert!(matches!(stop.take(), Some(RunError::DiskSpace(_))));
+        assert!(matches!(stop.take(), Some(RunError::DiskSpace { .. })));
     }
 
     #[test]
@@ -294,7 +301,7 @@ mod tests {
         let flag = AbortFlag::new();
         let stop = Stop::new(flag.clone());
         flag.raise();
-        stop.because(RunError::DiskSpace(Vec::new()));
+        stop.because(no_space());
         assert!(matches!(stop.take(), Some(RunError::Interrupted(_))));
     }
 }

@@ -75,6 +75,12 @@ pub enum SnapshotError {
         /// What is left.
         left: Vec<String>,
     },
+    /// The root cannot be exchanged for the next boot so that this machine surely boots.
+    #[error("the root cannot be exchanged for the next boot: {reason}")]
+    NotReplaced {
+        /// Why.
+        reason: String,
+    },
     /// One could not be deleted; the others were.
     #[error("cannot delete the snapshot {name}: {source}")]
     Delete {
@@ -126,6 +132,10 @@ impl SnapshotError {
                  another btrfs_snapshots.snapshot_dir",
                 path.display()
             ),
+            Self::NotReplaced { .. } => {
+                "--in-place puts it back file by file while it runs; --subvolume names others"
+                    .to_owned()
+            }
             Self::NotUndone { left, .. } => format!(
                 "delete what is left by hand: btrfs subvolume delete {}",
                 left.join(" ")

@@ -6,7 +6,9 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Dir, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -92,6 +94,11 @@ fn create_all(
                 source: e,
             })?;
         made.push(snapshot.name.clone());
+    }
+    // The first look into a snapshot has the kernel remove files that were deleted but still open. That
+    // moves its generation once, so it comes before the generation is noted.
+    for snapshot in wanted {
+        facts_of(directory, &snapshot.name, false)?;
     }
     btrfs::sync(directory).map_err(|e| SnapshotError::btrfs(directory.path(), e))?;
     wanted
@@ -242,10 +249,87 @@ pub fn delete(snapshot_dir: &Path, names: &[String]) -> Result<(), SnapshotError
     }
 }
 
+/// How the names of snapshots begin that live for one question.
+const TEMPORARY: &str = ".pc-switcher-now-";
+
+/// One that was left behind by an agent that died is removed after so long.
+const STALE_SECS: i64 = 600;
+
+/// A read-only snapshot of a subvolume as it is now, gone when this is dropped. By its name it is none of
+/// ours, so that nobody lists it, keeps it or goes back to it.
+#[derive(Debug)]
+pub struct Temporary {
+    directory: Directory,
+    name: String,
+}
+
+impl Temporary {
+    /// Makes one in `snapshot_dir`, which must be there.
+    pub fn make(snapshot_dir: &Path, subvolume: &str) -> Result<Self, SnapshotError> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let filesystem = filesystem_of_dir(snapshot_dir)?;
+        let source = open_subvolume(subvolume, filesystem.as_deref())?.ok_or_else(|| {
+            SnapshotError::NotMounted {
+                name: subvolume.to_owned(),
+            }
+        })?;
+        let directory = Directory::open(snapshot_dir)?;
+        remove_stale(&directory);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{TEMPORARY}{}-{number}", std::process::id());
+        // Of an agent that died, whose number has come round again.
+        let _ = btrfs::destroy_subvolume(&directory, OsStr::new(&name));
+        btrfs::create_readonly_snapshot(&source.root, &directory, OsStr::new(&name)).map_err(
+            |source| SnapshotError::Create {
+                name: name.clone(),
+                source,
+            },
+        )?;
+        Ok(Self { directory, name })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join(&self.name)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What cannot be removed now, the next one removes.
+        let _ = btrfs::destroy_subvolume(&self.directory, OsStr::new(&self.name));
+    }
+}
+
+/// Removes temporary snapshots that nobody can be using any more.
+fn remove_stale(directory: &Directory) {
+    let Ok(entries) = Dir::read_from(directory) else {
+        return;
+    };
+    let now = jiff::Timestamp::now().as_second();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if !name.to_bytes().starts_with(TEMPORARY.as_bytes()) {
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made_at = openat(directory, name, flags, Mode::empty())
+            .ok()
+            .filter(|fd| btrfs::is_subvolume(fd).unwrap_or(false))
+            .and_then(|fd| btrfs::subvolume_info(&fd).ok())
+            .filter(|info| info.is_readonly)
+            .map(|info| info.created_at.0);
+        if made_at.is_some_and(|at| (now - at).abs() > STALE_SECS) {
+            let _ = btrfs::destroy_subvolume(directory, OsStr::from_bytes(name.to_bytes()));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::testing::TestBtrfs;
+    use crate::sys::testing::{TestBtrfs, run};
     use std::os::unix::fs::MetadataExt;
 
     fn new(subvolume: &str, kind: &str, session: &str) -> NewSnapshot {
@@ -295,7 +379,7 @@ mod tests {
             [&wanted[0].name, &wanted[1].name]
         );
         assert!(made.iter().all(|s| s.readonly));
-        assert!(made.iter().all(|s| s.generation == s.created_generation));
+        assert!(made.iter().all(SnapshotFacts::is_untouched));
         assert_eq!(
             std::fs::read(Path::new(&made[0].path).join("file")).unwrap(),
             b"before"
@@ -330,6 +414,52 @@ mod tests {
         delete(&lab.dir, &names).unwrap();
         assert_eq!(list(&lab.dir, false).unwrap(), listed[2..]);
         assert_eq!(std::fs::read(lab.one.join("file")).unwrap(), b"after");
+    }
+
+    #[test]
+    fn a_file_that_was_deleted_but_is_open_touches_no_snapshot() {
+        let Some(lab) = lab() else { return };
+        let path = lab.one.join("open");
+        let open = std::fs::File::create(&path).unwrap();
+        rustix::io::write(&open, &vec![7; 100_000]).unwrap();
+        open.sync_all().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let made = create(&lab.dir, &[new("s-one", "presync", "aaaaaaaa")]).unwrap();
+        assert!(made[0].is_untouched(), "{made:?}");
+        run(&format!("btrfs filesystem sync '{}'", lab.dir.display()));
+        assert_eq!(list(&lab.dir, false).unwrap(), made, "it is what was noted");
+        // One that was written to is known by that, whatever it says of itself now.
+        let path = &made[0].path;
+        run(&format!(
+            "btrfs property set '{path}' ro false; echo x >'{path}/x'; btrfs property set '{path}' ro true
+             btrfs filesystem sync '{path}'"
+        ));
+        assert!(!list(&lab.dir, false).unwrap()[0].is_untouched());
+        drop(open);
+    }
+
+    #[test]
+    fn a_snapshot_for_one_question_is_nobody_elses_and_gone_afterwards() {
+        let Some(lab) = lab() else { return };
+        std::fs::write(lab.one.join("file"), "now").unwrap();
+        Temporary::make(&lab.dir, "s-one").unwrap_err();
+        assert!(!lab.dir.exists());
+        create(&lab.dir, &[new("s-two", "presync", "aaaaaaaa")]).unwrap();
+        let listed = list(&lab.dir, false).unwrap();
+        {
+            let one = Temporary::make(&lab.dir, "s-one").unwrap();
+            let two = Temporary::make(&lab.dir, "s-one").unwrap();
+            assert_ne!(one.path(), two.path());
+            assert_eq!(std::fs::read(two.path().join("file")).unwrap(), b"now");
+            assert!(std::fs::write(two.path().join("file"), "").is_err());
+            assert_eq!(list(&lab.dir, false).unwrap(), listed);
+        }
+        assert_eq!(entries(&lab.dir), [listed[0].name.as_str()]);
+        // What is fresh may be in use; what is a stranger's stays.
+        let left = format!("{TEMPORARY}left");
+        lab.btrfs.create_subvolume(&format!("snapshots/{left}"));
+        drop(Temporary::make(&lab.dir, "s-one").unwrap());
+        assert!(lab.dir.join(&left).exists());
     }
 
     #[test]

@@ -3,7 +3,9 @@
 pub mod error;
 pub mod manage;
 pub mod name;
+pub mod replace;
 pub mod retention;
+pub mod space;
 pub mod subvolumes;
 
 use serde::{Deserialize, Serialize};
@@ -83,7 +85,7 @@ pub struct SnapshotFacts {
     pub parent_uuid: Option<String>,
     /// Generation when it was looked at.
     pub generation: u64,
-    /// Generation when it was created; equal to `generation` while nobody touched it.
+    /// Generation when it was created.
     pub created_generation: u64,
     /// Generation of the last change to a file in it.
     #[serde(default)]
@@ -92,4 +94,13 @@ pub struct SnapshotFacts {
     pub readonly: bool,
     /// Bytes only it holds, if that was asked and could be found out.
     pub exclusive_bytes: Option<u64>,
+}
+
+impl SnapshotFacts {
+    /// Whether nobody has written to it since it was made. Its generation alone does not tell: the kernel
+    /// removes from a new snapshot what was deleted but still open, and that moves it.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.readonly && self.changed_generation <= self.created_generation
+    }
 }

@@ -301,10 +301,19 @@ pub fn create_subvolume(parent: impl AsFd, name: &OsStr) -> io::Result<()> {
 /// Makes a read-only snapshot of the subvolume `of` in the directory `parent`. The kernel has
 /// committed it when this returns.
 pub fn create_readonly_snapshot(of: impl AsFd, parent: impl AsFd, name: &OsStr) -> io::Result<()> {
+    create_snapshot(of, parent, name, SUBVOL_RDONLY)
+}
+
+/// The same, one that can be written to.
+pub fn create_writable_snapshot(of: impl AsFd, parent: impl AsFd, name: &OsStr) -> io::Result<()> {
+    create_snapshot(of, parent, name, 0)
+}
+
+fn create_snapshot(of: impl AsFd, parent: impl AsFd, name: &OsStr, flags: u64) -> io::Result<()> {
     let mut args = VolArgsV2 {
         fd: of.as_fd().as_raw_fd().into(),
         transid: 0,
-        flags: SUBVOL_RDONLY,
+        flags,
         unused: [0; 4],
         name: [0; 4040],
     };

@@ -2,6 +2,7 @@
 
 pub mod btrfs;
 pub mod command;
+pub mod extents;
 pub mod guardian;
 pub mod inherit;
 pub mod inodes;

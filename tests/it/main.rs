@@ -10,6 +10,7 @@
 
 mod anchors;
 mod completions;
+mod damage;
 mod deltas;
 mod doctor;
 mod documents;
@@ -29,9 +30,11 @@ mod manual;
 mod moves;
 mod packages;
 mod refusals;
+mod restore;
 mod retention;
 mod rollback;
 mod round_trip;
+mod status;
 mod support;
 mod survivors;
 mod terminal;

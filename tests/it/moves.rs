@@ -40,7 +40,8 @@ fn fill(top: &Path, dirs: usize, files: usize) {
         let dir = top.join(dir.to_string());
         fs::create_dir_all(&dir).expect("writable");
         for n in 0..files {
-            fs::write(dir.join(n.to_string()), format!("{} {n}\n", dir.display())).expect("writable");
+            fs::write(dir.join(n.to_string()), format!("{} {n}\n", dir.display()))
+                .expect("writable");
         }
     }
 }

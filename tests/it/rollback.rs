@@ -368,3 +368,175 @@ fn a_rollback_that_died_is_finished_by_the_next() {
     );
     assert_back(&lab, &before);
 }
+
+/// Both subvolumes are snapshotted, and root's own files are synced as well.
+fn configure_with_root(lab: &Lab) {
+    for host in [ATLAS, VEGA] {
+        lab.configure_with(
+            host,
+            "sync_modules: { user_data: true }\n\
+             disk: { preflight_minimum: \"1%\", runtime_minimum: \"1%\", warning_threshold: \"1%\" }\n\
+             btrfs_snapshots: { subvolumes: [\"@\", \"@home\"] }\n\
+             user_data: { folders: [ { path: /home, filter: home.filter }, { path: /root, filter: home.filter } ] }\n",
+            FILTER,
+        );
+    }
+}
+
+/// A machine's root, as a script sees it there.
+fn root_has(lab: &Lab, path: &str) -> bool {
+    lab.exec(VEGA, &["test", "-e", path]).status == Some(0)
+}
+
+#[test]
+fn the_running_root_is_exchanged_for_the_next_boot_and_kept() {
+    let Some(lab) = Lab::fresh() else { return };
+    configure_with_root(&lab);
+    fs::write(lab.dev(VEGA).join("only on vega"), "precious\n").expect("writable");
+    lab.exec(
+        VEGA,
+        &[
+            "sh",
+            "-c",
+            "echo 1 >/root/only; echo 1 >/root/both; echo 1 >/etc/of-the-machine",
+        ],
+    )
+    .ok();
+    lab.exec(ATLAS, &["sh", "-c", "echo 22 >/root/both"]).ok();
+    let before = snapshot(&lab, "before");
+    let sync = lab.sync(&["--allow-mass-delete"]);
+    assert!(matches!(sync.status, Some(0 | 8)), "{}", sync.text());
+    assert!(!root_has(&lab, "/root/only"));
+    lab.exec(
+        VEGA,
+        &[
+            "sh",
+            "-c",
+            "echo 1 >/etc/later; echo 22 >/etc/of-the-machine",
+        ],
+    )
+    .ok();
+
+    // A subvolume that would stay behind is a reason not to.
+    lab.exec(
+        VEGA,
+        &[
+            "sh",
+            "-c",
+            "btrfs subvolume create /var/machine && touch /var/machine/x",
+        ],
+    )
+    .ok();
+    let refused = lab.pc_switcher(&["rollback", "--yes"]).expect(2).text();
+    assert!(
+        refused.contains("/var/machine") && refused.contains("--in-place"),
+        "{refused}"
+    );
+    lab.exec(VEGA, &["rm", "/var/machine/x"]).ok();
+
+    let dry = lab.pc_switcher(&["rollback", "--dry-run"]).ok();
+    assert!(dry.stdout.contains("- /etc/later"), "{}", dry.text());
+    let subvolumes = || -> Vec<String> {
+        let found = fs::read_dir(lab.disk(VEGA)).expect("readable").flatten();
+        let names = found.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with('@')).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(subvolumes(), ["@", "@home"]);
+    lab.pc_switcher(&["rollback"]).expect(4);
+    assert_eq!(
+        subvolumes(),
+        ["@", "@home"],
+        "what was not agreed to leaves no copy"
+    );
+    let done = lab.pc_switcher(&["rollback", "--yes"]).ok();
+    assert!(done.stdout.contains("at the next boot"), "{}", done.text());
+    let session = name_of(&last_session(&lab, ATLAS));
+    let kept = format!("@.replaced-by-{session}");
+    assert!(done.stdout.contains(&kept), "{}", done.text());
+    assert_eq!(subvolumes(), ["@", &kept, "@home"]);
+    lab.assert_nothing_left_running();
+    // What runs, runs on as it is; the home is back at once.
+    assert!(root_has(&lab, "/etc/later") && !root_has(&lab, "/root/only"));
+    assert_back(&lab, &before);
+    // Nothing more can be done to it before it has booted.
+    let again = lab
+        .pc_switcher(&["rollback", "--host", VEGA, &session, "--yes"])
+        .expect(2);
+    assert!(again.text().contains("not mounted"), "{}", again.text());
+
+    lab.verb(&["stop", VEGA]).ok();
+    lab.verb(&["start", VEGA]).ok();
+    assert!(root_has(&lab, "/root/only") && !root_has(&lab, "/etc/later"));
+    lab.exec(
+        VEGA,
+        &[
+            "sh",
+            "-c",
+            "grep -qx 1 /root/both && grep -qx 1 /etc/of-the-machine",
+        ],
+    )
+    .ok();
+    // Where the empty subvolume was is a directory, as in every snapshot.
+    lab.exec(VEGA, &["rmdir", "/var/machine"]).ok();
+    assert_back(&lab, &before);
+    // It knows what became of it, and nothing is open.
+    let told = lab
+        .pc_switcher(&["history", "--json", "--host", VEGA])
+        .ok()
+        .stdout;
+    assert!(
+        told.contains(&format!("\"session\":\"{session}\"")),
+        "{told}"
+    );
+    assert!(!told.contains(r#""incomplete":true"#), "{told}");
+    let refused = lab.sync(&["--allow-mass-delete"]).expect(4).text();
+    assert!(refused.contains("was rolled back on vega"), "{refused}");
+    let next = lab.sync(&["--allow-mass-delete", "--allow-out-of-order"]);
+    assert!(matches!(next.status, Some(0 | 8)), "{}", next.text());
+    lab.exec(VEGA, &["btrfs", "subvolume", "list", "/"]).ok();
+}
+
+#[test]
+fn the_running_root_is_put_back_in_place_where_that_is_asked_for() {
+    let Some(lab) = Lab::fresh() else { return };
+    configure_with_root(&lab);
+    lab.exec(
+        VEGA,
+        &[
+            "sh",
+            "-c",
+            "echo 1 >/root/only; echo 1 >/etc/of-the-machine",
+        ],
+    )
+    .ok();
+    let sync = lab.sync(&["--allow-mass-delete"]);
+    assert!(matches!(sync.status, Some(0 | 8)), "{}", sync.text());
+    lab.exec(
+        VEGA,
+        &[
+            "sh",
+            "-c",
+            "echo 1 >/etc/later; echo 22 >/etc/of-the-machine",
+        ],
+    )
+    .ok();
+    let args = ["rollback", "--yes", "--in-place", "--subvolume", "@"];
+    let done = lab.pc_switcher(&args).ok();
+    assert!(done.stdout.contains("back at its state"), "{}", done.text());
+    assert!(root_has(&lab, "/root/only") && !root_has(&lab, "/etc/later"));
+    lab.exec(VEGA, &["grep", "-qx", "1", "/etc/of-the-machine"])
+        .ok();
+    // Our own memory is not put back with it.
+    let session = name_of(&last_session(&lab, ATLAS));
+    let told = lab
+        .pc_switcher(&["history", "--json", "--host", VEGA])
+        .ok()
+        .stdout;
+    assert!(
+        told.contains(&format!("\"session\":\"{session}\"")),
+        "{told}"
+    );
+    lab.assert_nothing_left_running();
+}

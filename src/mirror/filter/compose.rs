@@ -62,14 +62,15 @@ impl Filter {
         Self::from_rules(paths.iter().map(rule).collect(), "")
     }
 
-    /// Includes the plain path `path` with everything in it, and the directories on the way to it.
+    /// Includes the plain paths `paths` with everything in them, and the directories on the way to them;
+    /// `None` if they are too many.
     #[must_use]
-    pub fn only(path: &[u8]) -> Self {
-        let wanted = Rule {
+    pub fn only(paths: &[Vec<u8>]) -> Option<Self> {
+        let wanted = |path: &Vec<u8>| Rule {
             include: true,
             dir_only: false,
             line: 0,
-            text: [b"/", path].concat().into(),
+            text: [b"/", &path[..]].concat().into(),
             parts: literal(path).into(),
         };
         let rest = Rule {
@@ -83,7 +84,8 @@ impl Filter {
             }]
             .into(),
         };
-        Self::from_rules(vec![wanted, rest], "")
+        let rules: Vec<Rule> = paths.iter().map(wanted).chain([rest]).collect();
+        (rules.len() <= MAX_RULES).then(|| Self::from_rules(rules, ""))
     }
 }
 
@@ -156,7 +158,7 @@ mod tests {
     #[test]
     fn one_path_is_taken_literally_whatever_is_in_its_name() {
         for name in ["a*b", "line\nfeed", "- x", "[ab]", "#", "back\\slash"] {
-            let filter = Filter::only(format!("dir/{name}").as_bytes());
+            let filter = Filter::only(&[format!("dir/{name}").into_bytes()]).unwrap();
             assert_eq!(verdict(&filter, "dir/"), Verdict::Traverse);
             assert_eq!(verdict(&filter, &format!("dir/{name}")), Verdict::Include);
             assert_eq!(
@@ -178,5 +180,23 @@ mod tests {
         for path in ["var/", "var/lib/", "var/lib/xy", "a/snapshots"] {
             assert_eq!(verdict(&filter, path), Verdict::Include, "{path}");
         }
+    }
+
+    #[test]
+    fn several_paths_are_taken_with_the_ways_to_them() {
+        let paths = ["a/x", "a/y/z", "b"].map(|path| path.as_bytes().to_vec());
+        let filter = Filter::only(&paths).unwrap();
+        for (path, expected) in [
+            ("a/", Verdict::Traverse),
+            ("a/x", Verdict::Include),
+            ("a/y/", Verdict::Traverse),
+            ("a/y/z/deep", Verdict::Include),
+            ("a/y/other", Verdict::Exclude),
+            ("b/c", Verdict::Include),
+            ("c", Verdict::Exclude),
+        ] {
+            assert_eq!(verdict(&filter, path), expected, "{path}");
+        }
+        assert!(Filter::only(&vec![b"x".to_vec(); MAX_RULES]).is_none());
     }
 }

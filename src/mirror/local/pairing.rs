@@ -12,16 +12,18 @@ use std::path::Path;
 use crossbeam_channel::unbounded;
 
 use super::super::compare::TargetScan;
-use super::super::entry::{Aspects, Kind, Time, split};
+use super::super::diff::DiffError;
+use super::super::entry::{Aspects, Kind, Time, is_valid_path, split};
 use super::super::filter::Filter;
 use super::super::left::Compared;
 use super::super::look::Looker;
 use super::super::plan::{FolderPlan, Step};
 use super::super::scan::{NOTES_OF_A_KIND, Notes, ScanError, SourceScan};
 use super::super::service::fault;
+use super::super::suspects::{Mark, SUSPECTS_MAX, Suspect};
 use super::super::tree::{Tree, Trust};
 use super::super::wire::{Batch, FOR_CLI, FOR_PEER, ScanTree};
-use super::{LocalPlan, Side};
+use super::{LocalPlan, Side, grown, open_tree};
 use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::ServiceContext;
 use crate::escape::escape_bytes;
@@ -34,6 +36,11 @@ const CLOCK_SLACK_SECS: i64 = 600;
 
 /// The kind of note about what neither side mirrors.
 pub const LEFT_ALONE: &str = "left as it is, a nested subvolume or a mount";
+/// The kind of note about what stands where a directory would have to be.
+const IN_THE_WAY: &str = "in the way, not a directory any more";
+
+/// Scans that may follow one another because names of hard links turned up.
+const PASSES: usize = 4;
 
 /// What came of comparing.
 pub struct Found {
@@ -43,6 +50,18 @@ pub struct Found {
     pub notes: Notes,
     /// Entries seen in the second tree.
     pub entries: u64,
+    /// What it has cost: names read and entries looked at there.
+    pub looked: u64,
+    /// Why everything was compared, though what differs was to be asked of the kernel.
+    pub full_scan: Option<String>,
+}
+
+/// One scan of both trees.
+struct Scanned {
+    source: Notes,
+    target: Compared,
+    /// After a restricted scan: names in the first tree that have to be visited as well.
+    more: Result<Vec<Vec<u8>>, DiffError>,
 }
 
 /// Compares the trees of `wanted`, which are open as `from` and `to`.
@@ -53,13 +72,105 @@ pub fn compare(
     to: &Tree,
 ) -> Result<Found, Fault> {
     let filter = filter_of(wanted)?;
+    let few = match &wanted.newer {
+        None => None,
+        Some(newer) => Some(by_kernel(context, wanted, newer, [from, to], &filter)?),
+    };
+    let (scanned, full_scan) = match few {
+        Some(Ok(scanned)) => (scanned, None),
+        few => {
+            let all = once(context, wanted, [from, to], &filter, None)?;
+            (all, few.and_then(Result::err))
+        }
+    };
+    let (mut notes, compared) = (
+        merged([scanned.source, scanned.target.notes]),
+        scanned.target.plan,
+    );
+    let plan = if wanted.only.is_empty() {
+        compared
+    } else {
+        name_what_is_in_the_way(&mut notes);
+        only_what_is_asked_for(&compared, &wanted.only).map_err(ScanError::Spool)?
+    };
+    Ok(Found {
+        plan,
+        notes,
+        entries: scanned.target.entries,
+        looked: scanned.target.looked,
+        full_scan,
+    })
+}
+
+/// Compares what the kernel says may differ; `Err` inside says why that does not do.
+fn by_kernel(
+    context: &ServiceContext,
+    wanted: &LocalPlan,
+    newer: &[u8],
+    trees: [&Tree; 2],
+    filter: &Filter,
+) -> Result<Result<Scanned, String>, Fault> {
+    let newer = open_tree(newer)?;
+    let reason = |error| match error {
+        DiffError::Interrupted(interrupted) => Err(Fault::from(interrupted)),
+        error => Ok(Err(error.to_string())),
+    };
+    let found = match grown::suspects(wanted, trees, &newer, &context.abort) {
+        Ok(found) => found,
+        Err(error) => return reason(error),
+    };
+    // It is the tree that grew whose paths they are.
+    let mut suspects = match wanted.older {
+        Some(Side::From) => [Vec::new(), found],
+        _ => [found, Vec::new()],
+    };
+    for _ in 0..PASSES {
+        let mut scanned = once(context, wanted, trees, filter, Some(suspects.clone()))?;
+        let mut is_whole = true;
+        let names = [&mut scanned.more, &mut scanned.target.more];
+        for (suspects, names) in suspects.iter_mut().zip(names) {
+            match std::mem::replace(names, Ok(Vec::new())) {
+                Ok(names) => {
+                    is_whole &= names.is_empty();
+                    let more = names.into_iter();
+                    suspects.extend(more.map(|path| Suspect::new(path, Mark::default())));
+                }
+                Err(error) => return reason(error),
+            }
+        }
+        if is_whole {
+            return Ok(Ok(scanned));
+        }
+        if suspects
+            .iter()
+            .any(|suspects| suspects.len() > SUSPECTS_MAX)
+        {
+            return reason(DiffError::TooMany(SUSPECTS_MAX));
+        }
+    }
+    Ok(Err("hard links lead on and on".to_owned()))
+}
+
+/// One scan: of everything, or of what is suspected of either tree.
+fn once(
+    context: &ServiceContext,
+    wanted: &LocalPlan,
+    [from, to]: [&Tree; 2],
+    filter: &Filter,
+    suspects: Option<[Vec<Suspect>; 2]>,
+) -> Result<Scanned, Fault> {
+    let is_whole = suspects.is_none();
+    let (of_source, of_target) = suspects.map(|[source, target]| (source, target)).unzip();
     let scan = ScanTree {
         root: escape_bytes(&wanted.from),
         without_mounts: false,
         rules: String::new(),
         origin: String::new(),
         content: false,
-        trust: equal_at(wanted.older, from, to).map(Trust::until),
+        // What is suspected is doubted where its content may differ, and nothing else is visited.
+        trust: equal_at(wanted.older, from, to)
+            .filter(|_| is_whole)
+            .map(Trust::until),
         restricted: None,
         anchor: None,
     };
@@ -89,60 +200,60 @@ pub fn compare(
                 if !wanted.own_rules {
                     source = source.without_own_rules();
                 }
-                source.run(&source_scan.root).map(|()| source.notes)
+                if let Some(suspects) = of_source {
+                    source = source.restricted(suspects);
+                }
+                let scanned = source.run(&source_scan.root);
+                scanned.map(|()| (source.unseen(), source.notes))
             })
             .map_err(ScanError::Spool)?;
         let looker = Looker::new(to, path(&wanted.to));
-        let target = follow(
-            context,
+        let mut target = TargetScan::new(
             to,
             looker,
             &target_hears,
-            &to_source,
+            Batch::new(FOR_PEER, &to_source, abort),
+            Batch::new(FOR_CLI, &context.outgoing, abort),
+            abort,
             &scan,
-            &filter,
-        );
+        )?;
+        if wanted.only.is_empty() {
+            target = target.naming_excluded();
+        }
+        if let Some(suspects) = of_target {
+            target = target.restricted(suspects, None);
+        }
+        let target = target.run(filter);
         drop((to_source, target_hears));
         Ok::<_, ScanError>((source.join().expect("a scan does not panic"), target))
     })?;
-    let (source_notes, compared) = match (source, target) {
+    let ((more, source), target) = match (source, target) {
         // One half's trouble interrupts the other.
         (Err(ScanError::Interrupted(_)), Err(error)) => return Err(error.into()),
         (source, target) => (source?, target?),
     };
-    let notes = merged([source_notes, compared.notes]);
-    let plan = match &wanted.only {
-        None => compared.plan,
-        Some(path) => only_what_is_asked_for(&compared.plan, path).map_err(ScanError::Spool)?,
-    };
-    Ok(Found {
-        plan,
-        notes,
-        entries: compared.entries,
+    Ok(Scanned {
+        source,
+        target,
+        more,
     })
-}
-
-fn follow(
-    context: &ServiceContext,
-    to: &Tree,
-    looker: Looker<'_>,
-    heard: &crossbeam_channel::Receiver<Vec<u8>>,
-    to_source: &crossbeam_channel::Sender<Vec<u8>>,
-    scan: &ScanTree,
-    filter: &Filter,
-) -> Result<Compared, ScanError> {
-    let abort = &context.abort;
-    let peer = Batch::new(FOR_PEER, to_source, abort);
-    let cli = Batch::new(FOR_CLI, &context.outgoing, abort);
-    TargetScan::new(to, looker, heard, peer, cli, abort, scan)?
-        .naming_excluded()
-        .run(filter)
 }
 
 /// The rules of every folder as they stand in the tree.
 fn filter_of(wanted: &LocalPlan) -> Result<Filter, Fault> {
-    if let Some(path) = &wanted.only {
-        return Ok(Filter::only(path));
+    let too_many = || {
+        let text = "the filters have too many rules together";
+        fault(FaultKind::Invalid, text)
+    };
+    if !wanted.only.is_empty() {
+        if !wanted
+            .only
+            .iter()
+            .all(|path| !path.is_empty() && is_valid_path(path))
+        {
+            return Err(fault(FaultKind::Invalid, "an impossible path"));
+        }
+        return Filter::only(&wanted.only).ok_or_else(too_many);
     }
     let mut filters = vec![Filter::protecting(&wanted.protected)];
     let mut folders: Vec<_> = wanted.rules.iter().collect();
@@ -155,12 +266,7 @@ fn filter_of(wanted: &LocalPlan) -> Result<Filter, Fault> {
         })?;
         filters.push(filter.moved_below(&folder.below));
     }
-    Filter::joined(&filters).ok_or_else(|| {
-        fault(
-            FaultKind::Invalid,
-            "the filters have too many rules together",
-        )
-    })
+    Filter::joined(&filters).ok_or_else(too_many)
 }
 
 /// Since when files that were not touched are equal on both sides: since the snapshot was made that
@@ -225,9 +331,46 @@ fn merged(halves: [Notes; 2]) -> Notes {
     notes
 }
 
-/// The part of a plan that brings `path` back: what is only here stays, unless it is inside a directory
+/// What the scan calls excluded is, where only some paths are wanted, something else on the way to one of
+/// them: nothing can be brought back below it.
+fn name_what_is_in_the_way(notes: &mut Notes) {
+    const EXCLUDED: &str = "left alone on the target, excluded";
+    let Some(count) = notes.counts.remove(EXCLUDED) else {
+        return;
+    };
+    // It is met where it is listed and where it would be entered.
+    let mut paths = BTreeSet::new();
+    notes
+        .lines
+        .retain(|(_, line)| match line.strip_prefix(EXCLUDED) {
+            Some(path) => {
+                paths.insert(path.to_owned());
+                false
+            }
+            None => true,
+        });
+    let lines = paths
+        .iter()
+        .map(|path| (LogLevel::Error, format!("{IN_THE_WAY}{path}")));
+    notes.lines.extend(lines);
+    notes
+        .counts
+        .insert(IN_THE_WAY.to_owned(), paths.len() as u64);
+    notes.errors += paths.len() as u64;
+    notes.warnings = notes.warnings.saturating_sub(count);
+}
+
+/// The part of a plan that brings `paths` back: what is only here stays, unless it is inside a directory
 /// that something else takes the place of; and so do directories on the way.
-fn only_what_is_asked_for(plan: &FolderPlan, path: &[u8]) -> std::io::Result<FolderPlan> {
+fn only_what_is_asked_for(plan: &FolderPlan, paths: &[Vec<u8>]) -> std::io::Result<FolderPlan> {
+    let wanted: BTreeSet<&[u8]> = paths.iter().map(Vec::as_slice).collect();
+    let is_wanted = |path: &[u8]| {
+        let mut at = path;
+        while !at.is_empty() && !wanted.contains(at) {
+            at = split(at).0;
+        }
+        !at.is_empty()
+    };
     let mut give_way = BTreeSet::<Vec<u8>>::new();
     plan.retain(|op| {
         if op.step != Step::Delete {
@@ -235,8 +378,8 @@ fn only_what_is_asked_for(plan: &FolderPlan, path: &[u8]) -> std::io::Result<Fol
             if was_dir && op.aspects.any(Aspects::KIND) {
                 give_way.insert(op.path.clone());
             }
-            let is_on_the_way = op.path.len() < path.len() && op.old.is_some();
-            return !(op.step == Step::DirAttributes && is_on_the_way);
+            let is_there = op.step == Step::DirAttributes && op.old.is_some();
+            return !is_there || is_wanted(&op.path);
         }
         let mut inside = &op.path[..];
         while !inside.is_empty() {

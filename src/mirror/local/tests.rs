@@ -323,7 +323,7 @@ fn one_path_comes_back_with_its_attributes_and_nothing_else_moves() {
     let moved = time();
     let before = rsync_differences(&snapshot, &lab.live);
     let only = |path: &[u8]| LocalPlan {
-        only: Some(path.to_vec()),
+        only: vec![path.to_vec()],
         ..back(&snapshot, &lab.live)
     };
     for name in names {
@@ -360,7 +360,7 @@ fn a_file_comes_back_where_a_directory_stands_now() {
         "rm thing; mkdir -p thing/a; echo 2 >thing/a/b; rm beside",
     );
     let (_, changes) = lab.plan(LocalPlan {
-        only: Some(b"thing".to_vec()),
+        only: vec![b"thing".to_vec()],
         ..back(&snapshot, &lab.live)
     });
     let expected = [('*', "thing"), ('-', "thing/a/b"), ('-', "thing/a")];
@@ -424,4 +424,200 @@ fn a_plan_that_nobody_made_is_not_carried_out() {
     let body = serde_json::to_value(request).unwrap();
     let fault = LocalService::default().call(&context, body).unwrap_err();
     assert_eq!(fault.kind, FaultKind::Invalid);
+}
+
+/// What the kernel says, and nothing else, is compared: a plan, and the names it took.
+fn by_kernel(lab: &Lab, snapshot: &Path, now: &Path) -> (MirrorReply, Vec<(char, String)>) {
+    let newer = now.as_os_str().as_bytes().to_vec();
+    let found = lab.plan(LocalPlan {
+        newer: Some(newer),
+        ..back(snapshot, &lab.live)
+    });
+    assert_eq!(found.0.full_scan, None);
+    found
+}
+
+#[test]
+fn what_the_kernel_says_differs_is_all_that_is_looked_at() {
+    let Some(lab) = Lab::new() else { return };
+    sh(
+        &lab.live,
+        "mkdir -p many/a many/b few; for i in $(seq 2000); do echo $i >many/a/$i; done
+         echo 1 >few/x; echo 1 >few/y; echo 1 >few/linked; ln few/linked many/b/linked",
+    );
+    let snapshot = lab.snapshot("before");
+    sh(
+        &lab.live,
+        "echo 2 >few/x; touch -r few/y few/x; rm few/y; mkdir few/new; echo 1 >few/new/z; echo 22 >few/linked
+         mv many/a/7 few/seven",
+    );
+    let now = lab.snapshot("now");
+    let (reply, mut changes) = by_kernel(&lab, &snapshot, &now);
+    assert!(reply.looked < 60, "{reply:?}");
+    let (whole, mut all) = lab.plan(back(&snapshot, &lab.live));
+    assert!(whole.looked > 2000, "{whole:?}");
+    changes.sort();
+    all.sort();
+    assert_eq!(changes, all);
+    by_kernel(&lab, &snapshot, &now);
+    assert_eq!(lab.apply().errors, 0, "{:?}", lab.lines());
+    assert_same(&snapshot, &lab.live);
+}
+
+#[test]
+fn random_changes_are_found_by_the_kernel_as_by_looking_at_everything() {
+    let seeds = number("PCS_SEEDS", 6);
+    let first = number("PCS_SEED", 1);
+    for seed in first..first + seeds {
+        let Some(lab) = Lab::new() else { return };
+        let mut rng = Random::new(seed ^ 0xbeef);
+        grow(&lab.live, &mut rng, 120);
+        let snapshot = lab.snapshot("before");
+        mutate(&lab.live, &mut rng, 60);
+        let now = lab.snapshot("now");
+        let (_, mut all) = lab.plan(back(&snapshot, &lab.live));
+        let (planned, mut few) = by_kernel(&lab, &snapshot, &now);
+        all.sort();
+        few.sort();
+        assert_eq!(few, all, "{seed}");
+        let applied = lab.apply();
+        assert_eq!((planned.errors, applied.errors), (0, 0), "{seed}");
+        assert_eq!(rsync_differences(&snapshot, &lab.live), "", "{seed}");
+        assert_eq!(lsattr(&snapshot), lsattr(&lab.live), "{seed}");
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_not_of_the_tree_is_not_believed() {
+    let Some(lab) = Lab::new() else { return };
+    sh(&lab.live, "echo 1 >x; mkdir sub; echo 1 >sub/y");
+    let snapshot = lab.snapshot("before");
+    sh(&lab.live, "echo 22 >x");
+    let now = lab.snapshot("now");
+    run(&format!(
+        "cd '{}'; btrfs subvolume create other; echo 3 >other/x; btrfs subvolume snapshot -r other stranger
+         btrfs subvolume snapshot now written; echo 4 >written/x",
+        lab.disk.top().display()
+    ));
+    for (newer, words) in [
+        ("stranger", "one and the same subvolume"),
+        ("written", "one and the same subvolume"),
+        ("now/sub", "elsewhere"),
+        ("home", "not read-only"),
+    ] {
+        let path = lab.disk.top().join(newer);
+        let (reply, changes) = lab.plan(LocalPlan {
+            newer: Some(path.as_os_str().as_bytes().to_vec()),
+            ..back(&snapshot, &lab.live)
+        });
+        let why = reply.full_scan.expect("all of it was looked at");
+        assert!(why.contains(words), "{newer}: {why}");
+        assert_eq!(changes, [('*', "x".to_owned())], "{newer}");
+    }
+    // A folder in both, by its own path.
+    let inside = |path: &Path| path.join("sub");
+    sh(&lab.live, "echo 22 >sub/y");
+    let later = lab.snapshot("later");
+    let (reply, changes) = lab.plan(LocalPlan {
+        newer: Some(inside(&later).as_os_str().as_bytes().to_vec()),
+        ..back(&inside(&snapshot), &inside(&lab.live))
+    });
+    assert_eq!(
+        (reply.full_scan, changes),
+        (None, vec![('*', "y".to_owned())])
+    );
+    drop(now);
+}
+
+#[test]
+fn nested_subvolumes_and_mounts_are_named_though_nothing_changed_there() {
+    let Some(lab) = Lab::new() else { return };
+    sh(&lab.live, "mkdir -p dir/mnt; echo 1 >x");
+    lab.disk.create_subvolume("home/dir/nested");
+    let snapshot = lab.snapshot("before");
+    let mount = lab.live.join("dir/mnt");
+    run(&format!("mount -t tmpfs none '{}'", mount.display()));
+    sh(&lab.live, "echo 22 >x");
+    let now = lab.snapshot("now");
+    let (reply, changes) = by_kernel(&lab, &snapshot, &now);
+    assert_eq!(changes, [('*', "x".to_owned())]);
+    assert_eq!(reply.notes.get(pairing::LEFT_ALONE), Some(&2), "{reply:?}");
+}
+
+#[test]
+fn several_paths_come_back_at_once_with_what_links_them() {
+    let Some(lab) = Lab::new() else { return };
+    sh(
+        &lab.live,
+        "mkdir a b; echo 1 >a/x; ln a/x b/x; echo 1 >b/other; echo 1 >c",
+    );
+    let snapshot = lab.snapshot("before");
+    sh(&lab.live, "rm -r a b c; mkdir b; echo new >b/new");
+    let paths = ["a", "b/x"].map(|path| path.as_bytes().to_vec());
+    let only = LocalPlan {
+        only: paths.to_vec(),
+        ..back(&snapshot, &lab.live)
+    };
+    let (reply, changes) = lab.plan(only);
+    assert_eq!(reply.notes, BTreeMap::new());
+    let names: Vec<&str> = changes.iter().map(|(_, path)| path.as_str()).collect();
+    assert_eq!(names, ["a", "a/x", "b/x"]);
+    lab.apply();
+    let ino = |path: &str| fs::metadata(lab.live.join(path)).unwrap().ino();
+    assert_eq!(ino("a/x"), ino("b/x"));
+    assert!(lab.live.join("b/new").exists() && !lab.live.join("c").exists());
+    // Something else stands where a directory must be.
+    sh(&lab.live, "rm -r b; echo file >b");
+    let (reply, changes) = lab.plan(LocalPlan {
+        only: vec![b"b/other".to_vec()],
+        ..back(&snapshot, &lab.live)
+    });
+    assert_eq!((reply.errors, changes), (1, Vec::new()));
+    assert!(
+        lab.lines()
+            .iter()
+            .any(|line| line.contains("in the way") && line.ends_with(": b"))
+    );
+}
+
+#[test]
+fn what_is_there_is_found_and_no_link_is_followed() {
+    let Some(lab) = Lab::new() else { return };
+    sh(
+        &lab.live,
+        "mkdir dir; echo 123 >dir/file; ln -s dir link; ln -s /etc etc",
+    );
+    lab.disk.create_subvolume("home/nested");
+    let snapshot = lab.snapshot("before");
+    let ask = |paths: &[&str]| {
+        let paths = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
+        let tree = snapshot.as_os_str().as_bytes().to_vec();
+        let body = serde_json::to_value(LocalRequest::Find { tree, paths }).unwrap();
+        lab.service.call(&lab.context, body)
+    };
+    let found = ask(&[
+        "dir/file",
+        "dir",
+        "link",
+        "link/file",
+        "etc/passwd",
+        "gone",
+        "nested",
+    ]);
+    let found: Vec<Option<super::super::drift::Told>> =
+        serde_json::from_value(found.unwrap()).unwrap();
+    let kinds: Vec<Option<(&str, Option<u64>)>> = found
+        .iter()
+        .map(|told| told.as_ref().map(|told| (&*told.kind, told.size)))
+        .collect();
+    assert_eq!(kinds[0].unwrap().1, Some(4));
+    assert!(kinds[1].is_some() && kinds[2].is_some());
+    assert_eq!(kinds[3..], [None, None, None, None]);
+    for wrong in ["", "..", "/etc", "dir/../x"] {
+        assert_eq!(
+            ask(&[wrong]).unwrap_err().kind,
+            FaultKind::Invalid,
+            "{wrong}"
+        );
+    }
 }

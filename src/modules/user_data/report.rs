@@ -12,6 +12,7 @@ use crate::figures::{bytes, counted, number};
 use crate::mirror::drift::{Drift, Told};
 use crate::mirror::wire::MirrorReply;
 use crate::module::{ModuleContext, PlanSummary};
+use crate::record::anchor::NoAnchor;
 
 /// Conflicts shown at the question; all of them are in the log.
 const SHOWN: usize = 20;
@@ -90,9 +91,11 @@ impl Drifts {
     /// Tells it, and puts the conflicts into the summary for the gate.
     pub(super) fn report(self, context: &ModuleContext<'_>, summary: &mut PlanSummary) {
         let target = &context.target.hostname;
-        if !self.unknown.is_empty() {
+        let is_first = matches!(context.session.anchor, Err(NoAnchor::FirstSync { .. }));
+        // Before the first sync there was none since which anything could have changed.
+        if !self.unknown.is_empty() && !is_first {
             let text = format!(
-                "what was changed on {target} below {} since a sync is not known: there is no \
+                "what was changed on {target} below {} since the last sync is not known: there is no \
                  anchor to tell",
                 self.unknown.join(", ")
             );

@@ -279,13 +279,15 @@ fn disks(run: &Run, pair: &Pair, hosts: &[Host], checks: &mut Checks) -> Result<
         let host = look.host;
         let fact = &look.fact;
         let free = space::share(fact.free_bytes, fact.total_bytes);
-        match (look.critical, look.low) {
+        match (&look.critical, &look.low) {
             (Some(critical), _) => {
-                checks.failed("disk", Some(host), RunError::DiskSpace(vec![critical]))?;
+                let relief = preflight::relief(run, pair, &look).into_iter().collect();
+                let errors = vec![critical.clone()];
+                checks.failed("disk", Some(host), RunError::DiskSpace { errors, relief })?;
             }
             (None, Some(low)) => {
                 let remedy = "what could go:\n    pc-switcher snapshots list".to_owned();
-                checks.warn("disk", Some(host), space::low_words(&low), Some(remedy));
+                checks.warn("disk", Some(host), space::low_words(low), Some(remedy));
             }
             (None, None) => checks.ok("disk", host, format!("{free} free on {}", fact.mount_point)),
         }

@@ -15,6 +15,7 @@ use serde_json::Map;
 use super::PlanOutput;
 use super::error::RunError;
 use super::met::{Meets, Met};
+use crate::agent::client::AgentError;
 use crate::agent::protocol::Request;
 use crate::config::Config;
 use crate::escape::escape_str;
@@ -23,8 +24,10 @@ use crate::event::{
 };
 use crate::figures;
 use crate::interrupt::AbortFlag;
+use crate::mirror::local::client;
 use crate::prompt::{Choice as Answer, PromptError, Prompter, Question};
 use crate::record::sessions::undone;
+use crate::record::state::STATE_DIR;
 use crate::record::{Changed, HistoryEntry, Incomplete, MachineState};
 use crate::snapshot::name::{SnapshotKind, SnapshotName};
 use crate::snapshot::{NewSnapshot, SnapshotFacts, Subvolume};
@@ -34,6 +37,9 @@ pub use tree::Tree;
 
 /// The name it goes by among modules.
 pub const NAME: &str = "rollback";
+
+/// What a machine remembers: a root that was exchanged must know it too.
+const STATE_FILES: [&str; 3] = ["history.json", "incomplete.json", "package-marks.json"];
 
 /// How long the last words with an agent may take after trouble.
 const LAST_CALL_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -125,7 +131,7 @@ pub fn rollback(
     } else {
         take_snapshots(&work, &machines.changed, &trees, SnapshotKind::Presync)?
     };
-    let decided = decide(&work, &machines, &mut trees, output);
+    let decided = decide(&work, &machines, &mut trees, &own, output);
     let report = |trees, is_needed| Report {
         machine: machines.changed.name(),
         of: work.of.clone(),
@@ -136,6 +142,9 @@ pub fn rollback(
         Ok(true) if !work.options.dry_run => {}
         decided => {
             // Nothing was changed, and nothing is left behind.
+            if trees.iter().any(|tree| tree.is_exchanged) && !own.is_empty() {
+                let _ = client::drop_copy(&machines.changed.cleaning_up().agent);
+            }
             take_back(&work, &machines.changed, &own);
             return decided.map(|is_needed| report(trees, is_needed));
         }
@@ -228,7 +237,7 @@ fn find_trees(work: &Work<'_>, met: &Met) -> Result<Vec<Tree>, RunError> {
         };
         let is_way_back = name.kind == SnapshotKind::Presync && name.session == work.of;
         if is_way_back && is_wanted(&name.subvolume) {
-            if !snapshot.readonly || snapshot.generation != snapshot.created_generation {
+            if !snapshot.is_untouched() {
                 return Err(RunError::Usage {
                     message: format!(
                         "the snapshot {} on {} was changed since it was taken",
@@ -263,15 +272,26 @@ fn find_trees(work: &Work<'_>, met: &Met) -> Result<Vec<Tree>, RunError> {
             });
         };
         let subvolume = mounted.swap_remove(at);
-        if subvolume.mount_point == "/" && !work.options.in_place {
-            return Err(RunError::Usage {
-                message: format!("{name} is the running root of {}", met.name()),
-                hint: "--in-place puts it back while it runs; --subvolume names others".to_owned(),
-            });
+        let mut tree = Tree::new(subvolume, snapshot);
+        tree.is_exchanged = tree.place() == "/" && !work.options.in_place;
+        if tree.is_exchanged {
+            can_be_exchanged(&tree, met, dir)?;
         }
-        trees.push(Tree::new(subvolume, snapshot));
+        trees.push(tree);
     }
     Ok(trees)
+}
+
+/// Whether another root would surely boot; if not, that is said in words.
+fn can_be_exchanged(tree: &Tree, met: &Met, snapshot_dir: &str) -> Result<(), RunError> {
+    let place = (&*tree.subvolume.name, snapshot_dir);
+    match client::copy_root(&met.agent, place, false) {
+        Err(AgentError::Fault { fault, .. }) => Err(RunError::Usage {
+            message: format!("{}: {}", met.name(), fault.message),
+            hint: fault.hint.unwrap_or_default(),
+        }),
+        other => other.map_err(RunError::agent("looking at the root")),
+    }
 }
 
 /// Every subvolume of the machine that people configured or that is rolled back: which of them holds a
@@ -292,12 +312,22 @@ fn decide(
     work: &Work<'_>,
     machines: &Machines,
     trees: &mut [Tree],
+    own: &[SnapshotFacts],
     output: &mut dyn PlanOutput,
 ) -> Result<bool, RunError> {
     let met = &machines.changed;
     let mounted = mounted(work, met, trees)?;
     for tree in trees.iter_mut() {
-        tree.compare(work, met, &mounted)?;
+        if tree.is_exchanged && !work.options.dry_run {
+            let place = (
+                &*tree.subvolume.name,
+                &*work.config.btrfs_snapshots.snapshot_dir,
+            );
+            client::copy_root(&met.agent, place, true)
+                .map_err(RunError::agent("copying the root"))?;
+        }
+        let own = own.iter().find(|s| s.subvolume == tree.subvolume.name);
+        tree.compare(work, met, &mounted, own)?;
         work.log(
             LogLevel::Info,
             format!("{}: {}", tree.place(), totals(tree)),
@@ -364,6 +394,12 @@ fn agree(work: &Work<'_>, machines: &Machines, trees: &[Tree]) -> Result<(), Run
     let mut detail = vec![about(&machines.state, &work.of)];
     for tree in trees {
         detail.push(format!("{}: {}", tree.place(), totals(tree)));
+        if tree.is_exchanged {
+            detail.push(
+                "/ is exchanged for the next boot; what runs now stays as it is and is kept"
+                    .to_owned(),
+            );
+        }
     }
     detail.extend(also_undone(&machines.state, work));
     detail.push(format!(
@@ -445,7 +481,9 @@ fn take_snapshots(
     kind: SnapshotKind,
 ) -> Result<Vec<SnapshotFacts>, RunError> {
     let at = Timestamp::now();
-    let new = trees.iter().map(|tree| {
+    // What comes after an exchanged root is not there before the next boot.
+    let there = |tree: &&Tree| kind == SnapshotKind::Presync || !tree.is_exchanged;
+    let new = trees.iter().filter(there).map(|tree| {
         let subvolume = tree.subvolume.name.clone();
         let name = SnapshotName {
             subvolume: subvolume.clone(),
@@ -501,6 +539,9 @@ fn carry_out(
     }
     if state == SessionState::Completed {
         settle_markers(work, machines)?;
+    }
+    if trees.iter().any(|tree| tree.kept.is_some()) {
+        exchange(&changed.cleaning_up())?;
     }
     Ok(())
 }
@@ -562,7 +603,19 @@ fn put_back(
         trees,
         SnapshotKind::Postsync,
     )?);
+    // Last, and only if everything else is as it should be.
+    if trees.iter().all(|tree| tree.errors == 0) {
+        for tree in trees.iter_mut().filter(|tree| tree.is_exchanged) {
+            tree.kept = Some(exchange(&machines.changed)?);
+        }
+    }
     Ok(())
+}
+
+/// Exchanges the root, or if that is done already gives the new one what the machine remembers now.
+fn exchange(met: &Met) -> Result<String, RunError> {
+    let doing = RunError::agent("exchanging the root");
+    client::take_place(&met.agent, STATE_DIR, &STATE_FILES).map_err(doing)
 }
 
 fn module_result(done: &Result<(), RunError>, trees: &[Tree], began: Timestamp) -> ModuleResult {

@@ -8,11 +8,10 @@ use std::path::Path;
 
 use super::Work;
 use crate::agent::client::AgentError;
-use crate::change::{Action, Change};
 use crate::escape::escape_bytes;
 use crate::event::{Event, ProgressEvent, ProgressUpdate};
-use crate::mirror::entry::Aspects;
 use crate::mirror::local::{FolderRules, LocalPlan, Side, client};
+use crate::mirror::told;
 use crate::mirror::wire::{Message, MirrorReply, PlanTotals};
 use crate::modules::space::holder;
 use crate::modules::user_data::read_rules;
@@ -35,6 +34,10 @@ pub struct Tree {
     pub left: Vec<(String, u64)>,
     /// What could not be put back.
     pub errors: u64,
+    /// Whether it is the running root, which is exchanged for the next boot instead of being changed.
+    pub is_exchanged: bool,
+    /// After that: the flat name that the running one is kept under.
+    pub kept: Option<String>,
 }
 
 impl Tree {
@@ -47,6 +50,8 @@ impl Tree {
             totals: PlanTotals::default(),
             left: Vec::new(),
             errors: 0,
+            is_exchanged: false,
+            kept: None,
         }
     }
 
@@ -63,12 +68,14 @@ impl Tree {
         totals.changes()
     }
 
-    /// Has the agent compare; it keeps the plan under the subvolume's name.
+    /// Has the agent compare; it keeps the plan under the subvolume's name. With `own`, a snapshot of the
+    /// subvolume as it is now, that costs what differs.
     pub fn compare(
         &mut self,
         work: &Work<'_>,
         met: &Met,
         mounted: &[Subvolume],
+        own: Option<&SnapshotFacts>,
     ) -> Result<(), RunError> {
         let wanted = LocalPlan {
             id: self.subvolume.name.clone(),
@@ -77,8 +84,11 @@ impl Tree {
             older: Some(Side::From),
             rules: self.rules(work, mounted)?,
             protected: self.protected(work, mounted),
-            only: None,
+            // A dry run makes no copy; what would be changed in it is what differs now.
+            to_copy: self.is_exchanged && !work.options.dry_run,
+            newer: own.map(|own| own.path.clone().into_bytes()),
             own_rules: true,
+            ..LocalPlan::default()
         };
         let place = self.place().to_owned();
         let mut progress = |message: &Message<'_>| {
@@ -142,33 +152,10 @@ impl Tree {
 
     /// Calls `visit` with every change of the plan.
     pub fn each_change(&self, met: &Met, visit: &mut Visit<'_>) -> Result<(), AgentError> {
-        client::list(&met.agent, &self.subvolume.name, &mut |message| {
-            let Message::Change {
-                action,
-                aspects,
-                bytes,
-                path,
-                from: _,
-            } = message
-            else {
-                return Ok(());
-            };
-            let nonsense = || met.agent.nonsense("an unknown kind of change");
-            let mut item = self.place().trim_end_matches('/').as_bytes().to_vec();
-            if !path.is_empty() || item.is_empty() {
-                item.push(b'/');
-                item.extend_from_slice(path);
-            }
-            visit(&Change {
-                action: Action::from_byte(*action).ok_or_else(nonsense)?,
-                item,
-                detail: Aspects(*aspects).describe(),
-                bytes: *bytes,
-                from: None,
-            });
+        client::each_change(&met.agent, &self.subvolume.name, &mut |change| {
+            visit(&told::within(self.place().as_bytes(), change));
             Ok(())
         })
-        .map(drop)
     }
 
     /// Carries out the plan. `before` has been done already, of `total` changes in all.

@@ -125,6 +125,7 @@ impl MachineWorld {
                 Reply::Snapshots(made)
             }
             Request::ListSnapshots { .. } => Reply::Snapshots(self.snapshots.clone()),
+            Request::SnapshotSpace { .. } => Reply::Held(crate::snapshot::space::Held::default()),
             Request::DeleteSnapshots { names, .. } => {
                 self.snapshots.retain(|s| !names.contains(&s.name));
                 Reply::Done

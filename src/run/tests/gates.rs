@@ -302,6 +302,30 @@ fn a_long_difference_is_shown_in_part_until_it_is_asked_for() {
 }
 
 #[test]
+fn a_file_that_the_target_has_not_is_named_and_not_shown_line_by_line() {
+    let prompter = Scripted::new("dt");
+    let world = world();
+    world.with(Host::Target, |m| m.config.clear());
+    let mut trial = Trial::new(&world);
+    trial.options.yes = false;
+    trial.options.batch = false;
+    trial.prompter = prompter.clone();
+    assert_eq!(trial.run().code(), 0);
+    let asked = prompter.asked.lock().unwrap();
+    let [short, long] = asked.as_slice() else {
+        panic!("{asked:?}");
+    };
+    assert_reads_well(short);
+    let named = "+ config.yaml (1 line, not there yet)";
+    assert!(short.detail.iter().any(|line| line == named), "{short:?}");
+    assert!(
+        !short.detail.iter().any(|line| line == "+ours"),
+        "{short:?}"
+    );
+    assert!(long.detail.iter().any(|line| line == "+ours"), "{long:?}");
+}
+
+#[test]
 fn with_confirm_each_command_every_change_is_asked_about_and_no_stops_it() {
     let world = world();
     let prompter = Scripted::new("a");
