@@ -404,6 +404,13 @@ pub trait Module: Send {
     /// Does what the plan says; returns a one-line summary.
     fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError>;
 
+    /// Whether errors it logged are over with the run: what was not done is named, what is there is whole,
+    /// and its next plan begins with that. A run with such errors alone has failed, and leaves nothing
+    /// incomplete behind.
+    fn fails_whole(&self) -> bool {
+        false
+    }
+
     /// The folders it makes equal to the source's, if it does such a thing: the postsync snapshots
     /// of what holds them are taken as soon as the last such module has ended.
     fn mirrors(&self, _config: &Config) -> Vec<String> {

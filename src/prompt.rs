@@ -30,6 +30,39 @@ pub struct Question {
     pub flag: Option<String>,
 }
 
+/// Many decisions on one screen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// What it is about, one line.
+    pub title: String,
+    /// What is decided alike.
+    pub groups: Vec<SurveyGroup>,
+}
+
+/// Things that have the same answers to choose from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SurveyGroup {
+    /// What is asked of all of them, one line.
+    pub heading: String,
+    /// The answers; each has a key of its own.
+    pub choices: Vec<Choice>,
+    /// The things.
+    pub rows: Vec<SurveyRow>,
+}
+
+/// One thing to decide.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SurveyRow {
+    /// What it is, one line.
+    pub text: String,
+    /// What would come of it, shown while the row is looked at.
+    pub detail: Vec<String>,
+    /// Index of the answer it begins with, and has unless another is given.
+    pub answer: usize,
+    /// Whether an answer for the whole group passes it over: it is answered by itself.
+    pub alone: bool,
+}
+
 /// A secret typed by a person; not printed by `Debug`, overwritten when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -81,6 +114,12 @@ pub trait Prompter: Send + Sync {
 
     /// Asks `question`; returns the index of the chosen answer.
     fn choose(&self, question: &Question) -> Result<usize, PromptError>;
+
+    /// Asks for many decisions at once: for each group the index of the answer to each of its rows.
+    /// `None`: there is no screen for it here, each must be asked by itself.
+    fn survey(&self, _survey: &Survey) -> Result<Option<Vec<Vec<usize>>>, PromptError> {
+        Ok(None)
+    }
 
     /// Asks for a secret without echo.
     fn secret(&self, prompt: &str) -> Result<Secret, PromptError>;

@@ -1,5 +1,6 @@
 //! From the tree to a [`Config`], collecting everything that is wrong.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -200,14 +201,39 @@ impl<'a> Checker<'a> {
         let left_alone = section
             .take("left_alone")
             .and_then(|field| self.patterns(&field));
+        let recipes = section.take("recipes").map(|field| self.recipes(&field));
+        let share_cache = section
+            .take("share_cache")
+            .and_then(|field| self.switch(&field));
         PackagesConfig {
             left_alone: left_alone.unwrap_or(defaults.left_alone),
+            recipes: recipes.unwrap_or_default(),
+            share_cache: share_cache.unwrap_or(defaults.share_cache),
             command_timeout: self.number(
                 section.take("command_timeout"),
                 60..=86_400,
                 defaults.command_timeout,
             ),
         }
+    }
+
+    /// Commands by the name of what they bring; there may be none.
+    fn recipes(&mut self, field: &Field<'_>) -> BTreeMap<String, String> {
+        let map = match &field.node.value {
+            Value::Map(map) => map,
+            _ if field.node.is_null() => return BTreeMap::new(),
+            _ => {
+                self.wrong_type(field, "commands by the name of what they bring", None);
+                return BTreeMap::new();
+            }
+        };
+        let mut recipes = BTreeMap::new();
+        for (name, field) in self.entries(&field.path, map) {
+            if let Some(command) = self.text(&field, "a command") {
+                recipes.insert(name.to_owned(), command.to_owned());
+            }
+        }
+        recipes
     }
 
     /// Names of packages with `*` in them; there may be none.

@@ -39,6 +39,8 @@ pub(super) const SNAPSHOTS: Keys = &[
 /// Keys of `packages`.
 pub(super) const PACKAGES: Keys = &[
     ("left_alone", "left_alone"),
+    ("recipes", "recipes"),
+    ("share_cache", "share_cache"),
     ("command_timeout", "command_timeout"),
 ];
 

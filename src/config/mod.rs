@@ -8,6 +8,7 @@ mod keys;
 mod problem;
 mod yaml;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Read as _;
@@ -244,6 +245,10 @@ impl Default for SnapshotConfig {
 pub struct PackagesConfig {
     /// Names, with `*` for any run of characters, of packages that are never converged.
     pub left_alone: Vec<String>,
+    /// Commands that bring what no package source offers, by the package's name or the program's path.
+    pub recipes: BTreeMap<String, String>,
+    /// Whether package files of the source's cache travel over the sync's connection (default: no).
+    pub share_cache: bool,
     /// Seconds that one command of a package manager may take (default 3600).
     pub command_timeout: u64,
 }
@@ -252,6 +257,8 @@ impl Default for PackagesConfig {
     fn default() -> Self {
         Self {
             left_alone: LEFT_ALONE.iter().map(|&name| name.to_owned()).collect(),
+            recipes: BTreeMap::new(),
+            share_cache: false,
             command_timeout: 3600,
         }
     }

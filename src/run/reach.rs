@@ -11,7 +11,7 @@ use crate::agent::deploy::{
 use crate::event::Host;
 use crate::host::ssh::{self, SshConnection, SshOptions};
 use crate::host::throttle::Throttle;
-use crate::prompt::{PromptError, Prompter, Question, Secret};
+use crate::prompt::{PromptError, Prompter, Question, Secret, Survey};
 
 /// What a machine does before there is anybody to ask.
 const STARTING: &str = "receiving and starting the agent";
@@ -178,6 +178,10 @@ impl Prompter for Remembering {
         self.inner.choose(question)
     }
 
+    fn survey(&self, survey: &Survey) -> Result<Option<Vec<Vec<usize>>>, PromptError> {
+        self.inner.survey(survey)
+    }
+
     fn secret(&self, prompt: &str) -> Result<Secret, PromptError> {
         let answer = self.inner.secret(prompt)?;
         self.keep(prompt, &answer);
@@ -213,6 +217,10 @@ impl Prompter for Repeating {
 
     fn choose(&self, question: &Question) -> Result<usize, PromptError> {
         self.inner.choose(question)
+    }
+
+    fn survey(&self, survey: &Survey) -> Result<Option<Vec<Vec<usize>>>, PromptError> {
+        self.inner.survey(survey)
     }
 
     fn secret(&self, prompt: &str) -> Result<Secret, PromptError> {

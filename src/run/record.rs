@@ -82,9 +82,15 @@ fn on_both(pair: &Pair, request: impl Fn(&Peer) -> Request) -> Result<(), AgentE
 }
 
 /// Histories, then the markers, then old snapshots. A run in which errors were logged has reached
-/// its end but has not ended well: it is remembered as FAILED, and its markers stay.
+/// its end but has not ended well: it is remembered as FAILED, and its markers stay, unless all of them
+/// are over with it ([`crate::module::Module::fails_whole`]).
 pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
-    let state = if run.tally.counts().errors == 0 {
+    let counts = run.tally.counts();
+    let over: u64 = (run.selection.foreground.iter())
+        .filter(|module| module.fails_whole())
+        .filter_map(|module| counts.errors_of.get(module.name()))
+        .sum();
+    let state = if counts.errors == 0 {
         SessionState::Completed
     } else {
         SessionState::Failed
@@ -92,7 +98,7 @@ pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     let entry = |peer: &Peer| Request::AppendHistory(Box::new(entry(run, pair, peer, state)));
     on_both(pair, entry).map_err(RunError::agent("writing the history"))?;
     run.recorded = true;
-    if state == SessionState::Completed {
+    if counts.errors == over {
         on_both(pair, |_| Request::WriteIncomplete(None))
             .map_err(RunError::agent("noting that the sync has ended"))?;
         run.incomplete = None;

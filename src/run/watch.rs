@@ -1,7 +1,7 @@
 //! Who looks on while the phases work: the tally of what was logged, the reason for stopping,
 //! and the watch over the connection.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -80,6 +80,8 @@ impl Stop {
 pub struct Counts {
     /// Lines at ERROR or above.
     pub errors: u64,
+    /// The same by who logged them.
+    pub errors_of: BTreeMap<String, u64>,
     /// Lines at WARNING.
     pub warnings: u64,
     /// Lines at WARNING or above, each different one once.
@@ -171,7 +173,14 @@ impl Counts {
             self.decisions.push(line.clone());
         }
         match line.level {
-            LogLevel::Error | LogLevel::Critical => self.errors += 1,
+            LogLevel::Error | LogLevel::Critical => {
+                self.errors += 1;
+                // Modules are few; a name that an agent made up is none of them.
+                if self.errors_of.len() < MAX_WARNINGS || self.errors_of.contains_key(&line.module)
+                {
+                    *self.errors_of.entry(line.module.clone()).or_default() += 1;
+                }
+            }
             LogLevel::Warning => self.warnings += 1,
             LogLevel::Debug | LogLevel::Full | LogLevel::Info => return,
         }

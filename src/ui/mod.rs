@@ -17,6 +17,7 @@ mod plan;
 mod renderer;
 mod report;
 mod screen;
+mod sheet;
 mod terminal;
 mod text;
 mod tty;
@@ -227,6 +228,13 @@ fn render(mut renderer: Renderer, mut events: Receiver<Event>, orders: &Receiver
             }
             Some(Request::Newline(done)) => {
                 renderer.newline();
+                let _ = done.send(());
+            }
+            Some(Request::Survey(sheet, size)) => {
+                let _ = size.send(renderer.survey(&sheet));
+            }
+            Some(Request::Answers(sheet, done)) => {
+                renderer.answers(&sheet);
                 let _ = done.send(());
             }
             Some(Request::Resume) => renderer.resume(now),

@@ -13,6 +13,7 @@ use super::{changes, json};
 
 use super::live::{Live, Screen};
 use super::look::{Line, Look, Paint};
+use super::sheet::Sheet;
 use super::text::{clean, counted, wrap};
 use super::view::View;
 use super::words::{self, Width};
@@ -232,6 +233,29 @@ impl Renderer {
             .collect();
         self.screen.write(&text);
         self.prompt(&words::answer_prompt(question));
+    }
+
+    /// Shows a survey where it is shown already; only while paused. The size it has, if it can be shown.
+    pub(super) fn survey(&mut self, sheet: &Sheet) -> Option<(usize, usize)> {
+        if self.mode != Mode::Live {
+            return None;
+        }
+        let size = self.screen.size();
+        if self.screen.in_foreground() {
+            let lines = sheet.lines(size, self.look);
+            (self.live).draw(self.screen.as_mut(), self.look, &[], lines);
+        }
+        Some(size)
+    }
+
+    /// Leaves a survey's answers where it was; only while paused.
+    pub(super) fn answers(&mut self, sheet: &Sheet) {
+        self.live.clear(self.screen.as_mut());
+        let width = self.screen.size().1.saturating_sub(1).max(1);
+        let text: String = (sheet.told(self.look).into_iter())
+            .map(|line| line.fitted(width, self.look).render(self.look) + "\r\n")
+            .collect();
+        self.screen.write(&text);
     }
 
     /// Shows a text and leaves the cursor behind it; only while paused.

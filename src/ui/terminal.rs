@@ -9,9 +9,10 @@ use std::sync::{Mutex, PoisonError};
 use crossbeam_channel::{Sender, bounded};
 
 use crate::interrupt::AbortFlag;
-use crate::prompt::{PromptError, Prompter, Question, Secret};
+use crate::prompt::{PromptError, Prompter, Question, Secret, Survey};
 
-use super::tty::read_line;
+use super::sheet::{Sheet, Turn};
+use super::tty::{Keys, read_line};
 
 /// What the renderer is asked to do.
 pub(super) enum Request {
@@ -23,6 +24,11 @@ pub(super) enum Request {
     Prompt(String, Sender<()>),
     /// End the line; only while paused.
     Newline(Sender<()>),
+    /// Show a survey in place of what is there of it; only while paused. Answered with rows and columns,
+    /// or nothing where it cannot be shown.
+    Survey(Box<Sheet>, Sender<Option<(usize, usize)>>),
+    /// Leave the survey's answers on the screen; only while paused.
+    Answers(Box<Sheet>, Sender<()>),
     /// Go on.
     Resume,
     /// Show log lines from this level up.
@@ -120,6 +126,35 @@ impl Prompter for Terminal {
             },
             |line| answer(question, &line).ok_or("unknown"),
         )
+    }
+
+    fn survey(&self, survey: &Survey) -> Result<Option<Vec<Vec<usize>>>, PromptError> {
+        let tty = self.tty.as_ref().ok_or(PromptError::CannotAsk)?;
+        let _one = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        self.abort.check()?;
+        let _paused = Paused::new(&self.renderer).ok_or(PromptError::CannotAsk)?;
+        let mut sheet = Sheet::new(survey.clone());
+        // The mode first: what is typed once it is shown is an answer.
+        let mut keys = Keys::of(tty)?;
+        loop {
+            let (reply, size) = bounded(1);
+            let shown = Request::Survey(Box::new(sheet.clone()), reply);
+            self.renderer
+                .send(shown)
+                .map_err(|_| PromptError::CannotAsk)?;
+            let Some(size) = size.recv().map_err(|_| PromptError::CannotAsk)? else {
+                return Ok(None);
+            };
+            sheet.fit_into(size);
+            let key = keys.next(&self.abort)?;
+            if sheet.press(key) == Turn::Done {
+                let answers = sheet.answers();
+                request(&self.renderer, |reply| {
+                    Request::Answers(Box::new(sheet), reply)
+                });
+                return Ok(Some(answers));
+            }
+        }
     }
 
     fn secret(&self, prompt: &str) -> Result<Secret, PromptError> {

@@ -202,6 +202,67 @@ fn what_was_typed_before_the_question_does_not_answer_it() {
     assert_eq!(answer.join().unwrap(), Ok(1));
 }
 
+fn survey() -> Survey {
+    let choice = |key, label: &str| Choice {
+        key,
+        label: label.into(),
+        effect: "does it".into(),
+    };
+    let row = |text: &str, answer| crate::prompt::SurveyRow {
+        text: text.into(),
+        answer,
+        ..Default::default()
+    };
+    let group = |heading: &str, rows| crate::prompt::SurveyGroup {
+        heading: heading.into(),
+        choices: vec![choice('y', "yes"), choice('n', "no"), choice('x', "never")],
+        rows,
+    };
+    Survey {
+        title: "Software for vega".into(),
+        groups: vec![
+            group("Install", vec![row("vim", 0), row("jq", 0)]),
+            group("Remove", vec![row("nano", 1)]),
+        ],
+    }
+}
+
+#[test]
+fn a_survey_is_answered_on_one_screen_and_its_answers_stay_there() {
+    let desk = Desk::new();
+    let answers = desk.ask(|p| p.survey(&survey()));
+    desk.wait_for("❯ ● yes    vim");
+    assert!(!desk.pty.has_echo());
+    desk.pty.send("\x1b[Bx");
+    desk.wait_for("❯ ○ no     nano");
+    desk.pty.send("q \r");
+    let expected = vec![vec![0, 2], vec![2]];
+    assert_eq!(answers.join().unwrap(), Ok(Some(expected)));
+    assert!(desk.pty.has_echo());
+    let text = desk.screen.text();
+    assert!(
+        text.contains("⊘ never  jq") && !text.contains('❯'),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_survey_ends_with_the_abort_flag_and_with_the_input() {
+    for end in [true, false] {
+        let desk = Desk::new();
+        let answers = desk.ask(|p| p.survey(&survey()));
+        desk.wait_for("vim");
+        if end {
+            desk.abort.raise();
+        } else {
+            desk.pty.send("\x04");
+        }
+        let interrupted = PromptError::Interrupted(crate::interrupt::Interrupted);
+        assert_eq!(answers.join().unwrap(), Err(interrupted));
+        assert!(desk.pty.has_echo());
+    }
+}
+
 #[test]
 fn end_of_input_is_an_interruption_and_no_answer() {
     let desk = Desk::new();

@@ -9,6 +9,7 @@
 )]
 
 mod anchors;
+mod by_hand;
 mod completions;
 mod damage;
 mod deltas;
@@ -17,6 +18,7 @@ mod documents;
 mod dry_run;
 mod errors;
 mod first_sync;
+mod flatpaks;
 mod harness;
 mod help;
 mod history;

@@ -7,23 +7,24 @@ use crate::support::lab::{ATLAS, Lab, Output, VEGA};
 use crate::support::repo::{Deb, Key, inside, publish, write};
 use crate::support::scenario::FILTER;
 
-const CONFIG: &str = "sync_modules: { packages: true }\n\
+pub(crate) const CONFIG: &str = "sync_modules: { packages: true }\n\
     disk: { preflight_minimum: \"1%\", runtime_minimum: \"1%\", warning_threshold: \"1%\" }\n\
     btrfs_snapshots: { subvolumes: [\"@\", \"@home\"] }\n";
 
-const BOTH: [&str; 2] = ["--apply-package-installs", "--apply-package-removals"];
+pub(crate) const BOTH: [&str; 2] = ["--apply-package-installs", "--apply-package-removals"];
 
 /// What the vendor's repository needs on a machine that uses it.
 const VENDOR_LIST: &str = "/etc/apt/sources.list.d/vendor.list";
 const VENDOR_KEY: &str = "/usr/share/keyrings/vendor.gpg";
 const VENDOR_PIN: &str = "/etc/apt/preferences.d/vendor";
 
-struct World {
-    vendor: Key,
+pub(crate) struct World {
+    pub(crate) distribution: Key,
+    pub(crate) vendor: Key,
 }
 
 /// Both machines with a distribution of a few packages; atlas also uses a vendor's.
-fn world(lab: &Lab) -> World {
+pub(crate) fn world(lab: &Lab) -> World {
     let (distribution, vendor) = (Key::new("distribution"), Key::new("vendor"));
     let list = "deb [signed-by=/usr/share/keyrings/debian-archive-test.gpg] file:/srv/debian ./\n";
     for host in [ATLAS, VEGA] {
@@ -52,10 +53,13 @@ fn world(lab: &Lab) -> World {
         lab.exec(host, &["apt-get", "-q", "update"]).ok();
     }
     use_vendor(lab, ATLAS, &vendor);
-    World { vendor }
+    World {
+        distribution,
+        vendor,
+    }
 }
 
-fn use_vendor(lab: &Lab, host: &str, key: &Key) {
+pub(crate) fn use_vendor(lab: &Lab, host: &str, key: &Key) {
     write(lab, host, VENDOR_KEY, &key.public);
     write(
         lab,
@@ -72,7 +76,7 @@ fn use_vendor(lab: &Lab, host: &str, key: &Key) {
     lab.exec(host, &["apt-get", "-q", "update"]).ok();
 }
 
-fn distribution_packages() -> Vec<Deb> {
+pub(crate) fn distribution_packages() -> Vec<Deb> {
     vec![
         Deb::new("dep", "1.0"),
         Deb::new("extra", "1.0"),
@@ -96,13 +100,13 @@ fn distribution_packages() -> Vec<Deb> {
     ]
 }
 
-fn install(lab: &Lab, host: &str, names: &[&str]) {
+pub(crate) fn install(lab: &Lab, host: &str, names: &[&str]) {
     let argv = [&["apt-get", "-qy", "install"], names].concat();
     lab.exec(host, &argv).ok();
 }
 
 /// What is installed of the test's packages: name, whether asked for, whether held, version.
-fn state(lab: &Lab, host: &str) -> Vec<String> {
+pub(crate) fn state(lab: &Lab, host: &str) -> Vec<String> {
     let lines = |argv: &[&str]| -> Vec<String> {
         lab.exec(host, argv)
             .ok()
@@ -132,7 +136,7 @@ fn state(lab: &Lab, host: &str) -> Vec<String> {
         .collect()
 }
 
-fn sync(lab: &Lab, flags: &[&str]) -> Output {
+pub(crate) fn sync(lab: &Lab, flags: &[&str]) -> Output {
     lab.sync(&[&["--allow-out-of-order", "--allow-incomplete"], flags].concat())
 }
 

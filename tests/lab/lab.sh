@@ -56,7 +56,7 @@ WIRE=$LAB_NAME-wire     # the network namespace between the machines
 HOSTS=(atlas vega)
 declare -A ADDR=([atlas]=10.77.0.1 [vega]=10.77.0.2)
 SAFE_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-PACKAGES=systemd-sysv,dbus,libpam-systemd,openssh-server,openssh-client,sudo,btrfs-progs,rsync,procps,acl,attr,e2fsprogs,iproute2,iputils-ping,netcat-openbsd,less
+PACKAGES=systemd-sysv,dbus,libpam-systemd,openssh-server,openssh-client,sudo,btrfs-progs,rsync,procps,acl,attr,e2fsprogs,iproute2,iputils-ping,netcat-openbsd,less,flatpak,gpg,gpg-agent
 MADE_AS=$(printf %s "$PACKAGES,$LAB_EXTRA" "$(sed -n '/^customise()/,/^}/p' "$SELF")" | md5sum | cut -c1-8)
 
 # ---------------------------------------------------------------- small helpers

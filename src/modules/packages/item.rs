@@ -1,10 +1,11 @@
 //! What a review is about: one thing that may be done to the target, or one that is only told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::answer::Answer;
 use crate::event::Host;
 use crate::module::Change;
 
@@ -58,6 +59,9 @@ pub struct Item {
     /// Whether it would take something from the target that somebody wanted there: then neither a
     /// default nor a flag says yes.
     pub costly: bool,
+    /// Whether a person has to see to it: it is told at the end of each run until it is done, or noted
+    /// as belonging to its machine.
+    pub by_person: bool,
     /// How it is decided.
     pub stand: Stand,
 }
@@ -72,6 +76,7 @@ impl Item {
             text: text.into(),
             consequences: Vec::new(),
             costly: false,
+            by_person: false,
             stand: Stand::Asked(verb != Verb::Remove),
         }
     }
@@ -164,6 +169,24 @@ pub struct View<'a> {
     pub names: (&'a str, &'a str),
     /// Ids that belong to one machine only, on either.
     pub marked: &'a BTreeSet<String>,
-    /// Names that are never converged.
-    pub left_alone: &'a super::patterns::Patterns,
+    /// What the configuration says.
+    pub rules: &'a super::rules::Rules,
+    /// What every manager of the source answered, for one that builds on another.
+    pub source_all: &'a Answers,
+    /// Likewise of the target.
+    pub target_all: &'a Answers,
+}
+
+/// Answers by name of the manager.
+pub type Answers = BTreeMap<String, Answer<Value>>;
+
+impl<'a> View<'a> {
+    /// What another manager answered, if it did on both machines.
+    #[must_use]
+    pub fn both_of(&self, manager: &str) -> Option<(&'a Value, &'a Value)> {
+        match (self.source_all.get(manager)?, self.target_all.get(manager)?) {
+            (Answer::Is(ours), Answer::Is(theirs)) => Some((ours, theirs)),
+            _ => None,
+        }
+    }
 }

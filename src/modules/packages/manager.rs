@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::answer::{Answer, Silence};
 use super::item::{Draft, Outcome, Settled, View};
+use super::sharing::Wanted;
 use super::tools::Tools;
 use crate::event::Host;
 
@@ -56,6 +57,11 @@ pub trait Manager: Sync {
         draft: &Draft,
         chosen: &BTreeSet<String>,
     ) -> Result<Settled, String>;
+
+    /// On the target: package files it would have to fetch for the work. Changes nothing.
+    fn lacks(&self, _tools: &Tools<'_>, _work: Value) -> Result<Vec<Wanted>, Silence> {
+        Ok(Vec::new())
+    }
 
     /// On the target: does the work; `say` is told what is being done.
     fn apply(

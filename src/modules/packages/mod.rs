@@ -7,13 +7,22 @@
 pub mod answer;
 mod apt;
 mod bytes;
+mod files;
+mod flatpak;
+mod hand;
 pub mod item;
 pub mod manager;
 pub mod marks;
 mod patterns;
+mod people;
+mod plain;
+mod planning;
 mod release;
 mod review;
+mod rules;
 pub mod service;
+mod sharing;
+mod snap;
 #[cfg(test)]
 mod testing;
 pub mod tools;
@@ -21,9 +30,7 @@ pub mod tools;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use jiff::Timestamp;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::agent::client::{AgentError, PendingCall};
 use crate::agent::protocol::{Reply, Request};
@@ -31,15 +38,14 @@ use crate::config::Config;
 use crate::escape::escape_str;
 use crate::event::{Host, LogLevel, ProgressUpdate};
 use crate::module::{
-    Change, ConfigError, ListPlan, Machine, Module, ModuleContext, ModuleError, ModuleKind, Plan,
+    ConfigError, ListPlan, Machine, Module, ModuleContext, ModuleError, ModuleKind, Plan,
     ValidationError,
 };
 use answer::Answer;
-use item::{Outcome, Settled, Stand, View};
+use item::{Outcome, Settled, View};
 use manager::Manager;
-use marks::{Mark, Marks};
-use patterns::Patterns;
-use review::Answers;
+use marks::Marks;
+use rules::Rules;
 use service::{PackagesRequest, Reading, SERVICE};
 
 /// The module's name, as in the configuration.
@@ -52,7 +58,15 @@ const NAMED: usize = 8;
 /// another manager.
 #[must_use]
 pub fn managers() -> &'static [&'static dyn Manager] {
-    &[&apt::Apt]
+    &[
+        &apt::Apt,
+        &plain::Plain(plain::Dnf),
+        &plain::Plain(plain::Pacman),
+        &plain::Plain(plain::Zypper),
+        &snap::Snap,
+        &flatpak::Flatpak,
+        &hand::Hand,
+    ]
 }
 
 /// The module, with what it found out.
@@ -131,92 +145,19 @@ impl Packages {
         Ok(self.readings.as_ref().expect("just read"))
     }
 
-    /// Whose answers decide.
-    fn answers<'a>(context: &'a ModuleContext<'_>) -> Answers<'a> {
-        let session = context.session;
-        let flagged = session.package_installs || session.package_removals;
-        let person = context.prompter.can_ask() && !flagged;
-        if person && (session.yes || session.dry_run) {
-            Answers::Defaults
-        } else if person {
-            Answers::Person(context.prompter)
-        } else {
-            Answers::Flags {
-                installs: session.package_installs,
-                removals: session.package_removals,
-            }
-        }
-    }
-
-    /// One manager's plan; an error is a manager's that talked nonsense or did not answer.
-    fn plan_one(
-        &mut self,
-        context: &ModuleContext<'_>,
-        manager: &'static dyn Manager,
-        view: &View<'_>,
-    ) -> Result<Result<Settled, String>, ModuleError> {
-        let name = manager.name();
-        let mut draft = match manager.draft(view) {
-            Ok(draft) => draft,
-            Err(why) => return Ok(Err(why)),
-        };
-        if let Some(question) = draft.question.take() {
-            let request = PackagesRequest::Weigh {
-                manager: name.to_owned(),
-                question,
-            };
-            let answer: Answer<Value> = ask(context.target, &request, None)?;
-            let considered = match answer {
-                Answer::Is(answer) => manager.consider(view, &mut draft, answer),
-                Answer::Absent => Err("it is gone".to_owned()),
-                Answer::Silent(why) => Err(why),
-            };
-            if let Err(why) = considered {
-                return Ok(Err(why));
-            }
-        }
-        for note in &draft.notes {
-            context.log(LogLevel::Info, Host::Target, format!("{name}: {note}"));
-        }
-        let told = draft.items.iter().filter_map(|item| match &item.stand {
-            Stand::Told(why) => Some((item, why)),
-            Stand::Asked(_) => None,
-        });
-        for (item, why) in told {
-            let text = format!("{name}: {}: {}", escape_str(&item.text), escape_str(why));
-            context.log(LogLevel::Info, item.holder(), text);
-        }
-        let decided = review::decide(name, &draft.items, view.names, Self::answers(context))?;
-        if !decided.unanswered.is_empty() {
-            self.unanswered += decided.unanswered.len();
-            let text = format!("{name}: not decided: {}", list(&decided.unanswered));
-            context.log(LogLevel::Warning, Host::Target, text);
-        }
-        for item in draft
-            .items
-            .iter()
-            .filter(|item| decided.never.contains(&item.id))
-        {
-            let mark = Mark {
-                text: item.text.clone(),
-                at: Timestamp::now(),
-            };
-            let marks = Marks::from([(name.to_owned(), BTreeMap::from([(item.id.clone(), mark)]))]);
-            self.marks.push((item.holder(), marks));
-        }
-        Ok(manager.settle(view, &draft, &decided.chosen))
-    }
-
     /// The work of one manager on the target.
     fn carry_out(
         context: &ModuleContext<'_>,
         ready: &Ready,
     ) -> Result<Answer<Vec<Outcome>>, ModuleError> {
         let name = ready.manager.name();
+        let share = context.config.packages.share_cache;
+        let supplied = share && sharing::share(context, ready.manager, &ready.settled.work)?;
         let request = PackagesRequest::Apply {
             manager: name.to_owned(),
             work: ready.settled.work.clone(),
             patience: context.config.packages.command_timeout,
+            supplied,
         };
         let count = ready.settled.changes.len();
         let changes = format!("let {name} make {count} changes");
@@ -231,6 +172,10 @@ impl Module for Packages {
 
     fn kind(&self) -> ModuleKind {
         ModuleKind::Sync
+    }
+
+    fn fails_whole(&self) -> bool {
+        true
     }
 
     fn validate_config(&self, config: &Config) -> Vec<ConfigError> {
@@ -254,7 +199,7 @@ impl Module for Packages {
         &mut self,
         context: &ModuleContext<'_>,
     ) -> Result<Vec<ValidationError>, ModuleError> {
-        let left_alone = Patterns::new(&context.config.packages.left_alone);
+        let rules = Rules::of(context.config);
         let (source, target) = self.readings(context)?;
         let error = |host: Host, message: String, hint: Option<String>| ValidationError {
             module: NAME.to_owned(),
@@ -300,7 +245,9 @@ impl Module for Packages {
                 target: theirs,
                 names: (&context.source.hostname, &context.target.hostname),
                 marked: &BTreeSet::new(),
-                left_alone: &left_alone,
+                rules: &rules,
+                source_all: &source.managers,
+                target_all: &target.managers,
             };
             // Nonsense is said when it is planned with.
             for obstacle in manager.obstacles(&view).unwrap_or_default() {
@@ -312,90 +259,7 @@ impl Module for Packages {
     }
 
     fn plan(&mut self, context: &ModuleContext<'_>) -> Result<Box<dyn Plan>, ModuleError> {
-        self.ready.clear();
-        self.marks.clear();
-        self.unanswered = 0;
-        let left_alone = Patterns::new(&context.config.packages.left_alone);
-        let (source, target) = self.readings(context)?.clone();
-        let mut known = Vec::new();
-        for (machine, reading) in [(context.source, &source), (context.target, &target)] {
-            match &reading.marks {
-                Answer::Is(marks) => known.push(marks.clone()),
-                Answer::Absent => {}
-                Answer::Silent(why) => {
-                    // What is protected is not known: nothing at all is done.
-                    let text = format!("what belongs to {} alone: {why}", machine.hostname);
-                    context.log(LogLevel::Error, machine.host, text);
-                    return Ok(Box::new(ListPlan::default()));
-                }
-            }
-        }
-        let mut changes: Vec<Change> = Vec::new();
-        for &manager in managers() {
-            context.abort.check()?;
-            let name = manager.name();
-            let absent = Answer::Absent;
-            let answers = (
-                source.managers.get(name).unwrap_or(&absent),
-                target.managers.get(name).unwrap_or(&absent),
-            );
-            let (ours, theirs) = match answers {
-                (Answer::Absent, Answer::Absent) => continue,
-                (Answer::Silent(why), _) | (_, Answer::Silent(why)) => {
-                    let silent_source = matches!(answers.0, Answer::Silent(_));
-                    let machine = if silent_source {
-                        context.source
-                    } else {
-                        context.target
-                    };
-                    let text = format!("{name} did not answer: {why}");
-                    context.log(LogLevel::Error, machine.host, text);
-                    continue;
-                }
-                (Answer::Is(_), Answer::Absent) | (Answer::Absent, Answer::Is(_)) => {
-                    let there = matches!(answers.0, Answer::Is(_));
-                    let (has, lacks) = if there {
-                        (context.source, context.target)
-                    } else {
-                        (context.target, context.source)
-                    };
-                    let text = format!(
-                        "{name} is on {} only, not on {}: nothing is done with it",
-                        has.hostname, lacks.hostname
-                    );
-                    context.log(LogLevel::Info, lacks.host, text);
-                    continue;
-                }
-                (Answer::Is(ours), Answer::Is(theirs)) => (ours, theirs),
-            };
-            let marked = marks::marked(&known, name);
-            let view = View {
-                source: ours,
-                target: theirs,
-                names: (&context.source.hostname, &context.target.hostname),
-                marked: &marked,
-                left_alone: &left_alone,
-            };
-            match self.plan_one(context, manager, &view)? {
-                Ok(settled) => {
-                    for (id, why) in &settled.withdrawn {
-                        let text = format!(
-                            "{name}: {} is not done: {}",
-                            escape_str(id),
-                            escape_str(why)
-                        );
-                        context.log(LogLevel::Warning, Host::Target, text);
-                    }
-                    changes.extend(settled.changes.iter().cloned());
-                    self.ready.push(Ready { manager, settled });
-                }
-                Err(why) => {
-                    let text = format!("{name} did not answer: {}", escape_str(&why));
-                    context.log(LogLevel::Error, Host::Target, text);
-                }
-            }
-        }
-        Ok(Box::new(ListPlan::new(changes)))
+        Ok(Box::new(ListPlan::new(self.make_plan(context)?)))
     }
 
     fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError> {

@@ -1,4 +1,7 @@
-//! Asking a person what may be done: grouped by manager and action, all at once or one by one.
+//! Asking a person what may be done: all of it on one screen, and where there is none, grouped by manager
+//! and action, all at once or one by one.
+
+mod survey;
 
 use std::collections::BTreeSet;
 
@@ -6,6 +9,9 @@ use super::item::{Item, Stand, Verb};
 use crate::escape::escape_str;
 use crate::event::Host;
 use crate::prompt::{Choice, PromptError, Prompter, Question};
+
+/// In the order they are asked about.
+const VERBS: [Verb; 4] = [Verb::Install, Verb::Note, Verb::Replace, Verb::Remove];
 
 /// Lines of a group shown before it says how many more there are.
 const SHOWN: usize = 40;
@@ -37,15 +43,31 @@ pub enum Answers<'a> {
     },
 }
 
-/// Decides about all items of one manager.
+/// Decides about the items of every manager, each with its name.
 pub fn decide(
+    lists: &[(&str, &[Item])],
+    names: (&str, &str),
+    answers: Answers<'_>,
+) -> Result<Vec<Decided>, PromptError> {
+    if let Answers::Person(prompter) = answers
+        && let Some(decided) = survey::decide(lists, names, prompter)?
+    {
+        return Ok(decided);
+    }
+    (lists.iter())
+        .map(|(manager, items)| decide_one(manager, items, names, answers))
+        .collect()
+}
+
+/// Decides about all items of one manager.
+fn decide_one(
     manager: &str,
     items: &[Item],
     names: (&str, &str),
     answers: Answers<'_>,
 ) -> Result<Decided, PromptError> {
     let mut decided = Decided::default();
-    for verb in [Verb::Install, Verb::Note, Verb::Replace, Verb::Remove] {
+    for verb in VERBS {
         let group: Vec<&Item> = (items.iter())
             .filter(|item| item.verb == verb && matches!(item.stand, Stand::Asked(_)))
             .collect();
@@ -292,7 +314,7 @@ mod tests {
     fn ask(keys: &str) -> (Decided, Vec<Question>) {
         let prompter = Keys(Mutex::new(keys.chars().collect()), Mutex::default());
         let answers = Answers::Person(&prompter);
-        let decided = decide("apt", &items(), ("atlas", "vega"), answers).unwrap();
+        let decided = decide_one("apt", &items(), ("atlas", "vega"), answers).unwrap();
         assert!(prompter.0.lock().unwrap().is_empty(), "unasked: {keys}");
         (decided, prompter.1.into_inner().unwrap())
     }
@@ -336,7 +358,7 @@ mod tests {
     fn without_a_person_flags_decide_and_the_rest_is_named() {
         let flags = |installs, removals| {
             let answers = Answers::Flags { installs, removals };
-            decide("apt", &items(), ("atlas", "vega"), answers).unwrap()
+            decide_one("apt", &items(), ("atlas", "vega"), answers).unwrap()
         };
         let none = flags(false, false);
         assert!(none.chosen.is_empty());
@@ -345,7 +367,7 @@ mod tests {
         assert_eq!(ids(&installs.chosen), ["jq", "vim"]);
         assert_eq!(installs.unanswered, ["swap", "nano"]);
         assert_eq!(ids(&flags(true, true).chosen), ["jq", "nano", "vim"]);
-        let defaults = decide("apt", &items(), ("a", "b"), Answers::Defaults).unwrap();
+        let defaults = decide_one("apt", &items(), ("a", "b"), Answers::Defaults).unwrap();
         assert_eq!(ids(&defaults.chosen), ["jq", "vim"]);
     }
 }

@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::answer::{Answer, Silence};
+use super::apt::cache;
 use super::item::Outcome;
 use super::manager::Manager;
 use super::managers;
 use super::marks::{self, Marks};
 use super::release::{Release, read_release};
+use super::sharing::{Piece, Wanted};
 use super::tools::Tools;
 use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
@@ -35,6 +37,24 @@ pub enum PackagesRequest {
         /// The manager's own question.
         question: Value,
     },
+    /// Which package files the target would have to fetch. Answered by an `Answer<Vec<Wanted>>`.
+    Lacks {
+        /// Whose.
+        manager: String,
+        /// The manager's own work.
+        work: Value,
+    },
+    /// Which of these package files are in the cache here. Answered by an `Answer<Vec<Wanted>>`.
+    Has(Vec<Wanted>),
+    /// A piece of one of them. Answered by an `Answer<Bytes>`.
+    Give {
+        /// Of which.
+        file: Wanted,
+        /// From where.
+        offset: u64,
+    },
+    /// Takes a piece into the cache. Answered by an `Answer<()>`.
+    Take(Piece),
     /// Does the work. Answered by an `Answer<Vec<Outcome>>`.
     Apply {
         /// Whose.
@@ -43,6 +63,8 @@ pub enum PackagesRequest {
         work: Value,
         /// Seconds that one command may take.
         patience: u64,
+        /// Whether everything it needs is there without a network.
+        supplied: bool,
     },
     /// Adds marks. Answered by an `Answer<()>`.
     Mark(Marks),
@@ -84,8 +106,10 @@ impl Service for PackagesService {
                 manager,
                 work,
                 patience,
+                supplied,
             } => {
-                let tools = Tools::of_machine(&context.abort, Duration::from_secs(patience));
+                let mut tools = Tools::of_machine(&context.abort, Duration::from_secs(patience));
+                tools.supplied = supplied;
                 let mut say = |line: &str| {
                     let text = format!("{manager}: {line}");
                     (context.events).log(LogLevel::Info, super::NAME, None, text, Map::new());
@@ -93,6 +117,22 @@ impl Service for PackagesService {
                 to_value(&answer(&manager, |m| -> Result<Vec<Outcome>, Silence> {
                     m.apply(&tools, work, &mut say)
                 }))
+            }
+            PackagesRequest::Lacks { manager, work } => {
+                let tools = Tools::of_machine(&context.abort, super::tools::ASK);
+                to_value(&answer(&manager, |m| m.lacks(&tools, work)))
+            }
+            PackagesRequest::Has(files) => {
+                let tools = Tools::of_machine(&context.abort, super::tools::ASK);
+                to_value(&Answer::Is(cache::has(&tools, &files)))
+            }
+            PackagesRequest::Give { file, offset } => {
+                let tools = Tools::of_machine(&context.abort, super::tools::ASK);
+                to_value(&Answer::from(cache::give(&tools, &file, offset)))
+            }
+            PackagesRequest::Take(piece) => {
+                let tools = Tools::of_machine(&context.abort, super::tools::ASK);
+                to_value(&Answer::from(cache::take(&tools, &piece)))
             }
             PackagesRequest::Mark(marks) => {
                 let tools = Tools::of_machine(&context.abort, super::tools::ASK);

@@ -35,6 +35,8 @@ pub struct Tools<'a> {
     pub abort: &'a AbortFlag,
     /// Time for one command that changes something.
     pub patience: Duration,
+    /// Whether everything the work needs is on this machine: then no network is needed.
+    pub supplied: bool,
     /// Below this are the machine's files (`/`; tests have their own).
     root: PathBuf,
     /// Where programs are looked for.
@@ -48,6 +50,7 @@ impl<'a> Tools<'a> {
         Self {
             abort,
             patience,
+            supplied: false,
             root: PathBuf::from("/"),
             path: OsString::from(ROOT_PATH),
         }
@@ -61,6 +64,7 @@ impl<'a> Tools<'a> {
         Self {
             abort,
             patience: Duration::from_secs(20),
+            supplied: false,
             root: root.to_owned(),
             path,
         }
@@ -72,6 +76,7 @@ impl<'a> Tools<'a> {
         Tools {
             abort,
             patience: self.patience,
+            supplied: self.supplied,
             root: self.root.clone(),
             path: self.path.clone(),
         }
@@ -209,6 +214,18 @@ impl<'a> Tools<'a> {
 #[must_use]
 pub fn shown(argv: &[&str]) -> String {
     let mut text = String::new();
+    // Whose rights a command runs with is said by whoever reports it.
+    let argv = match argv {
+        ["setpriv", rest @ ..] => {
+            let start = rest.iter().position(|word| *word == "--").unwrap_or(0);
+            let words = &rest[start..];
+            let named = words
+                .iter()
+                .position(|w| !w.contains('=') && !["--", "env"].contains(w));
+            &words[named.unwrap_or(0)..]
+        }
+        _ => argv,
+    };
     for word in argv {
         if text.len() > 160 {
             text.push_str(" …");

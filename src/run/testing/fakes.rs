@@ -67,6 +67,8 @@ pub(crate) struct TestModule {
     pub(crate) plan: Step<PlanSummary>,
     pub(crate) execute: Step<Result<String, ModuleError>>,
     pub(crate) abort: Step<()>,
+    /// Whether its errors are over with the run.
+    pub(crate) fails_whole: bool,
     /// The folders it mirrors.
     pub(crate) mirrors: Vec<String>,
     pub(crate) mirrored: Step<Option<Mirrored>>,
@@ -76,6 +78,7 @@ impl TestModule {
     pub(crate) fn new(name: &'static str) -> Self {
         Self {
             name,
+            fails_whole: false,
             validate: Box::new(|_| Vec::new()),
             plan: Box::new(|_| PlanSummary::default()),
             execute: Box::new(|_| Ok("done".into())),
@@ -119,6 +122,10 @@ impl Module for TestModule {
 
     fn execute(&mut self, context: &ModuleContext<'_>) -> Result<String, ModuleError> {
         (self.execute)(context)
+    }
+
+    fn fails_whole(&self) -> bool {
+        self.fails_whole
     }
 
     fn mirrors(&self, _: &Config) -> Vec<String> {

@@ -142,6 +142,31 @@ fn an_error_in_the_log_makes_the_session_failed_although_every_module_succeeded(
 }
 
 #[test]
+fn errors_that_are_over_with_the_run_leave_nothing_incomplete_but_others_do() {
+    for (other, stays) in [(false, false), (true, true)] {
+        let world = world();
+        let mut software = TestModule::new("software").executing(|context| {
+            context.log(LogLevel::Error, Host::Target, "one package did not come");
+            Ok("1 failed".into())
+        });
+        software.fails_whole = true;
+        let work = TestModule::new("work").executing(move |context| {
+            if other {
+                context.log(LogLevel::Error, Host::Target, "one file was left out");
+            }
+            Ok("done".into())
+        });
+        let outcome = Trial::of(&world, vec![software, work]).run();
+        assert_eq!(outcome.code(), 1);
+        for host in BOTH {
+            let state = world.machine(host).state;
+            assert_eq!(state.history.last().unwrap().state, SessionState::Failed);
+            assert_eq!(state.incomplete.is_some(), stays, "{host}");
+        }
+    }
+}
+
+#[test]
 fn a_warning_in_the_log_is_status_8_and_is_repeated() {
     let world = world();
     let work = TestModule::new("work").executing(|context| {

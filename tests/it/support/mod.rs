@@ -2,6 +2,7 @@
 
 pub mod awkward;
 pub mod events_doc;
+pub mod hub;
 pub mod lab;
 pub mod oracle;
 pub mod processes;

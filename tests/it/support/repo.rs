@@ -14,6 +14,7 @@ pub struct Deb {
     version: String,
     fields: String,
     scripts: Vec<(&'static str, &'static str)>,
+    conffiles: Vec<(&'static str, &'static str)>,
 }
 
 impl Deb {
@@ -24,6 +25,7 @@ impl Deb {
             version: version.to_owned(),
             fields: String::new(),
             scripts: Vec::new(),
+            conffiles: Vec::new(),
         }
     }
 
@@ -36,6 +38,12 @@ impl Deb {
     /// A maintainer script.
     pub fn script(mut self, name: &'static str, body: &'static str) -> Self {
         self.scripts.push((name, body));
+        self
+    }
+
+    /// A configuration file it ships.
+    pub fn conffile(mut self, path: &'static str, content: &'static str) -> Self {
+        self.conffiles.push((path, content));
         self
     }
 
@@ -54,6 +62,16 @@ impl Deb {
             let path = control.join(name);
             fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("new");
             super::awkward::chmod(&path, 0o755).expect("own file");
+        }
+        let mut listed = String::new();
+        for (path, content) in &self.conffiles {
+            let file = tree.path().join(path.trim_start_matches('/'));
+            fs::create_dir_all(file.parent().expect("below the root")).expect("new");
+            fs::write(&file, content).expect("new");
+            writeln!(listed, "{path}").expect("a String takes every write");
+        }
+        if !listed.is_empty() {
+            fs::write(control.join("conffiles"), listed).expect("new");
         }
         let file = format!("{}_{}_all.deb", self.name, self.version.replace(':', "%3a"));
         let deb = directory.join(&file);
@@ -132,12 +150,26 @@ fn output(command: &mut Command) -> String {
 
 /// Makes a flat repository of `debs` at `path` on a machine.
 pub fn publish(lab: &Lab, host: &str, path: &str, origin: &str, key: &Key, debs: &[Deb]) {
+    publish_with(lab, host, path, origin, key, debs, "");
+}
+
+/// The same with more in its index, of packages that nobody can fetch.
+pub fn publish_with(
+    lab: &Lab,
+    host: &str,
+    path: &str,
+    origin: &str,
+    key: &Key,
+    debs: &[Deb],
+    more: &str,
+) {
     let directory = inside(lab, host, path);
     if directory.exists() {
         fs::remove_dir_all(&directory).expect("ours");
     }
     fs::create_dir_all(&directory).expect("root may");
-    let index: String = debs.iter().map(|deb| deb.build(&directory)).collect();
+    let mut index: String = debs.iter().map(|deb| deb.build(&directory)).collect();
+    index.push_str(more);
     fs::write(directory.join("Packages"), &index).expect("root may");
     let sum = output(Command::new("sha256sum").arg(directory.join("Packages")));
     let sum = sum.split_whitespace().next().expect("a sum");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::etc;
 use super::plan::{Install, Work};
 use super::simulate::{Transaction, argument, offers, simulate};
-use super::state::{State, lock_holder, own_name, read_labels_and_sources};
+use super::state::{PINS, PINS_FILE, State, lock_holder, own_name, read_labels_and_sources};
 use super::timers;
 use crate::escape::escape_str;
 use crate::interrupt::AbortFlag;
@@ -87,6 +87,18 @@ impl Apply<'_, '_> {
         (self.say)("asking the package sources what is new");
         let refreshed = self.refresh_new_sources().and_then(|()| self.refresh_all());
         if let Err(why) = refreshed {
+            // Pins have no part in a refresh; new sources and keys have.
+            let is_about_pins = (work.files.keys().chain(&work.deletions))
+                .all(|path| path == PINS_FILE || path.starts_with(PINS));
+            if is_about_pins && self.tools.supplied {
+                (self.say)(&format!(
+                    "going on with the package index that is there: {why}"
+                ));
+                for path in work.files.keys().chain(&work.deletions) {
+                    self.outcomes.push(Outcome::done(path));
+                }
+                return Ok(installs);
+            }
             if before.is_empty() {
                 for install in installs.drain(..) {
                     self.fail(&install.name, why.0.clone());
@@ -339,7 +351,9 @@ impl Apply<'_, '_> {
         argv.extend(["install", "--"]);
         argv.extend(given.iter().map(String::as_str));
         let done = self.tools.run(&argv, self.tools.patience)?;
-        for path in kept_files(&String::from_utf8_lossy(&done.stdout)) {
+        // dpkg says it where it would ask: on stderr.
+        let said = [&done.stdout[..], &done.stderr[..]].concat();
+        for path in kept_files(&String::from_utf8_lossy(&said)) {
             (self.say)(&format!(
                 "{} stays as it is there; what the package ships lies beside it",
                 escape_str(&path)

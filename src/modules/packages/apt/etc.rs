@@ -1,18 +1,14 @@
 //! Changes of `/etc/apt` and its keys as one unit: all of it, or put back byte for byte.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::path::Path;
-
-use rustix::fs::{Gid, Mode, Uid};
 
 use super::sources::is_read;
 use super::state::{PINS, PINS_FILE, SOURCES, is_key_path};
 use crate::escape::escape_str;
 use crate::modules::packages::answer::Silence;
 use crate::modules::packages::bytes::Bytes;
+use crate::modules::packages::files::{delete, write};
 use crate::modules::packages::tools::Tools;
-use crate::sys::trusted::Directory;
 
 /// Largest file kept for putting back.
 const BACKUP_LIMIT: u64 = 4 << 20;
@@ -98,35 +94,6 @@ pub fn put_back(tools: &Tools<'_>, before: &Before) -> Result<(), Silence> {
             failures.join("; ")
         )))
     }
-}
-
-fn write(tools: &Tools<'_>, path: &str, content: &[u8]) -> Result<(), Silence> {
-    let place = tools.at(path);
-    let (directory, name) = split(&place);
-    let write = || {
-        let directory = Directory::ensure(directory, Mode::from_raw_mode(0o755))?;
-        let owner = (Uid::ROOT, Gid::ROOT);
-        let owner = rustix::process::geteuid().is_root().then_some(owner);
-        directory.replace(name, &mut &*content, Mode::from_raw_mode(0o644), owner)
-    };
-    write().map_err(|e| Silence(escape_str(&e.to_string())))
-}
-
-fn delete(tools: &Tools<'_>, path: &str) -> Result<(), Silence> {
-    let place = tools.at(path);
-    let (directory, name) = split(&place);
-    match Directory::open(directory) {
-        Err(e) if e.is_not_found() => Ok(()),
-        Err(e) => Err(Silence(escape_str(&e.to_string()))),
-        Ok(directory) => (directory.remove(name)).map_err(|e| Silence(escape_str(&e.to_string()))),
-    }
-}
-
-fn split(path: &Path) -> (&Path, &OsStr) {
-    (
-        path.parent().unwrap_or(Path::new("/")),
-        path.file_name().unwrap_or_default(),
-    )
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@
 //! it and is never asked about alone.
 
 mod apply;
+pub mod cache;
 mod etc;
 mod plan;
 mod policy;
-mod simulate;
+pub mod simulate;
 mod sources;
 pub mod state;
 mod timers;
@@ -22,6 +23,7 @@ use serde_json::Value;
 use super::answer::{Answer, Silence};
 use super::item::{Draft, Outcome, Settled, View};
 use super::manager::{Manager, Obstacle};
+use super::sharing::Wanted;
 use super::tools::Tools;
 
 /// The manager.
@@ -46,10 +48,7 @@ impl Manager for Apt {
     }
 
     fn weigh(&self, tools: &Tools<'_>, question: Value) -> Result<Value, Silence> {
-        let question = simulate::Question::deserialize(question)
-            .map_err(|e| Silence(format!("an unknown question: {e}")))?;
-        let forecast = simulate::forecast(tools, &question)?;
-        Ok(serde_json::to_value(forecast).expect("a forecast is plain data"))
+        weigh(tools, question)
     }
 
     fn consider(&self, view: &View<'_>, draft: &mut Draft, answer: Value) -> Result<(), String> {
@@ -65,6 +64,12 @@ impl Manager for Apt {
         plan::settle(view, draft, chosen)
     }
 
+    fn lacks(&self, tools: &Tools<'_>, work: Value) -> Result<Vec<Wanted>, Silence> {
+        let work =
+            plan::Work::deserialize(work).map_err(|e| Silence(format!("unknown work: {e}")))?;
+        Ok(cache::lacks(tools, &work))
+    }
+
     fn apply(
         &self,
         tools: &Tools<'_>,
@@ -75,4 +80,12 @@ impl Manager for Apt {
             plan::Work::deserialize(work).map_err(|e| Silence(format!("unknown work: {e}")))?;
         apply::apply(tools, &work, say)
     }
+}
+
+/// What would come of installs and removals by this machine's apt.
+pub fn weigh(tools: &Tools<'_>, question: Value) -> Result<Value, Silence> {
+    let question = simulate::Question::deserialize(question)
+        .map_err(|e| Silence(format!("an unknown question: {e}")))?;
+    let forecast = simulate::forecast(tools, &question)?;
+    Ok(serde_json::to_value(forecast).expect("a forecast is plain data"))
 }

@@ -174,7 +174,7 @@ pub fn draft(view: &View<'_>) -> Result<Draft, String> {
         if there.is_some_and(|p| p.manual) {
             continue;
         }
-        if let Some(pattern) = view.left_alone.matching(name) {
+        if let Some(pattern) = view.rules.left_alone.matching(name) {
             if there.is_none() {
                 let why = format!("left alone: it belongs to the machine ({pattern})");
                 draft.items.push(Item::told(name, Verb::Install, name, why));
@@ -209,7 +209,7 @@ pub fn draft(view: &View<'_>) -> Result<Draft, String> {
         if here.is_some_and(|p| p.manual) {
             continue;
         }
-        if let Some(pattern) = view.left_alone.matching(name) {
+        if let Some(pattern) = view.rules.left_alone.matching(name) {
             if here.is_none() {
                 let why = format!("left alone: it belongs to the machine ({pattern})");
                 draft.items.push(Item::told(name, Verb::Remove, name, why));
@@ -239,6 +239,15 @@ pub fn draft(view: &View<'_>) -> Result<Draft, String> {
         } else if compare(&there.version, &package.version).is_lt() {
             older.push(name.clone());
         }
+    }
+    let for_subscribers = (both.source.packages.values())
+        .filter(|p| both.source.origins_of(p).any(state::is_for_subscribers))
+        .count();
+    if for_subscribers > 0 && both.target.subscribed == Some(false) {
+        draft.notes.push(format!(
+            "{for_subscribers} packages of {source_name} come from Ubuntu Pro, which {target_name} is not \
+             attached to (`sudo pro attach` there): it has them without Pro's fixes"
+        ));
     }
     if !elsewhere.is_empty() {
         draft.notes.push(format!(
@@ -323,6 +332,17 @@ fn unreachable_reason(both: &Both<'_>, forecast: &Forecast, name: &str) -> Optio
         let offer = offer?;
         let version = package.held.then_some(package.version.as_str());
         let origins = offer.origins(version);
+        let is_locked_up = !origins.is_empty()
+            && origins
+                .iter()
+                .all(|origin| state::is_for_subscribers(origin))
+            && both.target.subscribed == Some(false);
+        if is_locked_up {
+            return Some(format!(
+                "it would come from Ubuntu Pro, which {} is not attached to (`sudo pro attach` there)",
+                both.view.names.1
+            ));
+        }
         let foreign = !origins.is_empty() && !origins.iter().any(|o| both.target_own.contains(*o));
         return foreign.then(|| {
             format!(
@@ -450,7 +470,7 @@ pub fn settle(
     }
     work.along = (forecast.recommended.iter())
         .filter(|name| both.source.packages.contains_key(*name) && !both.is_marked(name))
-        .filter(|name| view.left_alone.matching(name).is_none())
+        .filter(|name| view.rules.left_alone.matching(name).is_none())
         .cloned()
         .collect();
     if work.install.is_empty() {
@@ -628,7 +648,7 @@ fn settle_unused_sources(both: &Both<'_>, work: &mut Work) {
 fn settle_holds(both: &Both<'_>, work: &mut Work) {
     let comes: BTreeSet<&str> = work.install.iter().map(|i| i.name.as_str()).collect();
     for (name, package) in &both.source.packages {
-        if both.is_marked(name) || both.view.left_alone.matching(name).is_some() {
+        if both.is_marked(name) || both.view.rules.left_alone.matching(name).is_some() {
             continue;
         }
         let there = both.target.packages.get(name);

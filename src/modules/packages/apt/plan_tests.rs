@@ -4,6 +4,7 @@ use super::*;
 use crate::modules::packages::apt::simulate::{Effects, Offer};
 use crate::modules::packages::apt::state::Key;
 use crate::modules::packages::patterns::Patterns;
+use crate::modules::packages::rules::Rules;
 
 const DEBIAN: &str = "deb.example/debian";
 const VENDOR: &str = "vendor.example/apt";
@@ -86,13 +87,19 @@ fn outcome(
         serde_json::to_value(&target.0).unwrap(),
     );
     let marked = marked.iter().map(|m| (*m).to_owned()).collect();
-    let left_alone = Patterns::new(["linux-image*", "nvidia-*"]);
+    let rules = Rules {
+        left_alone: Patterns::new(["linux-image*", "nvidia-*"]),
+        ..Rules::default()
+    };
+    let nothing = BTreeMap::new();
     let view = View {
         source: &ours,
         target: &theirs,
         names: ("atlas", "vega"),
         marked: &marked,
-        left_alone: &left_alone,
+        rules: &rules,
+        source_all: &nothing,
+        target_all: &nothing,
     };
     let mut draft = draft(&view).unwrap();
     if draft.question.is_some() {
@@ -455,12 +462,49 @@ fn obstacles_are_named_with_their_remedy() {
         target: &theirs,
         names: ("atlas", "vega"),
         marked: &BTreeSet::new(),
-        left_alone: &Patterns::default(),
+        rules: &Rules::default(),
+        source_all: &BTreeMap::new(),
+        target_all: &BTreeMap::new(),
     };
     let found = obstacles(&view).unwrap();
     let words = ["gone", "half", "unattended-upgr"];
     assert_eq!(found.len(), words.len());
     for (obstacle, word) in found.iter().zip(words) {
         assert!(obstacle.message.contains(word) && obstacle.hint.is_some());
+    }
+}
+
+#[test]
+fn what_only_subscribers_get_is_told_where_there_is_no_subscription() {
+    const ESM: &str = "esm.ubuntu.com/apps/ubuntu";
+    let (mut source, mut target) = (Made::new(), Made::new());
+    for made in [&mut source, &mut target] {
+        made.source(
+            "/etc/apt/sources.list.d/ubuntu-esm-apps.sources",
+            "Types: deb\nURIs: https://esm.ubuntu.com/apps/ubuntu\nSuites: x\nComponents: main\n\
+             Signed-By: /usr/share/keyrings/ubuntu-pro-esm-apps.gpg\n",
+        );
+    }
+    source.package("fixed", "2", ESM);
+    source.with("fixed", |p| p.manual = true);
+    let offer = Offer {
+        candidate: Some("2".to_owned()),
+        versions: vec![("2".to_owned(), vec![ESM.to_owned()])],
+    };
+    let forecast = Forecast {
+        offers: BTreeMap::from([("fixed".to_owned(), offer)]),
+        ..Forecast::default()
+    };
+    for (subscribed, is_told) in [(Some(false), true), (Some(true), false), (None, false)] {
+        target.0.subscribed = subscribed;
+        let (draft, _, work) = outcome(&source, &target, &[], &forecast, |_| true);
+        let told = (draft.items.iter())
+            .any(|item| matches!(&item.stand, Stand::Told(why) if why.contains("pro attach")));
+        assert_eq!(told, is_told, "{subscribed:?}: {draft:?}");
+        assert_eq!(work.install.is_empty(), is_told);
+        assert_eq!(
+            draft.notes.iter().any(|note| note.contains("Ubuntu Pro")),
+            is_told
+        );
     }
 }

@@ -74,7 +74,9 @@ pub struct Effects {
 }
 
 impl Effects {
-    fn is_empty(&self) -> bool {
+    /// Whether it is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.removes.is_empty() && self.upgrades.is_empty() && self.refused.is_none()
     }
 }

@@ -53,6 +53,9 @@ pub struct State {
     pub locked_by: Option<String>,
     /// Packages that dpkg has not finished with.
     pub unfinished: Vec<String>,
+    /// Whether the machine has a subscription to Ubuntu Pro, where there is such a thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscribed: Option<bool>,
 }
 
 /// One installed package.
@@ -216,7 +219,24 @@ fn read_all(tools: &Tools<'_>) -> Result<State, Silence> {
     read_sources(tools, &mut state)?;
     read_pins(tools, &mut state)?;
     read_keys(tools, &mut state)?;
+    state.subscribed = subscribed(tools);
     Ok(state)
+}
+
+/// Whether `origin` gives packages only to machines with a subscription; its index is everybody's.
+#[must_use]
+pub fn is_for_subscribers(origin: &str) -> bool {
+    origin.starts_with("esm.ubuntu.com/")
+}
+
+/// Only whether: what else the program says (whose, until when) is nobody's business here.
+fn subscribed(tools: &Tools<'_>) -> Option<bool> {
+    if !tools.has("pro") {
+        return None;
+    }
+    let text = tools.ask(&["pro", "status", "--format", "json"]).ok()?;
+    let status: serde_json::Value = serde_json::from_str(&text).ok()?;
+    status["attached"].as_bool()
 }
 
 /// The name without the machine's own architecture.

@@ -1,0 +1,249 @@
+//! Comparing what two machines have by hand.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::state::State;
+use crate::change::{Action, Change};
+use crate::modules::packages::apt::simulate::{Forecast, Question};
+use crate::modules::packages::apt::state as apt;
+use crate::modules::packages::apt::version::compare;
+use crate::modules::packages::item::{Draft, Item, Settled, Stand, Verb, View};
+
+/// What the target's agent is to do, in this order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Recipes by what they bring.
+    pub recipes: BTreeMap<String, Recipe>,
+    /// Packages that go.
+    pub remove: Vec<String>,
+    /// What may go with them: it was shown.
+    pub may_remove: BTreeSet<String>,
+    /// Paths that go.
+    pub delete: Vec<String>,
+}
+
+/// A person's word for how something is brought to a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Run by `sh -e`.
+    pub command: String,
+    /// The version it should bring, if it is a package.
+    pub version: Option<String>,
+}
+
+struct Both {
+    source: State,
+    target: State,
+    packages: Option<(apt::State, apt::State)>,
+}
+
+impl Both {
+    fn of(view: &View<'_>) -> Result<Self, String> {
+        let parse = |value: &Value, name: &str| {
+            State::deserialize(value).map_err(|e| format!("the answer of {name}: {e}"))
+        };
+        // One that did not answer has said so itself.
+        let packages = view.both_of("apt").and_then(|(ours, theirs)| {
+            Some((
+                apt::State::deserialize(ours).ok()?,
+                apt::State::deserialize(theirs).ok()?,
+            ))
+        });
+        Ok(Self {
+            source: parse(view.source, view.names.0)?,
+            target: parse(view.target, view.names.1)?,
+            packages,
+        })
+    }
+
+    /// Packages that no source of that machine offers, with their versions.
+    fn by_hand(state: &apt::State) -> impl Iterator<Item = (&String, &str)> {
+        (state.packages.iter())
+            .filter(|(_, package)| package.origins.is_empty())
+            .map(|(name, package)| (name, package.version.as_str()))
+    }
+}
+
+/// What may be done, and what is for a person to do.
+pub fn draft(view: &View<'_>) -> Result<Draft, String> {
+    let both = Both::of(view)?;
+    let mut draft = Draft::default();
+    if let Some((source, target)) = &both.packages {
+        draft_packages(view, source, target, &mut draft);
+    }
+    let (source, target) = (&both.source.paths, &both.target.paths);
+    for path in source.difference(target) {
+        if is_elsewhere(view, path) {
+            continue;
+        }
+        let text = format!("{path}, which belongs to no package");
+        let why = format!(
+            "copy it to {} by hand, mirror it (user_data.folders) or write down how to get it \
+             (packages.recipes)",
+            view.names.1
+        );
+        draft.items.push(comes(view, path, text, why));
+    }
+    for path in target.difference(source) {
+        if is_elsewhere(view, path) {
+            continue;
+        }
+        let text = format!("{path}, which belongs to no package");
+        let mut item = goes(path, text);
+        (item.consequences).push(
+            "deletes it with all that is in it; starters and services elsewhere stay".to_owned(),
+        );
+        draft.items.push(item);
+    }
+    Ok(draft)
+}
+
+/// Whether another rule speaks of it.
+fn is_elsewhere(view: &View<'_>, path: &str) -> bool {
+    view.marked.contains(path)
+        || view.rules.left_alone.matching(path).is_some()
+        || view.rules.mirrored.folder_of(path).is_some()
+}
+
+fn comes(view: &View<'_>, id: &str, text: String, why: String) -> Item {
+    if view.rules.recipes.contains_key(id) {
+        return Item::asked(id, Verb::Install, format!("{text}, by its recipe"));
+    }
+    let mut item = Item::told(id, Verb::Install, text, why);
+    item.by_person = true;
+    item
+}
+
+/// What goes is gone: nobody offers it again. So only a person says yes to it.
+fn goes(id: &str, text: String) -> Item {
+    Item {
+        costly: true,
+        ..Item::asked(id, Verb::Remove, text)
+    }
+}
+
+fn draft_packages(view: &View<'_>, source: &apt::State, target: &apt::State, draft: &mut Draft) {
+    let mut question = Question::default();
+    let is_passed_over =
+        |name: &str| view.marked.contains(name) || view.rules.left_alone.matching(name).is_some();
+    for (name, version) in Both::by_hand(source).filter(|(name, _)| !is_passed_over(name)) {
+        let Some(there) = target.packages.get(name) else {
+            let text = format!("{name} {version}, which no package source offers");
+            let why = format!(
+                "install it on {} by hand, or write down how to get it (packages.recipes)",
+                view.names.1
+            );
+            draft.items.push(comes(view, name, text, why));
+            continue;
+        };
+        if there.version == version {
+            continue;
+        }
+        let is_older = compare(&there.version, version).is_lt();
+        if is_older && view.rules.recipes.contains_key(name) {
+            let text = format!("{name} {} by {version}, by its recipe", there.version);
+            draft.items.push(Item::asked(name, Verb::Replace, text));
+        } else {
+            draft.notes.push(format!(
+                "{name}, which no package source offers: {} on {}, {version} on {}",
+                there.version, view.names.1, view.names.0
+            ));
+        }
+    }
+    for (name, version) in Both::by_hand(target).filter(|(name, _)| !is_passed_over(name)) {
+        // What nobody asked for there is a dependency's business.
+        let is_asked = target
+            .packages
+            .get(name)
+            .is_some_and(|p| p.manual && !p.held);
+        if is_asked && !source.packages.contains_key(name) {
+            question.remove.push(name.clone());
+            let text = format!("{name} {version}, which no package source offers again");
+            draft.items.push(goes(name, text));
+        }
+    }
+    if !question.remove.is_empty() {
+        draft.question = Some(serde_json::to_value(question).expect("a question is plain data"));
+    }
+}
+
+/// Takes in what else apt would remove.
+pub fn consider(view: &View<'_>, draft: &mut Draft, answer: Value) -> Result<(), String> {
+    let forecast = Forecast::deserialize(&answer)
+        .map_err(|e| format!("the forecast of {}'s apt: {e}", view.names.1))?;
+    for item in &mut draft.items {
+        let Some(effects) = forecast.effects.get(&item.id) else {
+            continue;
+        };
+        if let Some(why) = &effects.refused {
+            item.stand = Stand::Told(format!("apt would not: {why}"));
+        } else if !effects.removes.is_empty() {
+            (item.consequences).push(format!("also removes {}", effects.removes.join(", ")));
+        }
+    }
+    draft.answer = answer;
+    Ok(())
+}
+
+/// What the chosen items come to.
+pub fn settle(
+    view: &View<'_>,
+    draft: &Draft,
+    chosen: &BTreeSet<String>,
+) -> Result<Settled, String> {
+    let both = Both::of(view)?;
+    let forecast = if draft.answer.is_null() {
+        Forecast::default()
+    } else {
+        Forecast::deserialize(&draft.answer).map_err(|e| e.to_string())?
+    };
+    let (mut work, mut settled) = (Work::default(), Settled::default());
+    for item in draft.items.iter().filter(|item| chosen.contains(&item.id)) {
+        let action = match item.verb {
+            Verb::Install | Verb::Note => Action::Create,
+            Verb::Replace => Action::Change,
+            Verb::Remove => Action::Delete,
+        };
+        if item.verb == Verb::Remove {
+            if item.id.starts_with('/') {
+                work.delete.push(item.id.clone());
+            } else {
+                work.remove.push(item.id.clone());
+                let effects = forecast.effects.get(&item.id);
+                let removes = effects.iter().flat_map(|effects| &effects.removes);
+                work.may_remove.extend(removes.cloned());
+            }
+        } else {
+            let Some(command) = view.rules.recipes.get(&item.id) else {
+                continue;
+            };
+            let package = both
+                .packages
+                .as_ref()
+                .and_then(|(ours, _)| ours.packages.get(&item.id));
+            let recipe = Recipe {
+                command: command.clone(),
+                version: package.map(|package| package.version.clone()),
+            };
+            work.recipes.insert(item.id.clone(), recipe);
+        }
+        settled.changes.push(Change {
+            action,
+            item: format!("hand {}", item.text).into_bytes(),
+            detail: String::new(),
+            from: None,
+            bytes: 0,
+        });
+    }
+    if work != Work::default() {
+        settled.work = serde_json::to_value(&work).expect("work is plain data");
+    }
+    Ok(settled)
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

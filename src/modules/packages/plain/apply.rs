@@ -1,0 +1,149 @@
+//! Carrying out what was decided, on the target, with the target's own manager.
+
+use super::plan::Work;
+use super::{Dialect, Question, is_name};
+use crate::escape::escape_str;
+use crate::modules::packages::answer::Silence;
+use crate::modules::packages::apt::simulate::Transaction;
+use crate::modules::packages::item::Outcome;
+use crate::modules::packages::tools::Tools;
+
+/// Does the work: all at once; what that does not bring about, one by one.
+pub fn apply(
+    dialect: &dyn Dialect,
+    tools: &Tools<'_>,
+    work: &Work,
+    say: &mut dyn FnMut(&str),
+) -> Result<Vec<Outcome>, Silence> {
+    let names = [
+        &work.wish.install,
+        &work.wish.remove,
+        &work.manual,
+        &work.auto,
+    ];
+    if let Some(bad) = names.into_iter().flatten().find(|name| !is_name(name)) {
+        return Err(Silence(format!("{} cannot be a package", escape_str(bad))));
+    }
+    let mut apply = Apply {
+        dialect,
+        tools,
+        work,
+        say,
+        outcomes: Vec::new(),
+    };
+    apply.transaction()?;
+    apply.notes()?;
+    Ok(apply.outcomes)
+}
+
+struct Apply<'a, 'b> {
+    dialect: &'a dyn Dialect,
+    tools: &'a Tools<'b>,
+    work: &'a Work,
+    say: &'a mut dyn FnMut(&str),
+    outcomes: Vec<Outcome>,
+}
+
+impl Apply<'_, '_> {
+    /// Carries out one transaction, which may take only what it names and what was shown.
+    fn run(&mut self, wish: &Question) -> Result<(), Silence> {
+        let foreseen: Transaction = self.dialect.foresee(self.tools, wish)?;
+        let taken: Vec<String> = (foreseen.removes.iter())
+            .filter(|name| !wish.remove.contains(name) && !self.work.may_remove.contains(*name))
+            .cloned()
+            .collect();
+        if !taken.is_empty() {
+            let why = format!("it would also remove {}", taken.join(", "));
+            return Err(Silence(escape_str(&why)));
+        }
+        self.dialect.change(self.tools, wish)
+    }
+
+    fn transaction(&mut self) -> Result<(), Silence> {
+        let wish = &self.work.wish;
+        if *wish == Question::default() {
+            return Ok(());
+        }
+        (self.say)("asking the repositories what is new");
+        // What cannot be had for want of it says so itself, below.
+        if let Err(why) = self.dialect.refresh(self.tools) {
+            (self.say)(&escape_str(&why.0));
+        }
+        let count = wish.install.len() + wish.remove.len();
+        (self.say)(&format!("changing {count} packages"));
+        if let Err(all) = self.run(wish) {
+            let alone = count == 1;
+            let there = self.dialect.installed(self.tools)?;
+            let comes = wish.install.iter().filter(|name| !there.contains(*name));
+            let goes = wish.remove.iter().filter(|name| there.contains(*name));
+            let one = |name: &String, is_install: bool| {
+                let names = vec![name.clone()];
+                let (mut install, mut remove) = (Vec::new(), Vec::new());
+                *(if is_install {
+                    &mut install
+                } else {
+                    &mut remove
+                }) = names;
+                Question { install, remove }
+            };
+            let each: Vec<Question> = (comes.map(|name| one(name, true)))
+                .chain(goes.map(|name| one(name, false)))
+                .collect();
+            let mut whys: Vec<(String, String)> = Vec::new();
+            for question in each.iter().filter(|_| !alone) {
+                (self.tools.abort.check()).map_err(|e| Silence(e.to_string()))?;
+                let names = [&question.install[..], &question.remove[..]].concat();
+                (self.say)(&format!("changing {}", names[0]));
+                if let Err(why) = self.run(question) {
+                    whys.push((names[0].clone(), why.0));
+                }
+            }
+            let there = self.dialect.installed(self.tools)?;
+            for name in wish.install.iter().chain(&wish.remove) {
+                let is_right = there.contains(name) == wish.install.contains(name);
+                let own = whys.iter().find(|(named, _)| named == name);
+                let why = own.map_or_else(|| all.0.clone(), |(_, why)| why.clone());
+                self.judge(name, is_right, Some(why));
+            }
+            return Ok(());
+        }
+        let there = self.dialect.installed(self.tools)?;
+        for name in wish.install.iter().chain(&wish.remove) {
+            let is_right = there.contains(name) == wish.install.contains(name);
+            self.judge(name, is_right, None);
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, name: &str, is_right: bool, why: Option<String>) {
+        self.outcomes.push(if is_right {
+            Outcome::done(name)
+        } else {
+            let why = why.unwrap_or_else(|| "it was not done, and nothing said why".to_owned());
+            Outcome::failed(name, why)
+        });
+    }
+
+    fn notes(&mut self) -> Result<(), Silence> {
+        let there = self.dialect.installed(self.tools)?;
+        for (names, manual) in [(&self.work.manual, true), (&self.work.auto, false)] {
+            let present: Vec<String> = names
+                .iter()
+                .filter(|name| there.contains(*name))
+                .cloned()
+                .collect();
+            if present.is_empty() {
+                continue;
+            }
+            let result = self.dialect.mark(self.tools, manual, &present);
+            for name in &present {
+                let id = format!("{} {name}", if manual { "manual" } else { "auto" });
+                self.outcomes.push(match &result {
+                    Ok(()) => Outcome::done(id),
+                    Err(why) => Outcome::failed(id, why.0.clone()),
+                });
+            }
+        }
+        Ok(())
+    }
+}

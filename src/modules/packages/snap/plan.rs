@@ -1,0 +1,309 @@
+//! Comparing two machines' snaps.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::state::{Snap, State};
+use crate::change::{Action, Change};
+use crate::modules::packages::item::{Draft, Item, Settled, Stand, Verb, View};
+
+/// What the target's agent is to do, in this order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Snaps that come, as the source has them.
+    pub install: State,
+    /// Snaps that get another revision or channel.
+    pub change: State,
+    /// Snaps that go.
+    pub remove: Vec<String>,
+    /// Snaps to hold back.
+    pub hold: Vec<String>,
+    /// Snaps held back no more.
+    pub unhold: Vec<String>,
+}
+
+fn both(view: &View<'_>) -> Result<(State, State), String> {
+    let parse = |value: &Value, name: &str| {
+        State::deserialize(value).map_err(|e| format!("the answer of {name}'s snap: {e}"))
+    };
+    Ok((
+        parse(view.source, view.names.0)?,
+        parse(view.target, view.names.1)?,
+    ))
+}
+
+/// Whether the target's is another build of it than the source's.
+fn differs(ours: &Snap, theirs: &Snap) -> bool {
+    ours.revision != theirs.revision || !ours.channel.is_empty() && ours.channel != theirs.channel
+}
+
+fn text(name: &str, snap: &Snap) -> String {
+    let mut text = format!("{name} {} (revision {})", snap.version, snap.revision);
+    if snap.classic {
+        text.push_str(", not confined");
+    }
+    if snap.devmode {
+        text.push_str(", in developer mode");
+    }
+    text
+}
+
+/// What may be done, and what is only told.
+pub fn draft(view: &View<'_>) -> Result<Draft, String> {
+    let (source, target) = both(view)?;
+    let (source_name, target_name) = view.names;
+    let mut draft = Draft::default();
+    let is_passed_over = |name: &String| view.marked.contains(name);
+    let left_alone = |name: &str| {
+        let pattern = view.rules.left_alone.matching(name)?;
+        Some(format!("left alone: it belongs to the machine ({pattern})"))
+    };
+    for (name, ours) in source
+        .iter()
+        .filter(|(name, snap)| !snap.derived && !is_passed_over(name))
+    {
+        let there = target.get(name);
+        if !ours.is_from_store() || there.is_some_and(|theirs| !theirs.is_from_store()) {
+            let holder = if ours.is_from_store() {
+                target_name
+            } else {
+                source_name
+            };
+            let why = format!("it was installed from a file on {holder}: bring it over by hand");
+            if there.is_none_or(|theirs| differs(ours, theirs)) {
+                let mut item = Item::told(name, Verb::Install, text(name, ours), why);
+                item.by_person = there.is_none();
+                draft.items.push(item);
+            }
+            continue;
+        }
+        if let Some(why) = left_alone(name) {
+            if there.is_none() {
+                draft
+                    .items
+                    .push(Item::told(name, Verb::Install, text(name, ours), why));
+            }
+            continue;
+        }
+        match there {
+            None => draft
+                .items
+                .push(Item::asked(name, Verb::Install, text(name, ours))),
+            Some(theirs) if differs(ours, theirs) => {
+                let text = format!(
+                    "{} for revision {} of {}",
+                    text(name, ours),
+                    theirs.revision,
+                    if theirs.channel.is_empty() {
+                        "no channel"
+                    } else {
+                        &theirs.channel
+                    }
+                );
+                draft.items.push(Item::asked(name, Verb::Replace, text));
+            }
+            Some(_) => {}
+        }
+    }
+    for (name, theirs) in &target {
+        if theirs.derived || source.contains_key(name) || is_passed_over(name) {
+            continue;
+        }
+        let mut item = Item::asked(name, Verb::Remove, text(name, theirs));
+        if let Some(why) = left_alone(name) {
+            item.stand = Stand::Told(why);
+        } else if !theirs.is_from_store() {
+            item.costly = true;
+            (item.consequences)
+                .push("it was installed from a file: no store gives it again".to_owned());
+        }
+        draft.items.push(item);
+    }
+    Ok(draft)
+}
+
+/// What the chosen items come to.
+pub fn settle(
+    view: &View<'_>,
+    draft: &Draft,
+    chosen: &BTreeSet<String>,
+) -> Result<Settled, String> {
+    let (source, target) = both(view)?;
+    let (mut work, mut settled) = (Work::default(), Settled::default());
+    let mut change = |action: Action, text: String| {
+        settled.changes.push(Change {
+            action,
+            item: format!("snap {text}").into_bytes(),
+            detail: String::new(),
+            from: None,
+            bytes: 0,
+        });
+    };
+    for item in draft.items.iter().filter(|item| chosen.contains(&item.id)) {
+        let ours = source.get(&item.id).cloned();
+        let action = match (item.verb, ours) {
+            (Verb::Remove, _) => {
+                work.remove.push(item.id.clone());
+                Action::Delete
+            }
+            (Verb::Install, Some(ours)) => {
+                work.install.insert(item.id.clone(), ours);
+                Action::Create
+            }
+            (_, Some(ours)) => {
+                work.change.insert(item.id.clone(), ours);
+                Action::Change
+            }
+            (_, None) => continue,
+        };
+        change(action, item.text.clone());
+    }
+    for (name, ours) in &source {
+        if view.marked.contains(name) || view.rules.left_alone.matching(name).is_some() {
+            continue;
+        }
+        let held = target.get(name).map(|theirs| theirs.held);
+        let comes = work.install.contains_key(name);
+        if ours.held && held != Some(true) && (held.is_some() || comes) {
+            change(Action::Attributes, format!("hold {name}"));
+            work.hold.push(name.clone());
+        } else if !ours.held && held == Some(true) {
+            change(Action::Attributes, format!("no hold {name}"));
+            work.unhold.push(name.clone());
+        }
+    }
+    if work != Work::default() {
+        settled.work = serde_json::to_value(&work).expect("work is plain data");
+    }
+    Ok(settled)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::modules::packages::patterns::Patterns;
+    use crate::modules::packages::rules::Rules;
+
+    fn snap(revision: &str) -> Snap {
+        Snap {
+            version: "1".to_owned(),
+            revision: revision.to_owned(),
+            channel: "latest/stable".to_owned(),
+            ..Snap::default()
+        }
+    }
+
+    fn made(snaps: &[(&str, Snap)]) -> State {
+        snaps
+            .iter()
+            .map(|(name, snap)| ((*name).to_owned(), snap.clone()))
+            .collect()
+    }
+
+    fn outcome(source: &State, target: &State, marked: &[&str]) -> (Draft, Work) {
+        let (ours, theirs) = (
+            serde_json::to_value(source).unwrap(),
+            serde_json::to_value(target).unwrap(),
+        );
+        let rules = Rules {
+            left_alone: Patterns::new(["*-firmware"]),
+            ..Rules::default()
+        };
+        let view = View {
+            source: &ours,
+            target: &theirs,
+            names: ("atlas", "vega"),
+            marked: &marked.iter().map(|m| (*m).to_owned()).collect(),
+            rules: &rules,
+            source_all: &BTreeMap::new(),
+            target_all: &BTreeMap::new(),
+        };
+        let draft = draft(&view).unwrap();
+        let ids = (draft.items.iter())
+            .filter(|item| matches!(item.stand, Stand::Asked(_)))
+            .map(|item| item.id.clone())
+            .collect();
+        let settled = settle(&view, &draft, &ids).unwrap();
+        let work = Work::deserialize(&settled.work).unwrap_or_default();
+        (draft, work)
+    }
+
+    #[test]
+    fn revisions_channels_and_holds_become_the_sources() {
+        let held = Snap {
+            held: true,
+            classic: true,
+            ..snap("7")
+        };
+        let base = Snap {
+            derived: true,
+            ..snap("1")
+        };
+        let source = made(&[
+            ("code", held.clone()),
+            ("firefox", snap("3")),
+            ("core22", base.clone()),
+        ]);
+        let (draft, work) = outcome(&source, &State::new(), &[]);
+        assert_eq!(draft.items.len(), 2, "bases follow");
+        assert_eq!(work.install["code"], held);
+        assert_eq!(work.hold, ["code"]);
+        let target = made(&[
+            ("code", snap("6")),
+            (
+                "firefox",
+                Snap {
+                    held: true,
+                    ..snap("3")
+                },
+            ),
+            ("core20", base),
+        ]);
+        let (draft, work) = outcome(&source, &target, &[]);
+        assert_eq!(draft.items[0].verb, Verb::Replace);
+        assert_eq!(work.change.keys().collect::<Vec<_>>(), ["code"]);
+        assert_eq!(
+            (work.hold.as_slice(), work.unhold.as_slice()),
+            (&["code".to_owned()][..], &["firefox".to_owned()][..])
+        );
+        assert!(work.remove.is_empty(), "nobody asked for a base");
+        assert_eq!(
+            outcome(&source, &source, &[]),
+            (Draft::default(), Work::default())
+        );
+    }
+
+    #[test]
+    fn what_came_from_a_file_is_told_on_both_machines_and_never_replaced() {
+        let (store, file) = (made(&[("mine", snap("3"))]), made(&[("mine", snap("x1"))]));
+        for (source, target) in [(&store, &file), (&file, &store), (&file, &State::new())] {
+            let (draft, work) = outcome(source, target, &[]);
+            assert!(matches!(draft.items[0].stand, Stand::Told(_)), "{draft:?}");
+            assert_eq!(work, Work::default());
+        }
+        let (draft, _) = outcome(&State::new(), &file, &[]);
+        assert!(draft.items[0].costly && draft.items[0].stand == Stand::Asked(false));
+    }
+
+    #[test]
+    fn removals_are_no_by_default_and_marks_and_machine_things_stay() {
+        let target = made(&[
+            ("games", snap("1")),
+            ("own", snap("1")),
+            ("gpu-firmware", snap("2")),
+        ]);
+        let (draft, work) = outcome(&State::new(), &target, &["own"]);
+        assert_eq!(work.remove, ["games"]);
+        assert!(
+            draft
+                .items
+                .iter()
+                .all(|item| item.stand != Stand::Asked(true))
+        );
+        assert!(!draft.items.iter().any(|item| item.id == "own"));
+    }
+}
