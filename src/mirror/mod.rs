@@ -21,6 +21,7 @@ pub mod local;
 pub mod look;
 pub mod movable;
 pub mod moves;
+pub mod packing;
 pub mod place;
 pub mod plan;
 pub mod ranges;

@@ -20,12 +20,11 @@ use super::delta::list::{PART_WEIGHT, Part};
 use super::delta::survey::{Survey, send_parts, survey};
 use super::entry::split;
 use super::filter::Filter;
+use super::packing::Packer;
 use super::scan::ScanError;
 use super::scope::{Closed, Way};
 use super::tree::Tree;
-use super::wire::{
-    Batch, ContentHash, DATA_MAX, DATA_WINDOW, FETCH_PATHS, FETCH_WINDOW, Message, Messages,
-};
+use super::wire::{Batch, ContentHash, DATA_MAX, FETCH_PATHS, FETCH_WINDOW, Message, Messages};
 use crate::interrupt::{AbortFlag, Interrupted};
 
 /// Files opened before their turn.
@@ -68,6 +67,7 @@ pub struct Server<'a> {
     ahead: u64,
     /// Sent and not credited yet.
     in_flight: u64,
+    packer: Packer,
     finished: bool,
     /// The way to the last file.
     way: Way<'a>,
@@ -150,6 +150,7 @@ impl<'a> Server<'a> {
             opened: VecDeque::new(),
             ahead: 0,
             in_flight: 0,
+            packer: Packer::default(),
             finished: false,
             way: Way::new(tree, filter),
             files: 0,
@@ -168,6 +169,7 @@ impl<'a> Server<'a> {
                     self.batch.flush()?;
                     return Ok(());
                 }
+                self.packer.rest();
                 self.hear(true)?;
                 continue;
             };
@@ -252,14 +254,26 @@ impl<'a> Server<'a> {
 
     /// Says something about a file, when there is room for it.
     fn say(&mut self, message: &Message<'_>) -> Result<(), Stop> {
-        let length = message.credit();
-        if let Message::Data { .. } = message {
-            self.bytes += length;
+        let mut message = message.clone();
+        if let Message::Data { id, offset, bytes } = message {
+            self.bytes += bytes.len() as u64;
+            if let Some(packed) = self.packer.pack(bytes) {
+                message = Message::Packed {
+                    id,
+                    offset,
+                    length: bytes.len(),
+                    bytes: packed,
+                };
+            }
         }
-        self.in_flight += length;
-        self.batch.push(message)?;
-        while self.in_flight > DATA_WINDOW {
-            self.hear(true)?;
+        self.in_flight += message.credit();
+        self.batch.push(&message)?;
+        if self.in_flight > self.packer.window() {
+            self.packer.waits(true);
+            while self.in_flight > self.packer.window() {
+                self.hear(true)?;
+            }
+            self.packer.waits(false);
         }
         Ok(self.abort.check()?)
     }
@@ -295,6 +309,7 @@ impl<'a> Server<'a> {
                     }
                     Message::Credit(bytes) => {
                         self.in_flight = self.in_flight.saturating_sub(bytes);
+                        self.packer.credit(bytes);
                     }
                     Message::Finished => self.finished = true,
                     _ => return Err(Malformed("out of place while files are sent").into()),

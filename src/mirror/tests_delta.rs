@@ -297,20 +297,20 @@ fn what_arrived_of_a_large_file_goes_when_nobody_wants_it() {
     let image = lab.disk.directory().join("small-image");
     fs::create_dir(&small).unwrap();
     run(&format!(
-        "truncate -s 120M '{0}' && mkfs.btrfs -q -M '{0}' && mount -o loop '{0}' '{1}' && mkdir '{1}/to'",
+        "truncate -s 140M '{0}' && mkfs.btrfs -q -M '{0}' && mount -o loop '{0}' '{1}' && mkdir '{1}/to'",
         image.display(),
         small.display(),
     ));
     sh(
         &lab.from,
-        &format!("head -c {} /dev/urandom >large", 70 << 20),
+        &format!("head -c {} /dev/urandom >large", 90 << 20),
     );
     let tight = Lab {
         disk: lab.disk,
         from: lab.from,
         to: small.join("to"),
     };
-    cut_after(&tight, 240);
+    cut_after(&tight, 300);
     assert!(
         !tight.to.join(STAGING_NAME).exists(),
         "{:?}",

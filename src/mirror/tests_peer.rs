@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::codec::put_bytes;
 use super::entry::{Entry, Kind, Meta, Time};
+use super::packing::FIRST_WINDOW;
 use super::scan::ChunkEncoder;
 use super::service::MirrorService;
 use super::testing::Pair;
@@ -19,8 +20,8 @@ use super::tests::{lab, sh};
 use super::tests_property::number;
 use super::tests_random::{Random, grow, manifest};
 use super::wire::{
-    Batch, Chunk, DATA_MAX, DATA_WINDOW, FOR_CLI, FOR_PEER, Message, Messages, MirrorReply,
-    MirrorRequest, ScanTree,
+    Batch, Chunk, DATA_MAX, FOR_CLI, FOR_PEER, Message, Messages, MirrorReply, MirrorRequest,
+    ScanTree,
 };
 use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
@@ -678,9 +679,9 @@ fn files_are_read_from_the_disk_before_their_turn_but_not_too_many() {
             path: path.as_bytes(),
         }]);
     }
-    // Nothing is credited: sixteen are sent, and it waits.
+    // Nothing is credited, so nothing is known of the line: four are sent, and it waits.
     let mut sent = 0;
-    while sent < DATA_WINDOW {
+    while sent < FIRST_WINDOW {
         for message in Messages::new(&line.from.recv().unwrap()[1..]) {
             if let Message::Data { bytes, .. } = message.unwrap() {
                 sent += bytes.len() as u64;
@@ -688,7 +689,7 @@ fn files_are_read_from_the_disk_before_their_turn_but_not_too_many() {
         }
     }
     let waited = std::time::Instant::now();
-    while !is_in_memory(&lab.from.join(path(29))) {
+    while !is_in_memory(&lab.from.join(path(19))) {
         assert!(
             waited.elapsed() < Duration::from_secs(20),
             "not read ahead of its turn"
@@ -738,7 +739,7 @@ fn distort(frames: &mut Vec<Vec<u8>>, rng: &mut Random) {
                 // A whole message somewhere else.
                 let mut out = vec![FOR_PEER];
                 let tag = *rng.pick(&[
-                    10_u8, 11, 12, 13, 20, 21, 30, 31, 32, 33, 34, 40, 41, 42, 43, 44, 50, 51,
+                    10_u8, 11, 12, 13, 20, 21, 30, 31, 32, 33, 34, 40, 41, 42, 43, 44, 45, 50, 51,
                 ]);
                 let length = rng.below(40);
                 let body: Vec<u8> = (0..length).map(|_| rng.next().to_le_bytes()[0]).collect();

@@ -143,6 +143,17 @@ pub enum Message<'a> {
         /// The bytes.
         bytes: &'a [u8],
     },
+    /// Source: content of a requested file, compressed.
+    Packed {
+        /// The request's number.
+        id: u64,
+        /// Where in the file.
+        offset: u64,
+        /// How many bytes it is.
+        length: usize,
+        /// See [`super::packing`].
+        bytes: &'a [u8],
+    },
     /// Source: pieces of a surveyed file.
     Pieces {
         /// The request's number.
@@ -219,7 +230,7 @@ impl Message<'_> {
     #[must_use]
     pub fn credit(&self) -> u64 {
         match self {
-            Self::Data { bytes, .. } => bytes.len() as u64,
+            Self::Data { bytes, .. } | Self::Packed { bytes, .. } => bytes.len() as u64,
             Self::Pieces { pieces, .. } => pieces.len() as u64,
             _ => 0,
         }
@@ -249,6 +260,7 @@ impl Message<'_> {
             Self::Failed { .. } => 42,
             Self::Pieces { .. } => 43,
             Self::Part { .. } => 44,
+            Self::Packed { .. } => 45,
             Self::Change { .. } => 50,
             Self::Progress { .. } => 51,
         }
@@ -293,6 +305,17 @@ impl Message<'_> {
             Self::Data { id, offset, bytes } => {
                 put_u64(out, *id);
                 put_u64(out, *offset);
+                out.extend_from_slice(bytes);
+            }
+            Self::Packed {
+                id,
+                offset,
+                length,
+                bytes,
+            } => {
+                put_u64(out, *id);
+                put_u64(out, *offset);
+                put_u64(out, *length as u64);
                 out.extend_from_slice(bytes);
             }
             Self::Pieces { id, pieces } => {
@@ -477,10 +500,7 @@ impl<'a> Messages<'a> {
             40 => {
                 let (id, offset) = (body.u64()?, body.u64()?);
                 let bytes = rest(&mut body)?;
-                let end = offset.checked_add(bytes.len() as u64);
-                if bytes.len() > DATA_MAX || end.is_none_or(|end| end > i64::MAX as u64) {
-                    return Err(Malformed("impossible run of content"));
-                }
+                check_run(offset, bytes.len() as u64)?;
                 Message::Data { id, offset, bytes }
             }
             41 => Message::End {
@@ -503,6 +523,21 @@ impl<'a> Messages<'a> {
                 id: body.u64()?,
                 index: body.u64()?,
             },
+            45 => {
+                let (id, offset, length) = (body.u64()?, body.u64()?, body.u64()?);
+                check_run(offset, length)?;
+                let length = usize::try_from(length).expect("checked to be small");
+                let bytes = rest(&mut body)?;
+                if bytes.len() >= length {
+                    return Err(Malformed("packed content that is no smaller"));
+                }
+                Message::Packed {
+                    id,
+                    offset,
+                    length,
+                    bytes,
+                }
+            }
             50 => Message::Change {
                 action: body.u8()?,
                 aspects: u16::try_from(body.u64()?).map_err(|_| Malformed("impossible aspects"))?,
@@ -551,6 +586,15 @@ impl FrameCursor {
         self.position = self.frame.len() - messages.0.len();
         Some(message)
     }
+}
+
+/// Whether a file can have so much content there, and a message so much of it.
+fn check_run(offset: u64, length: u64) -> Result<(), Malformed> {
+    let end = offset.checked_add(length);
+    if length > DATA_MAX as u64 || end.is_none_or(|end| end > i64::MAX as u64) {
+        return Err(Malformed("impossible run of content"));
+    }
+    Ok(())
 }
 
 fn rest<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
@@ -979,6 +1023,12 @@ mod tests {
                 pieces: b"abc",
             },
             Message::Part { id: 6, index: 1 },
+            Message::Packed {
+                id: 3,
+                offset: 1 << 40,
+                length: 7,
+                bytes: b"abc",
+            },
             Message::Data {
                 id: 3,
                 offset: 1 << 40,

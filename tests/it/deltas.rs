@@ -162,3 +162,26 @@ fn a_large_file_whose_link_was_cut_goes_on_from_what_arrived() {
     assert_eq!(how, "anchor");
     assert!(bytes < idle * 2, "{bytes}, idle {idle}");
 }
+
+#[test]
+fn on_a_slow_line_content_that_gets_smaller_is_compressed_and_the_rest_is_not() {
+    let Some(lab) = Lab::fresh() else { return };
+    let ours = work(&lab, ATLAS);
+    fs::write(ours.join("small"), "small\n").expect("writable");
+    let idle = idle(&lab, &[]);
+    lab.verb(&["netem", "50mbit", "1ms"]).ok();
+    let size = 40 * MIB;
+    random::text(&ours.join("text"), size, &mut Random::new(10)).expect("writable");
+    let since = Instant::now();
+    let (bytes, _) = cost(&lab, &[]);
+    let text = bytes - idle;
+    println!("text of {size} bytes cost {text} in {:?}", since.elapsed());
+    // Random numbers in hexadecimal: half of it. Before anything is known it goes as it is.
+    assert!(text < size * 3 / 4, "{text}");
+    fs::remove_file(ours.join("text")).expect("there");
+    noise(&ours.join("noise"), size);
+    let (bytes, _) = cost(&lab, &["--allow-mass-delete"]);
+    println!("noise of {size} bytes cost {}", bytes - idle);
+    // Packets of 1500 bytes have 66 around what they carry.
+    assert!(bytes - idle < size * 107 / 100, "{bytes}, idle {idle}");
+}

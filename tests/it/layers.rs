@@ -37,7 +37,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("strsim", &["src/config/"]),
     ("fern", &["src/record/log/"]),
     ("signal_hook", &["src/signals.rs", "src/agent/server.rs"]),
-    ("zstd", &["src/mirror/spool.rs"]),
+    ("zstd", &["src/mirror/spool.rs", "src/mirror/packing.rs"]),
     ("fastcdc", &["src/mirror/delta/cut.rs"]),
     ("libc", &["src/sys/"]),
     ("crc32c", &["src/sys/search.rs"]),

@@ -23,6 +23,7 @@ use crate::mirror::delta::rebuild::{
 use crate::mirror::delta::survey::Survey;
 use crate::mirror::delta::{self, partial};
 use crate::mirror::entry::{Time, split};
+use crate::mirror::packing::Unpacker;
 use crate::mirror::place::{DirCache, PlaceError, Shared};
 use crate::mirror::plan::{Old, Op};
 use crate::mirror::staging::{self, LATE_FLAGS};
@@ -96,6 +97,7 @@ pub(super) struct Line<'a> {
     incoming: &'a Receiver<Vec<u8>>,
     peer: Batch<'a>,
     cursor: FrameCursor,
+    unpacker: Unpacker,
     requested: u64,
     received: u64,
     uncredited: u64,
@@ -108,6 +110,7 @@ impl<'a> Line<'a> {
             incoming,
             peer,
             cursor: FrameCursor::default(),
+            unpacker: Unpacker::default(),
             requested: 0,
             received: 0,
             uncredited: 0,
@@ -578,7 +581,18 @@ impl Line<'_> {
                 cursor = FrameCursor::new(frame)?;
                 continue;
             };
-            let message = message?;
+            let mut message = message?;
+            let credit = message.credit();
+            if let Message::Packed {
+                id,
+                offset,
+                length,
+                bytes,
+            } = message
+            {
+                let bytes = self.unpacker.unpack(bytes, length)?;
+                message = Message::Data { id, offset, bytes };
+            }
             match &message {
                 Message::Data { id, .. }
                 | Message::Pieces { id, .. }
@@ -590,7 +604,7 @@ impl Line<'_> {
                         let length = bytes.len() as u64;
                         outcome.bytes.fetch_add(length, Ordering::Relaxed);
                     }
-                    self.credit(message.credit())?;
+                    self.credit(credit)?;
                     outcome.report(told, path)?;
                 }
                 Message::End { id, size, hash } if *id == expected => break Ok((*size, *hash)),
