@@ -1,7 +1,6 @@
 //! The second sync starts from what the first one left: how it knows, when it does not, and what it says.
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +10,7 @@ use serde_json::Value;
 
 use crate::support::awkward::set_mtime;
 use crate::support::lab::{ATLAS, Lab, Output, VEGA};
+use crate::support::noise;
 use crate::support::oracle;
 use crate::support::random;
 use crate::support::scenario::{DONE, FILTER, PRIVATE, comparison, make_private_paths, work};
@@ -352,10 +352,7 @@ fn what_is_written_to_the_target_during_a_sync_is_named_and_mended_by_the_next()
     let ours = lab.dev(ATLAS).join("work");
     // What is looked at afterwards is what the kernel names, and with much that is new everything.
     for (number, more, args) in [(33, 0, &[AGAIN][..]), (34, 60, &[AGAIN, "--full-scan"])] {
-        let noise = fs::File::open("/dev/urandom").expect("the kernel has it");
-        let large = ours.join(format!("large-{number}"));
-        let mut large = fs::File::create(large).expect("writable");
-        std::io::copy(&mut noise.take(30_000_000), &mut large).expect("writable");
+        noise(&ours.join(format!("large-{number}")), 30_000_000);
         for n in 0..more {
             fs::write(ours.join(format!("new-{n}")), "new\n").expect("writable");
         }

@@ -2,13 +2,13 @@
 //! result is judged by the oracles.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::awkward::Random;
 use crate::support::lab::{ATLAS, Lab, VEGA};
+use crate::support::noise;
 use crate::support::random::{self, BLOCK};
 use crate::support::scenario::{AGAIN, FILTER, cost, make_private_paths, work};
 use crate::support::stopped::STAGING;
@@ -23,12 +23,6 @@ fn idle(lab: &Lab, args: &[&str]) -> u64 {
     cost(lab, &[]);
     // The program is installed there now, and need not be sent any more.
     cost(lab, args).0
-}
-
-fn noise(path: &Path, bytes: u64) {
-    let random = File::open("/dev/urandom").expect("the kernel has it");
-    let mut file = File::create(path).expect("writable");
-    io::copy(&mut random.take(bytes), &mut file).expect("writable");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use serde_json::Value;
 
 use crate::support::lab::{ATLAS, Lab, Output, VEGA};
+use crate::support::noise;
 use crate::support::scenario::{FILTER, sync_and_compare};
 
 fn json(output: &Output) -> Vec<Value> {
@@ -122,6 +123,7 @@ fn a_run_that_died_is_told_of_and_so_is_what_it_changed() {
     for n in 0..3000 {
         fs::write(lab.dev(ATLAS).join(format!("file {n}")), n.to_string()).expect("writable");
     }
+    noise(&lab.dev(ATLAS).join("large"), 20 << 20); // so that it takes the line its time
     lab.verb(&["netem", "50mbit", "1ms"]).ok();
     let mut run = lab.start_sync(&["--allow-mass-delete"]);
     let staging = lab.home(VEGA).join(".pc-switcher-staging");

@@ -6,6 +6,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::support::lab::{ATLAS, Lab, VEGA};
+use crate::support::noise;
 use crate::support::scenario::{FILTER, sync_and_compare};
 
 fn status(lab: &Lab, args: &[&str]) -> Value {
@@ -107,7 +108,7 @@ fn what_was_changed_since_the_last_sync_is_told_on_both_machines() {
 fn a_run_that_died_is_told_with_what_to_do() {
     let Some(lab) = Lab::fresh() else { return };
     lab.configure(ATLAS, FILTER);
-    fs::write(lab.dev(ATLAS).join("large"), vec![7; 40 << 20]).expect("writable");
+    noise(&lab.dev(ATLAS).join("large"), 40 << 20); // which no packing makes smaller
     lab.verb(&["netem", "100mbit", "1ms"]).ok();
     let run = lab.start_sync(&[]);
     let staging = lab.home(VEGA).join(".pc-switcher-staging");
@@ -145,10 +146,7 @@ fn too_little_space_names_the_sessions_that_hold_it_and_the_command_frees_it() {
     };
     configure("1%");
     // What vega alone had is only in the snapshot from before the first sync then.
-    let noise = fs::File::open("/dev/urandom").expect("the kernel has it");
-    let mut large = fs::File::create(lab.dev(VEGA).join("large")).expect("writable");
-    std::io::copy(&mut std::io::Read::take(noise, 30 << 20), &mut large).expect("writable");
-    drop(large); // what is open is held by that
+    noise(&lab.dev(VEGA).join("large"), 30 << 20);
     sync_and_compare(&lab, &["--allow-mass-delete"]);
     let first = status(&lab, &[])["machines"][0]["syncs"][0]["session"].clone();
     let first = first.as_str().expect("a name").to_owned();

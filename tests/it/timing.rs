@@ -1,13 +1,13 @@
 //! What has to happen in time. Every figure is printed; limits are for a machine that does other things too.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::support::lab::{ATLAS, Lab, VEGA};
+use crate::support::noise;
 use crate::support::scenario::{DONE, FILTER, sent};
 use crate::support::stopped::STAGING;
 
@@ -28,8 +28,8 @@ fn a_sync_of_dummies_takes_two_seconds() {
         lab.assert_nothing_left_running();
     }
     println!("nothing changed, the agent deployed: {best:?}");
-    let noise = std::env::var_os("CI").is_some();
-    let limit = Duration::from_secs(if noise { 3 } else { 2 });
+    let is_ci = std::env::var_os("CI").is_some();
+    let limit = Duration::from_secs(if is_ci { 3 } else { 2 });
     assert!(best < limit, "{best:?}");
 }
 
@@ -37,10 +37,8 @@ fn a_sync_of_dummies_takes_two_seconds() {
 fn the_disk_monitor_is_on_time_while_a_transfer_fills_the_link() {
     let Some(lab) = Lab::fresh() else { return };
     lab.configure(ATLAS, FILTER);
-    let noise = File::open("/dev/urandom").expect("the kernel has it");
-    let mut file = File::create(lab.dev(ATLAS).join("large")).expect("writable");
     let size = 330_000_000; // thirteen seconds of the wire
-    io::copy(&mut noise.take(size), &mut file).expect("writable");
+    noise(&lab.dev(ATLAS).join("large"), size);
     lab.verb(&["netem", "200mbit", "3ms"]).ok();
     let bytes_before = sent(&lab)[0];
     let since = Instant::now();
@@ -85,9 +83,7 @@ fn a_difference_of_content_alone_is_found_by_verify() {
     assert!(!first.text().contains("differs after"), "{}", first.text());
 
     // Planted while the next run is on its way: what was touched before, that run itself would mend.
-    let noise = File::open("/dev/urandom").expect("the kernel has it");
-    let mut file = File::create(source.join("large")).expect("writable");
-    io::copy(&mut noise.take(40_000_000), &mut file).expect("writable");
+    noise(&source.join("large"), 40_000_000);
     lab.verb(&["netem", "200mbit", "3ms"]).ok();
     let run = lab.start_sync(&["--verify", "--allow-out-of-order"]);
     let staging = lab.home(VEGA).join(STAGING);
@@ -95,7 +91,7 @@ fn a_difference_of_content_alone_is_found_by_verify() {
     let page = target.join("77");
     let time = fs::metadata(&page).and_then(|m| m.modified());
     fs::write(&page, "rage 77\n").expect("writable");
-    let plant = File::options().write(true).open(&page).expect("there");
+    let plant = fs::File::options().write(true).open(&page).expect("there");
     plant.set_modified(time.expect("there")).expect("root may");
     let found = run.wait().expect(1);
     lab.verb(&["netem", "off"]).ok();
@@ -130,10 +126,7 @@ fn a_bandwidth_limit_is_kept_and_nobody_takes_anybody_for_gone() {
         ("500KB", 500_000, 9_000_000_u64),
         ("4MB", 4_000_000, 24_000_000),
     ] {
-        let noise = File::open("/dev/urandom").expect("the kernel has it");
-        let mut file = File::create(&large).expect("writable");
-        io::copy(&mut noise.take(size), &mut file).expect("writable");
-        drop(file);
+        noise(&large, size);
         let before = sent(&lab)[0];
         let since = Instant::now();
         let run = lab.sync(&[again, "--bwlimit", flag]);

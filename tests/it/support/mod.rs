@@ -15,6 +15,10 @@ pub mod terminal;
 pub mod told;
 pub mod tree;
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
 /// How many or which seeds the random tests use, instead of a few: `100` for the first hundred, or `7,8,9`.
 const SEEDS: &str = "PC_SWITCHER_TEST_SEEDS";
 
@@ -36,4 +40,13 @@ pub fn seeds(few: &[u64]) -> Vec<u64> {
     } else {
         (1..=number(&text)).collect()
     }
+}
+
+/// Writes a file of `bytes` random bytes: content that no packing makes smaller, so that it takes a slow line
+/// the time it should.
+#[track_caller]
+pub fn noise(path: &Path, bytes: u64) {
+    let random = File::open("/dev/urandom").expect("the kernel has it");
+    let mut file = File::create(path).expect("writable");
+    io::copy(&mut random.take(bytes), &mut file).expect("writable");
 }
