@@ -358,8 +358,17 @@ impl MirrorService {
                 planner.add(&op).unwrap();
             }
         }
+        let mut changed = planner.finish().unwrap();
+        changed.filter = plan.filter;
         let mut plans = self.plans.lock().unwrap();
-        plans.insert(root.to_owned(), planner.finish().unwrap());
+        plans.insert(root.to_owned(), changed);
+    }
+
+    /// Has the plan for a folder be this one, under these rules.
+    #[cfg(test)]
+    pub(super) fn put_plan(&self, root: &str, mut plan: FolderPlan, filter: Filter) {
+        plan.filter = Some(filter);
+        self.plans.lock().unwrap().insert(root.to_owned(), plan);
     }
 
     pub(super) fn plan(&self, root: &str) -> Result<FolderPlan, Fault> {
@@ -396,7 +405,7 @@ impl MirrorService {
             target = target.since(open_tree(anchor, false)?);
         }
         let compared = target.run(&filter)?;
-        let (plan, notes, left, more) =
+        let (mut plan, notes, left, more) =
             (compared.plan, compared.notes, compared.left, compared.more);
         let mut reply = MirrorReply {
             items: compared.entries,
@@ -409,6 +418,7 @@ impl MirrorService {
             matched_rules: filter.matched(),
             ..MirrorReply::default()
         };
+        plan.filter = Some(filter);
         self.note_unseen(scan, more, &mut reply)?;
         report(context, USER_DATA, notes, &mut reply);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
