@@ -22,6 +22,7 @@ pub mod local;
 pub mod look;
 pub mod movable;
 pub mod moves;
+pub mod origins;
 pub mod packing;
 pub mod place;
 pub mod plan;

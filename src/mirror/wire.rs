@@ -848,6 +848,12 @@ pub struct Restricted {
     /// On the target: the folder in the snapshot that was compared, because what is known of parts
     /// of files holds for what they were then.
     pub compared: Option<String>,
+    /// On the target: what the plan of the scan before is about, and nothing that was found out.
+    #[serde(default)]
+    pub planned: bool,
+    /// On the source: of what the target names, what was elsewhere in the anchor is offered to be moved.
+    #[serde(default)]
+    pub origins: bool,
 }
 
 /// What a mirror request came to.
