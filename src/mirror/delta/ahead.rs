@@ -65,11 +65,10 @@ mod tests {
     #[test]
     fn what_is_read_ahead_is_bounded_and_every_part_has_its_turn() {
         let file = tempfile::tempfile().unwrap();
+        let lengths = [0, 1, 4096, 3 << 20].into_iter().cycle();
         let parts: Vec<_> = (0..300_u64)
-            .map(|n| {
-                let start = n << 23;
-                start..start + [0, 1, 4096, 3 << 20][n as usize % 4]
-            })
+            .zip(lengths)
+            .map(|(n, length)| n << 23..(n << 23) + length)
             .collect();
         let mut ahead = Ahead::new(file.as_fd(), parts.iter().cloned());
         for part in &parts {
