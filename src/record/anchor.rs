@@ -558,7 +558,11 @@ mod tests {
             (&["a>b!", "a>b"], "a>b", "same 1"),
             (&["a>b", "a>b?"], "a>b", "same 1"),
             (&["a>b", "b>a?"], "a>b", "back 1"),
-            (&["a>b?", "a>b!"], "a>b", "session 00000001 did not end well"),
+            (
+                &["a>b?", "a>b!"],
+                "a>b",
+                "session 00000001 did not end well",
+            ),
             (
                 &["a>b", "a>b0"],
                 "a>b",
