@@ -3,7 +3,7 @@
 # against `tar | ssh tar`, and for changes against `btrfs send -p | ssh btrfs receive`; prints the Markdown tables of
 # BENCHMARKS.md. Takes about three quarters of an hour with the defaults.
 #
-#   BENCH_RUNS=3           runs of each (over a wire one); the table shows the median, and the extremes
+#   BENCH_RUNS=3           runs of each at full speed, one over each wire; the table shows the median, and the extremes
 #                          of the wall time
 #   BENCH_FILES=100000     small files of the first copy, BENCH_MEAN=10737 bytes each on average (1 GiB)
 #   BENCH_BIG=2147483648   bytes of the one large file
@@ -262,7 +262,7 @@ done
 lab netem off
 
 echo "$(nproc) CPUs ($(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)), $(awk '/MemTotal/ {printf "%.0f", $2 / 1048576}' /proc/meminfo) GiB, Linux $(uname -r);"
-echo "$(lab exec atlas rsync --version | awk 'NR == 1 {print $1, $3}') on both machines; median of $runs runs in turns. Made by \`make bench\`."
+echo "$(lab exec atlas rsync --version | awk 'NR == 1 {print $1, $3}') on both machines; median of ${BENCH_RUNS:-3} runs in turns at full speed, one run over each wire. Made by \`make bench\`."
 echo
 table
 if [[ " ${first[*]} " == *" ours "* ]]; then small_costs; fi
