@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use super::alike::ALIKE_MIN;
 use super::testing::Pair;
 use super::tests::{CLEAN, Lab, lab, lsattr, rsync_differences, sh};
 use super::tests_peer::{Alone, Line, file, plan, scan};
@@ -134,8 +133,8 @@ fn what_nobody_saw_move_and_plain_copies_are_taken_from_what_is_here() {
 
 #[test]
 fn wrong_guesses_cost_a_question_and_then_nothing_is_guessed_any_more() {
-    let Some(lab) = lab() else { return };
     const FILES: usize = 30;
+    let Some(lab) = lab() else { return };
     for n in 0..FILES {
         for (dir, name) in [(&lab.from, "new"), (&lab.to, "old")] {
             let script = format!("head -c 1500000 /dev/urandom >{name}{n}; touch -d @9 {name}{n}");
@@ -188,7 +187,7 @@ fn questions(frames: &[Vec<u8>]) -> Vec<String> {
                     said.push(format!("names {}", path.escape_ascii()));
                 }
                 Message::Survey { path, .. } => {
-                    said.push(format!("survey {}", path.escape_ascii()))
+                    said.push(format!("survey {}", path.escape_ascii()));
                 }
                 _ => {}
             }
@@ -263,7 +262,6 @@ fn only_files_that_are_offered_are_named_to_the_target() {
         "head -c 300000 /dev/urandom >secret; cp --reflink=always secret a; mkdir d hidden
          cp --reflink=always a d/b; cp --reflink=always a hidden/c; ln d/b hidden/d; sync -f .",
     );
-    assert!(300_000 > ALIKE_MIN);
     let alone = Alone::new();
     let rules = "secret\nhidden\n";
     let line = alone.begin(MirrorRequest::ScanSource(scan(&lab.from, rules)));

@@ -446,7 +446,7 @@ impl<'a> Hand<'a> {
 
     /// Makes a copy of another file, all of which is compared.
     fn prepare_like(&self, op: &Op, base: &OwnedFd, staged: &str) -> Result<What, ApplyError> {
-        let all = Ranges::from_iter([0..op.meta.size]);
+        let all: Ranges = std::iter::once(0..op.meta.size).collect();
         match prepare(self.job(op, staged), base, &all) {
             Ok(prepared) => Ok(What::Parts(prepared)),
             Err(errno) => {
@@ -594,7 +594,7 @@ impl<'a> Hand<'a> {
             (_, Err(error)) => Came::File(Err(error)),
         };
         match (&order.spot, &came) {
-            (Spot::Inside(inside), Came::File(Ok(_))) => inside.top.add(op),
+            (Spot::Inside(inside), Came::File(Ok(()))) => inside.top.add(op),
             (Spot::Inside(inside), _) if file.is_ok() => {
                 // Nothing unfinished is placed with its directory: if it cannot be taken out (a full
                 // disk refuses that, too), the lot is never finished, and nothing of it is placed.
