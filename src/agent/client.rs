@@ -282,8 +282,10 @@ impl AgentClient {
         }
         // Not after the content that is under way.
         let is_urgent = matches!(request, Request::Abort);
-        if matches!(request, Request::Service { .. }) {
-            self.shared.lanes.begins();
+        match request {
+            Request::Service { .. } => self.shared.lanes.begins(),
+            Request::Abort => self.shared.lanes.abandon(),
+            _ => {}
         }
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (tx, rx) = bounded(1);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::LaneOffer;
 use super::order::NUMBER;
@@ -76,8 +76,10 @@ pub struct Pool {
     /// Requests whose stream is under way: without one, no lane is missed.
     streaming: AtomicUsize,
     lost: Arc<Mutex<Option<(Instant, Closed)>>>,
-    /// No more lanes, and those there are may end.
+    /// No more lanes, and those there are may end when they have sent everything.
     ended: AbortFlag,
+    /// They end at once, whatever they have to send.
+    abandoned: AbortFlag,
     opening: Mutex<Option<Receiver<()>>>,
 }
 
@@ -124,6 +126,7 @@ impl Pool {
             streaming: AtomicUsize::new(0),
             lost: Arc::default(),
             ended: abort.below(),
+            abandoned: abort.below(),
             opening: Mutex::default(),
         }
     }
@@ -192,7 +195,7 @@ impl Pool {
             health: Arc::clone(&health),
         };
         let traffic = Traffic::default();
-        let outgoing = opener.open(offer, Box::new(sink), traffic.clone(), &self.ended)?;
+        let outgoing = opener.open(offer, Box::new(sink), traffic.clone(), &self.abandoned)?;
         let mut dealer = lock(&self.dealer);
         if !self.ended.is_raised() {
             dealer.lanes.push(Lane {
@@ -231,10 +234,20 @@ impl Pool {
     /// Ends all lanes, and waits up to `limit` for what is being opened to be given up.
     pub fn end(&self, limit: Duration) {
         self.ended.raise();
-        lock(&self.dealer).lanes.clear();
         if let Some(opening) = lock(&self.opening).take() {
+            if opening.try_recv() == Err(TryRecvError::Empty) {
+                self.abandoned.raise();
+            }
             let _ = opening.recv_timeout(limit);
         }
+        lock(&self.dealer).lanes.clear();
+    }
+
+    /// Ends all lanes at once: nobody wants what is under way, and the line is needed for something else.
+    pub fn abandon(&self) {
+        self.ended.raise();
+        self.abandoned.raise();
+        lock(&self.dealer).lanes.clear();
     }
 
     /// What raises when lanes are not wanted any more.

@@ -237,6 +237,11 @@ impl Pump {
                 Ok(read) => read,
                 Err(reason) => return Some(reason),
             };
+            // A program is told to end; what carries content for one may be cut off.
+            if self.program.is_socket && self.program.connection.abort.is_raised() {
+                self.program.connection.wire.carrier.discard();
+                return Some("it was not wanted any more".to_owned());
+            }
             if wrote || read {
                 continue;
             }
