@@ -4,7 +4,8 @@
 //! can reach it; who comes must be the person (or root), as the kernel says, and must say a secret that only
 //! the CLI was told, over the connection it already has. It is closed as soon as all lanes are there.
 
-use std::io::{self, Read, Write};
+use std::fmt::Write as _;
+use std::io::{self, Read, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -114,7 +115,11 @@ fn random_hex<const N: usize>() -> Result<String, Fault> {
             rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes[filled..], flags))
                 .map_err(|e| Fault::new(FaultKind::Io, format!("no random numbers: {e}")))?;
     }
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    let mut hex = String::with_capacity(2 * N);
+    for byte in bytes {
+        write!(hex, "{byte:02x}").expect("a String takes every write");
+    }
+    Ok(hex)
 }
 
 /// Lets in.
@@ -239,9 +244,9 @@ mod tests {
         let mut lane = UnixStream::connect(&offer.path).unwrap();
         lane.set_read_timeout(Some(SOON)).unwrap();
         lane.write_all(words.as_bytes()).unwrap();
-        let mut line = vec![0; WELCOME.len() + 1];
-        match lane.read_exact(&mut line) {
-            Ok(()) => String::from_utf8(line).unwrap(),
+        let mut answer = vec![0; WELCOME.len() + 1];
+        match lane.read_exact(&mut answer) {
+            Ok(()) => String::from_utf8(answer).unwrap(),
             Err(_) => String::new(),
         }
     }
