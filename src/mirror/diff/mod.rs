@@ -14,10 +14,10 @@ mod error;
 mod feed;
 mod fingerprint;
 mod judge;
-mod names;
+pub(crate) mod names;
 mod parts;
 pub(super) mod snapshot;
-mod stream;
+pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
 

@@ -5,7 +5,7 @@
 //! carry it out. A manager that does not answer fails by itself, by name, and nothing is planned from it.
 
 pub mod answer;
-mod apt;
+pub(crate) mod apt;
 mod bytes;
 mod files;
 mod flatpak;
@@ -22,7 +22,7 @@ mod review;
 mod rules;
 pub mod service;
 mod sharing;
-mod snap;
+pub(crate) mod snap;
 #[cfg(test)]
 mod testing;
 pub mod tools;
