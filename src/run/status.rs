@@ -332,7 +332,7 @@ mod tests {
             ..entry(session, from, to, SessionState::Completed)
         };
         let mut pulled = with_anchor("00000002", "vega", "atlas");
-        pulled.role = Host::Target;
+        pulled.role = crate::event::Host::Target;
         let mut rollback = entry("00000005", "atlas", "vega", SessionState::Completed);
         rollback.rollback_of = Some("00000004".to_owned());
         let state = MachineState {
