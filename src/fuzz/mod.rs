@@ -94,6 +94,10 @@ pub const TARGETS: &[Target] = &[
 ///
 /// # Panics
 /// If there is no such target, and where the target finds something.
+#[expect(
+    clippy::must_use_candidate,
+    reason = "a fuzzer looks at nothing but panics"
+)]
 pub fn run(name: &str, bytes: &[u8]) -> bool {
     let target = TARGETS.iter().find(|target| target.name == name);
     (target.expect("fuzz targets are named as in the list").run)(bytes)

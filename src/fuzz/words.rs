@@ -4,6 +4,7 @@ use crate::age::parse_age;
 use crate::config::parse_rate;
 use crate::escape::{escape_bytes, escape_str, is_unsafe};
 use crate::modules::packages::apt::{policy, simulate, sources, version};
+use crate::modules::packages::effects::Transaction;
 use crate::modules::packages::snap;
 use crate::record::anchor::LeftPath;
 use crate::snapshot::name::SnapshotName;
@@ -48,5 +49,5 @@ pub(super) fn managers(bytes: &[u8]) -> bool {
         }
     }
     let said = policies.len() + labels.len() + places;
-    said > 0 || transaction != simulate::Transaction::default() || snaps.is_ok()
+    said > 0 || transaction != Transaction::default() || snaps.is_ok()
 }

@@ -156,6 +156,10 @@ mod tests {
         names.iter().map(|name| name.as_bytes().to_vec()).collect()
     }
 
+    type Names<'a> = &'a [&'a str];
+    /// Files, modules now, modules then, kernels that lose theirs.
+    type Case<'a> = (Names<'a>, Names<'a>, Names<'a>, Names<'a>);
+
     #[test]
     fn a_kernel_whose_modules_go_is_named() {
         let debian = [
@@ -164,7 +168,7 @@ mod tests {
             "initrd.img-6.1.0-40-amd64",
         ];
         let (old, both) = (["6.1.0-4-amd64"], ["6.1.0-4-amd64", "6.1.0-40-amd64"]);
-        let cases: [(&[&str], &[&str], &[&str], &[&str]); 9] = [
+        let cases: [Case<'_>; 9] = [
             (&debian, &both, &both, &[]),
             (&debian, &both, &old, &["6.1.0-40-amd64"]),
             // One that came back with the modules does no harm.

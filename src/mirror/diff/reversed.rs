@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Changed, Changes, What};
-use crate::mirror::entry::{above, split};
+use crate::mirror::entry::above;
 use crate::mirror::ranges::Ranges;
 
 impl Changes {
@@ -83,30 +83,25 @@ fn add(
     what: What,
     from: Option<Vec<u8>>,
 ) {
-    debug_assert!(!split(&path).1.is_empty() || path.is_empty());
-    match back.get_mut(&path) {
-        Some(there) => {
-            // Of two things that may differ nobody knows which parts are meant.
-            there.ranges = Ranges::default();
-            there.what = there.what.with(what);
-            there.from = there.from.take().or(from);
-        }
-        None => {
-            let ranges = match what.has(What::CONTENT) {
-                true => changed.ranges.clone(),
-                false => Ranges::default(),
-            };
-            back.insert(
-                path.clone(),
-                Changed {
-                    path,
-                    what,
-                    ranges,
-                    from,
-                },
-            );
-        }
+    if let Some(there) = back.get_mut(&path) {
+        // Of two things that may differ nobody knows which parts are meant.
+        there.ranges = Ranges::default();
+        there.what = there.what.with(what);
+        there.from = there.from.take().or(from);
+        return;
     }
+    let ranges = if what.has(What::CONTENT) {
+        changed.ranges.clone()
+    } else {
+        Ranges::default()
+    };
+    let new = Changed {
+        path: path.clone(),
+        what,
+        ranges,
+        from,
+    };
+    back.insert(path, new);
 }
 
 #[cfg(test)]

@@ -526,7 +526,10 @@ fn what_was_moved_is_moved_back_with_all_that_happened_in_it() {
     assert!(reply.looked < 1200, "{reply:?}");
     for path in ["big", "a", "b", "lone"] {
         let some = &changes[..changes.len().min(20)];
-        assert!(changes.contains(&('>', path.to_owned())), "{path}: {some:?}");
+        assert!(
+            changes.contains(&('>', path.to_owned())),
+            "{path}: {some:?}"
+        );
     }
     assert!(!changes.iter().any(|(_, path)| path.contains("/sub")));
     assert_eq!(lab.apply().errors, 0, "{:?}", lab.lines());

@@ -7,7 +7,7 @@
 pub mod answer;
 pub(crate) mod apt;
 mod bytes;
-mod effects;
+pub(crate) mod effects;
 mod files;
 mod flatpak;
 mod hand;
