@@ -33,7 +33,7 @@ home=${CARGO_HOME:-$HOME/.cargo}
 remap=("--remap-path-prefix=$home/registry/src=/crates" "--remap-path-prefix=$PWD=/pc-switcher")
 
 # By name: OpenSSL keeps in itself how it was compiled.
-export PATH=$PWD/packaging:$PATH "CC_$variable=musl-cc"
+export PATH=$PWD/packaging:$PATH "CC_$variable=musl-cc" OPENSSL_SRC_PERL=openssl-perl
 # C is never unwound through: its tables would be a third of a megabyte.
 export "CFLAGS_$variable=-fno-asynchronous-unwind-tables -fno-unwind-tables"
 # OpenSSL writes a time into itself; the same one each time, or everything would be compiled again after each commit.
