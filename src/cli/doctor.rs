@@ -29,7 +29,7 @@ use crate::ui::{self, CheckGroup, CheckRow, Mark};
 pub fn run(global: &GlobalArgs, args: &DoctorArgs) -> ExitStatus {
     let path = match config_path(global) {
         Ok(path) => path,
-        Err(status) => return status,
+        Err(error) => return ended_by(&error),
     };
     let config = config::load(&path, &known(&modules::registry()));
     let errand = Errand::start(global, LogLevel::Warning);

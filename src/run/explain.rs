@@ -512,7 +512,7 @@ mod tests {
         }));
         assert_eq!(explained.status, ExitStatus::Warnings);
         assert!(explained.causes.is_empty(), "{explained:?}");
-        assert!(explained.message.contains("3 lines are missing"));
+        assert!(explained.message.contains("3 lines missing"));
         assert_eq!(explained.hint.as_deref(), Some("free space there"));
     }
 

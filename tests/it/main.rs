@@ -23,6 +23,7 @@ mod flatpaks;
 mod harness;
 mod help;
 mod history;
+mod install;
 mod interrupted;
 mod layers;
 mod layouts;
