@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::Memories;
 use super::{HistoryEntry, MachineName, MachineState};
-use crate::event::{Host, ModuleStatus, SessionState};
+use crate::event::{Host, ModuleStatus};
 use crate::snapshot::SnapshotFacts;
 
 /// Paths a folder's anchor may leave out; more, and there is no anchor.
@@ -152,7 +152,7 @@ fn partner(entry: &HistoryEntry) -> &MachineName {
 #[must_use]
 pub fn of(entry: &HistoryEntry) -> Option<&Anchor> {
     match &entry.anchor {
-        Some(Recorded::Anchor(anchor)) if entry.state == SessionState::Completed => Some(anchor),
+        Some(Recorded::Anchor(anchor)) if entry.is_whole() => Some(anchor),
         _ => None,
     }
 }
@@ -272,10 +272,7 @@ impl Memories<'_> {
             }
         };
         let session = ours.session.clone();
-        if [ours, theirs]
-            .iter()
-            .any(|e| e.state != SessionState::Completed)
-        {
+        if [ours, theirs].iter().any(|e| !e.is_whole()) {
             return Err(NoAnchor::Incomplete { session });
         }
         if let Some(rollback) = self.rolled_back_since(&session) {
@@ -402,7 +399,7 @@ pub fn held(state: &MachineState) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::ModuleResult;
+    use crate::event::{ModuleResult, SessionState};
     use crate::record::testing::{anchor, entry, machine};
     use proptest::prelude::*;
 
@@ -456,6 +453,9 @@ mod tests {
             entry.anchor = anchored.then(|| Recorded::Anchor(Box::new(anchor(id))));
             entry
         };
+        // One that failed only in what was over with it has left its anchor; another failed one has not.
+        let mut whole = session("00000006", "atlas", "deneb", Failed, true);
+        whole.whole = true;
         let state = MachineState {
             history: vec![
                 session("00000001", "atlas", "vega", Completed, true),
@@ -463,6 +463,7 @@ mod tests {
                 session("00000003", "vega", "atlas", Completed, true),
                 session("00000004", "atlas", "vega", Failed, true),
                 session("00000005", "atlas", "vega", Completed, false),
+                whole,
             ],
             incomplete: None,
         };
@@ -473,12 +474,14 @@ mod tests {
                 // As the target of the newest with vega, as the source of the only one with rigel.
                 "@home-postsync-20260101T000000Z-00000003",
                 "@home-presync-20260101T000000Z-00000002",
+                "@home-presync-20260101T000000Z-00000006",
             ]
         );
     }
 
-    /// `"a>b"`: a good sync that left an anchor; `!` a failed one, `-` without the module, `0`
-    /// without an anchor, `<` a rollback; `"a:a>b"`: only a remembers it.
+    /// `"a>b"`: a good sync that left an anchor; `!` a failed one, `?` one that failed only in what was
+    /// over with it, `-` without the module, `0` without an anchor, `<` a rollback; `"a:a>b"`: only a
+    /// remembers it.
     fn standing(syncs: &[&str], wanted: &str) -> Result<String, NoAnchor> {
         let state = |name: &str| {
             let mut state = MachineState::default();
@@ -491,6 +494,7 @@ mod tests {
                 }
                 let (end, status) = match kind {
                     "!" => (SessionState::Failed, ModuleStatus::Failed),
+                    "?" => (SessionState::Failed, ModuleStatus::Success),
                     "-" => (SessionState::Completed, ModuleStatus::Skipped),
                     _ => (SessionState::Completed, ModuleStatus::Success),
                 };
@@ -511,7 +515,8 @@ mod tests {
                 if kind == "<" {
                     entry.modules.clear();
                 }
-                if kind.is_empty() {
+                entry.whole = kind == "?";
+                if kind.is_empty() || kind == "?" {
                     entry.anchor = Some(Recorded::Anchor(Box::new(anchor(&id))));
                 }
                 state.history.push(entry);
@@ -551,6 +556,13 @@ mod tests {
             (&["a>b-"], "a>b", "first sync with b"),
             (&["a>b", "a>b!"], "a>b", "session 00000001 did not end well"),
             (&["a>b!", "a>b"], "a>b", "same 1"),
+            (&["a>b", "a>b?"], "a>b", "same 1"),
+            (&["a>b", "b>a?"], "a>b", "back 1"),
+            (
+                &["a>b?", "a>b!"],
+                "a>b",
+                "session 00000001 did not end well",
+            ),
             (
                 &["a>b", "a>b0"],
                 "a>b",

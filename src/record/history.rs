@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use super::sessions::undone;
 use super::{HistoryEntry, Incomplete, MachineName, MachineState};
-use crate::event::{Host, ModuleStatus, SessionState};
+use crate::event::{Host, ModuleStatus};
 
 /// The two machines of a sync and what they remember.
 #[derive(Debug, Clone, Copy)]
@@ -350,13 +350,13 @@ impl<'a> Memories<'a> {
     }
 }
 
-/// The syncs a machine has completed, oldest first, passing over rollbacks and the sessions `without`.
+/// The syncs of a machine that came to their end, oldest first, passing over rollbacks and the sessions `without`.
 fn in_force<'a>(
     state: &'a MachineState,
     without: &BTreeSet<String>,
 ) -> impl DoubleEndedIterator<Item = &'a HistoryEntry> {
     state.history.iter().filter(|entry| {
-        let is_sync = entry.state == SessionState::Completed && entry.rollback_of.is_none();
+        let is_sync = entry.is_whole() && entry.rollback_of.is_none();
         is_sync && !without.contains(&entry.session)
     })
 }
@@ -364,10 +364,11 @@ fn in_force<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Phase;
+    use crate::event::{Phase, SessionState};
     use crate::record::testing::{entry, machine};
 
-    /// `"atlas>vega"` completed, `"atlas>vega!"` failed; each on the machines that took part,
+    /// `"atlas>vega"` completed, `"atlas>vega!"` failed, `"atlas>vega?"` failed and left nothing
+    /// incomplete; each on the machines that took part,
     /// unless `"name:"` in front says who alone remembers it.
     fn world(syncs: &[&str]) -> impl Fn(&str) -> MachineState {
         let mut entries = Vec::new();
@@ -380,7 +381,8 @@ mod tests {
                 Some((sync, of)) => (sync, Some(format!("{of:0>8}"))),
                 None => (sync, None),
             };
-            let (pair, state) = match sync.strip_suffix('!') {
+            let whole = sync.ends_with('?');
+            let (pair, state) = match sync.strip_suffix(['!', '?']) {
                 Some(pair) => (pair, SessionState::Failed),
                 None => (sync, SessionState::Completed),
             };
@@ -388,6 +390,7 @@ mod tests {
             let mut entry = entry(&format!("{number:08x}"), from, to, state);
             entry.ended_at = jiff::Timestamp::from_second(i64::try_from(number).unwrap()).unwrap();
             entry.rollback_of = of;
+            entry.whole = whole;
             entries.push((only, entry));
         }
         move |name: &str| MachineState {
@@ -456,6 +459,10 @@ mod tests {
             (&["a>b", "b>a!"], "a>b", &["twice 00000000"]),
             (&["a>b", "a>b!"], "b>a", &[]),
             (&["a>b", "b>a", "c>b!"], "a>b", &[]),
+            // What failed and left nothing incomplete does.
+            (&["a>b?"], "a>b", &["twice 00000000"]),
+            (&["a>b", "b>a?"], "a>b", &[]),
+            (&["a>b", "b>a", "c>b?"], "a>b", &["elsewhere c"]),
             // One of the two has lost its memory.
             (&["a:a>b"], "b>a", &[]),
             (&["a:a>b"], "a>b", &["twice 00000000"]),

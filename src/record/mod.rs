@@ -113,6 +113,23 @@ pub struct HistoryEntry {
     /// What it left behind for the next sync of the two to start from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<anchor::Recorded>,
+    /// For a failed run: whether it came to its end all the same, and what did not come is over with it
+    /// (a package that could not be had): it left nothing incomplete behind.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
+}
+
+impl HistoryEntry {
+    /// Whether the run came to its end and left nothing incomplete behind: a good one, and one that failed
+    /// only in what was over with it.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        match self.state {
+            SessionState::Completed => true,
+            SessionState::Failed => self.whole,
+            _ => false,
+        }
+    }
 }
 
 /// How much a session changed on its target.

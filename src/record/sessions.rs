@@ -86,7 +86,7 @@ pub fn indispensable(state: &MachineState, snapshots: &[SnapshotFacts]) -> BTree
             Host::Source => (&entry.target, &entry.source_snapshots),
             Host::Target => (&entry.source, &entry.target_snapshots),
         };
-        let is_sync = entry.state == SessionState::Completed && entry.rollback_of.is_none();
+        let is_sync = entry.is_whole() && entry.rollback_of.is_none();
         if is_sync && !met.iter().any(|known| is_same(known, other, true)) {
             met.push(other);
             names.extend(own.iter().map(|snapshot| snapshot.name.clone()));

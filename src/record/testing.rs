@@ -35,6 +35,7 @@ pub fn entry(session: &str, source: &str, target: &str, state: SessionState) -> 
         rollback_of: None,
         settled: None,
         anchor: None,
+        whole: false,
     }
 }
 

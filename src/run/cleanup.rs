@@ -249,7 +249,7 @@ fn last_request(
         return None;
     }
     if run.incomplete.is_some() {
-        let entry = record::entry(run, pair, peer, end_state(ending.status()));
+        let entry = record::entry(run, pair, peer, end_state(ending.status()), false);
         return Some((
             "writing the history",
             Request::AppendHistory(Box::new(entry)),

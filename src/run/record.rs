@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::error::RunError;
 use super::prune::{delete, what_goes};
+use super::watch::Counts;
 use super::{Pair, Peer, Run};
 use crate::agent::client::{AgentError, PendingCall};
 use crate::agent::protocol::Request;
@@ -83,28 +84,37 @@ fn on_both(pair: &Pair, request: impl Fn(&Peer) -> Request) -> Result<(), AgentE
 
 /// Histories, then the markers, then old snapshots. A run in which errors were logged has reached
 /// its end but has not ended well: it is remembered as FAILED, and its markers stay, unless all of them
-/// are over with it ([`crate::module::Module::fails_whole`]).
+/// are over with it ([`crate::module::Module::fails_whole`]): then it counts as a sync, with its anchor.
 pub(super) fn run(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
     let counts = run.tally.counts();
-    let over: u64 = (run.selection.foreground.iter())
-        .filter(|module| module.fails_whole())
-        .filter_map(|module| counts.errors_of.get(module.name()))
-        .sum();
+    let over = over(run, &counts);
     let state = if counts.errors == 0 {
         SessionState::Completed
     } else {
         SessionState::Failed
     };
-    let entry = |peer: &Peer| Request::AppendHistory(Box::new(entry(run, pair, peer, state)));
+    let whole = counts.errors == over;
+    let entry = |peer: &Peer| {
+        let entry = entry(run, pair, peer, state, whole);
+        Request::AppendHistory(Box::new(entry))
+    };
     on_both(pair, entry).map_err(RunError::agent("writing the history"))?;
     run.recorded = true;
-    if counts.errors == over {
+    if whole {
         on_both(pair, |_| Request::WriteIncomplete(None))
             .map_err(RunError::agent("noting that the sync has ended"))?;
         run.incomplete = None;
     }
     prune(run, pair);
     Ok(())
+}
+
+/// Errors that are over with the run: those of modules which fail whole.
+pub(super) fn over(run: &Run, counts: &Counts) -> u64 {
+    (run.selection.foreground.iter())
+        .filter(|module| module.fails_whole())
+        .filter_map(|module| counts.errors_of.get(module.name()))
+        .sum()
 }
 
 /// Deletes old snapshots by policy. Trouble here is a warning: the sync itself is done.
@@ -134,12 +144,19 @@ fn prune(run: &Run, pair: &Pair) {
     }
 }
 
-/// This session as one machine remembers it.
-pub(super) fn entry(run: &Run, pair: &Pair, peer: &Peer, state: SessionState) -> HistoryEntry {
+/// This session as one machine remembers it; `whole`: it leaves nothing incomplete behind.
+pub(super) fn entry(
+    run: &Run,
+    pair: &Pair,
+    peer: &Peer,
+    state: SessionState,
+    whole: bool,
+) -> HistoryEntry {
     let all = |host: Host| -> Vec<SnapshotFacts> {
         let own = run.snapshots(host);
         own.presync.iter().chain(&own.postsync).cloned().collect()
     };
+    let mirrored = run.mirrored.as_ref().filter(|_| whole);
     HistoryEntry {
         session: run.session.id().to_owned(),
         role: peer.machine.host,
@@ -156,13 +173,14 @@ pub(super) fn entry(run: &Run, pair: &Pair, peer: &Peer, state: SessionState) ->
         changed: changed(run),
         rollback_of: None,
         settled: None,
-        folders: (run.mirrored.as_ref()).map_or_else(BTreeMap::new, |m| m.filters.clone()),
-        anchor: run.mirrored.as_ref().map(|m| match &m.anchor {
+        folders: mirrored.map_or_else(BTreeMap::new, |m| m.filters.clone()),
+        anchor: mirrored.map(|m| match &m.anchor {
             Ok(anchor) => Recorded::Anchor(Box::new(anchor.clone())),
             Err(why) => Recorded::None {
                 no_anchor: why.clone(),
             },
         }),
+        whole: whole && state == SessionState::Failed,
     }
 }
 

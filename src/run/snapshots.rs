@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::error::RunError;
-use super::{Pair, Run, context, execute};
+use super::{Pair, Run, context, execute, record};
 use crate::event::{Host, LogLevel};
 use crate::module::ModuleKind;
 use crate::modules::{btrfs_snapshots, space};
@@ -74,9 +74,10 @@ pub(super) fn mirrored(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
 }
 
 /// What the next sync of the two can start from: asked of the module that mirrors, if nothing
-/// went wrong. Without it the sync is as good.
+/// went wrong but what is over with the run. Without it the sync is as good.
 pub(super) fn anchor(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
-    if run.tally.counts().errors > 0 {
+    let counts = run.tally.counts();
+    if counts.errors > record::over(run, &counts) {
         return Ok(());
     }
     let facts = Arc::make_mut(&mut run.facts);

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::answer::Answer;
+use crate::change::{Action, Change};
 use crate::event::Host;
-use crate::module::Change;
 
 /// What would be done to a piece of software.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -105,7 +106,28 @@ impl Item {
     }
 }
 
-/// A manager's proposal.
+/// What a manager proposes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proposal<Q> {
+    /// What may be done, in the order shown.
+    pub items: Vec<Item>,
+    /// What differs and is left, as whole lines.
+    pub notes: Vec<String>,
+    /// What the target's manager is asked about it, if anything.
+    pub question: Option<Q>,
+}
+
+impl<Q> Default for Proposal<Q> {
+    fn default() -> Self {
+        Self {
+            items: Vec::new(),
+            notes: Vec::new(),
+            question: None,
+        }
+    }
+}
+
+/// The same of any manager, with the answer when there is one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Draft {
     /// What may be done, in the order shown.
@@ -114,19 +136,31 @@ pub struct Draft {
     pub notes: Vec<String>,
     /// What the target's manager is asked about this proposal, if anything.
     pub question: Option<Value>,
-    /// What the manager itself made of the answer.
+    /// The answer.
     pub answer: Value,
 }
 
 /// What a decided draft comes to.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Settled {
-    /// For the target's agent; `Null`: nothing is to be done.
-    pub work: Value,
+pub struct Settled<W = Value> {
+    /// For the target's agent; of any manager, `Null`: nothing is to be done.
+    pub work: W,
     /// The same for people, in order: software and what it needs.
     pub changes: Vec<Change>,
     /// Items that could not be settled after all, with the reason.
     pub withdrawn: Vec<(String, String)>,
+}
+
+/// One change, as the plan lists it.
+#[must_use]
+pub fn change(manager: &str, action: Action, text: &str) -> Change {
+    Change {
+        action,
+        item: format!("{manager} {text}").into_bytes(),
+        detail: String::new(),
+        bytes: 0,
+        from: None,
+    }
 }
 
 /// How one piece of work ended.
@@ -159,12 +193,12 @@ impl Outcome {
 }
 
 /// Everything a manager compares.
-#[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
+#[derive(Debug)]
+pub struct View<'a, S = Value> {
     /// What the source's manager answered.
-    pub source: &'a Value,
+    pub source: &'a S,
     /// What the target's answered.
-    pub target: &'a Value,
+    pub target: &'a S,
     /// Host names, for people.
     pub names: (&'a str, &'a str),
     /// Ids that belong to one machine only, on either.
@@ -180,13 +214,29 @@ pub struct View<'a> {
 /// Answers by name of the manager.
 pub type Answers = BTreeMap<String, Answer<Value>>;
 
-impl<'a> View<'a> {
-    /// What another manager answered, if it did on both machines.
+impl<S> View<'_, S> {
+    /// What another manager answered, if it did on both machines and can be understood.
     #[must_use]
-    pub fn both_of(&self, manager: &str) -> Option<(&'a Value, &'a Value)> {
+    pub fn both_of<T: DeserializeOwned>(&self, manager: &str) -> Option<(T, T)> {
         match (self.source_all.get(manager)?, self.target_all.get(manager)?) {
-            (Answer::Is(ours), Answer::Is(theirs)) => Some((ours, theirs)),
+            (Answer::Is(ours), Answer::Is(theirs)) => {
+                Some((T::deserialize(ours).ok()?, T::deserialize(theirs).ok()?))
+            }
             _ => None,
+        }
+    }
+
+    /// The same of these two answers.
+    #[must_use]
+    pub fn with<'b, T>(&'b self, source: &'b T, target: &'b T) -> View<'b, T> {
+        View {
+            source,
+            target,
+            names: self.names,
+            marked: self.marked,
+            rules: self.rules,
+            source_all: self.source_all,
+            target_all: self.target_all,
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod answer;
 mod apt;
 mod bytes;
+mod effects;
 mod files;
 mod flatpak;
 mod hand;

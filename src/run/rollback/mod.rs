@@ -688,6 +688,7 @@ fn remember(
         rollback_of: Some(work.of.clone()),
         settled: died(machines),
         anchor: None,
+        whole: false,
     };
     if let Some(here) = &machines.here {
         here.cleaning_up().remember(HistoryEntry {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use crate::agent::protocol::Request;
 use crate::event::{Host, LogLevel, SessionState};
 use crate::module::Mirrored;
+use crate::modules::user_data::NAME as USER_DATA;
 use crate::record::anchor::{NoAnchor, Recorded, Standing};
 use crate::record::testing::anchor;
 use crate::run::testing::{TestModule, Trial, World, history_entry, name};
@@ -107,6 +108,30 @@ fn both_histories_have_the_anchor_and_a_run_with_errors_has_none() {
             assert_eq!((entry.folders.len(), entry.anchor), (folders, anchor));
         }
     }
+}
+
+#[test]
+fn a_package_that_did_not_come_costs_neither_the_anchor_nor_the_sync() {
+    let world = world();
+    let mut software = TestModule::new("software").executing(|context| {
+        context.log(LogLevel::Error, Host::Target, "one package did not come");
+        Ok("1 failed".into())
+    });
+    software.fails_whole = true;
+    let trial = Trial::of(&world, vec![software, mirror(USER_DATA)]);
+    assert_eq!(trial.run().code(), 1);
+    for host in BOTH {
+        let entry = world.machine(host).state.history.last().cloned().unwrap();
+        assert_eq!((entry.state, entry.whole), (SessionState::Failed, true));
+        let left = Recorded::Anchor(Box::new(mirrored().anchor.unwrap()));
+        assert_eq!((entry.anchor, entry.folders.len()), (Some(left), 1));
+        world.with(host, |m| m.lock = None);
+    }
+    // It was a sync: the next one the same way is asked about as after any other, and starts from it.
+    let refused = Trial::of(&world, vec![mirror(USER_DATA)]).run();
+    assert_eq!(refused.code(), 4, "{}", refused.error());
+    assert!(refused.error().contains("--allow-out-of-order"));
+    assert!(told(&world).unwrap().same_direction);
 }
 
 #[test]

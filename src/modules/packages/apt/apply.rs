@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::etc;
 use super::plan::{Install, Work};
-use super::simulate::{Transaction, argument, offers, simulate};
+use super::simulate::{argument, offers, simulate};
 use super::state::{PINS, PINS_FILE, State, lock_holder, own_name, read_labels_and_sources};
 use super::timers;
 use crate::escape::escape_str;
 use crate::interrupt::AbortFlag;
 use crate::modules::packages::answer::Silence;
+use crate::modules::packages::effects::Transaction;
 use crate::modules::packages::item::Outcome;
 use crate::modules::packages::tools::{Tools, failed};
 

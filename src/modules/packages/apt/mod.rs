@@ -17,12 +17,12 @@ pub mod version;
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
-use serde_json::Value;
-
+use self::plan::Work;
+use self::simulate::{Forecast, Question};
+use self::state::State;
 use super::answer::{Answer, Silence};
-use super::item::{Draft, Outcome, Settled, View};
-use super::manager::{Manager, Obstacle};
+use super::item::{Item, Outcome, Proposal, Settled, View};
+use super::manager::{Native, Obstacle};
 use super::sharing::Wanted;
 use super::tools::Tools;
 
@@ -30,62 +30,60 @@ use super::tools::Tools;
 #[derive(Debug)]
 pub struct Apt;
 
-impl Manager for Apt {
+impl Native for Apt {
+    type State = State;
+    type Question = Question;
+    type Forecast = Forecast;
+    type Work = Work;
+
     fn name(&self) -> &'static str {
         "apt"
     }
 
-    fn read(&self, tools: &Tools<'_>) -> Answer<Value> {
-        state::read(tools).map(|state| serde_json::to_value(state).expect("a state is plain data"))
+    fn read(&self, tools: &Tools<'_>) -> Answer<State> {
+        state::read(tools)
     }
 
-    fn obstacles(&self, view: &View<'_>) -> Result<Vec<Obstacle>, String> {
+    fn obstacles(&self, view: &View<'_, State>) -> Vec<Obstacle> {
         plan::obstacles(view)
     }
 
-    fn draft(&self, view: &View<'_>) -> Result<Draft, String> {
+    fn draft(&self, view: &View<'_, State>) -> Proposal<Question> {
         plan::draft(view)
     }
 
-    fn weigh(&self, tools: &Tools<'_>, question: Value) -> Result<Value, Silence> {
-        weigh(tools, question)
+    fn weigh(&self, tools: &Tools<'_>, question: &Question) -> Result<Forecast, Silence> {
+        simulate::forecast(tools, question)
     }
 
-    fn consider(&self, view: &View<'_>, draft: &mut Draft, answer: Value) -> Result<(), String> {
-        plan::consider(view, draft, answer)
+    fn consider(&self, view: &View<'_, State>, forecast: &Forecast, items: &mut [Item]) {
+        plan::consider(view, forecast, items);
     }
 
     fn settle(
         &self,
-        view: &View<'_>,
-        draft: &Draft,
+        view: &View<'_, State>,
+        items: &[Item],
+        forecast: &Forecast,
         chosen: &BTreeSet<String>,
-    ) -> Result<Settled, String> {
-        plan::settle(view, draft, chosen)
+    ) -> Settled<Work> {
+        plan::settle(view, items, forecast, chosen)
     }
 
-    fn lacks(&self, tools: &Tools<'_>, work: Value) -> Result<Vec<Wanted>, Silence> {
-        let work =
-            plan::Work::deserialize(work).map_err(|e| Silence(format!("unknown work: {e}")))?;
-        Ok(cache::lacks(tools, &work))
+    fn is_idle(&self, work: &Work) -> bool {
+        work.is_idle()
+    }
+
+    fn lacks(&self, tools: &Tools<'_>, work: &Work) -> Vec<Wanted> {
+        cache::lacks(tools, work)
     }
 
     fn apply(
         &self,
         tools: &Tools<'_>,
-        work: Value,
+        work: &Work,
         say: &mut dyn FnMut(&str),
     ) -> Result<Vec<Outcome>, Silence> {
-        let work =
-            plan::Work::deserialize(work).map_err(|e| Silence(format!("unknown work: {e}")))?;
-        apply::apply(tools, &work, say)
+        apply::apply(tools, work, say)
     }
-}
-
-/// What would come of installs and removals by this machine's apt.
-pub fn weigh(tools: &Tools<'_>, question: Value) -> Result<Value, Silence> {
-    let question = simulate::Question::deserialize(question)
-        .map_err(|e| Silence(format!("an unknown question: {e}")))?;
-    let forecast = simulate::forecast(tools, &question)?;
-    Ok(serde_json::to_value(forecast).expect("a forecast is plain data"))
 }

@@ -1,8 +1,10 @@
 //! The comparison of two machines' apt, on machines made up for it.
 
 use super::*;
-use crate::modules::packages::apt::simulate::{Effects, Offer};
+use crate::modules::packages::apt::simulate::{Forecast, Offer, Question};
 use crate::modules::packages::apt::state::Key;
+use crate::modules::packages::effects::Effects;
+use crate::modules::packages::item::{Item, Proposal, Settled, Stand, Verb};
 use crate::modules::packages::patterns::Patterns;
 use crate::modules::packages::rules::Rules;
 
@@ -81,11 +83,7 @@ fn outcome(
     marked: &[&str],
     answer: &Forecast,
     chosen: impl Fn(&Item) -> bool,
-) -> (Draft, Settled, Work) {
-    let (ours, theirs) = (
-        serde_json::to_value(&source.0).unwrap(),
-        serde_json::to_value(&target.0).unwrap(),
-    );
+) -> (Proposal<Question>, Settled<Work>, Work) {
     let marked = marked.iter().map(|m| (*m).to_owned()).collect();
     let rules = Rules {
         left_alone: Patterns::new(["linux-image*", "nvidia-*"]),
@@ -93,28 +91,30 @@ fn outcome(
     };
     let nothing = BTreeMap::new();
     let view = View {
-        source: &ours,
-        target: &theirs,
+        source: &source.0,
+        target: &target.0,
         names: ("atlas", "vega"),
         marked: &marked,
         rules: &rules,
         source_all: &nothing,
         target_all: &nothing,
     };
-    let mut draft = draft(&view).unwrap();
-    if draft.question.is_some() {
-        consider(&view, &mut draft, serde_json::to_value(answer).unwrap()).unwrap();
+    let mut draft = draft(&view);
+    let is_asked = draft.question.is_some();
+    let forecast = if is_asked {
+        answer.clone()
+    } else {
+        Forecast::default()
+    };
+    if is_asked {
+        consider(&view, &forecast, &mut draft.items);
     }
     let ids: BTreeSet<String> = (draft.items.iter())
         .filter(|item| matches!(item.stand, Stand::Asked(_)) && chosen(item))
         .map(|item| item.id.clone())
         .collect();
-    let settled = settle(&view, &draft, &ids).unwrap();
-    let work = if settled.work.is_null() {
-        Work::default()
-    } else {
-        Work::deserialize(&settled.work).unwrap()
-    };
+    let settled = settle(&view, &draft.items, &forecast, &ids);
+    let work = settled.work.clone();
     (draft, settled, work)
 }
 
@@ -134,7 +134,7 @@ fn offers(list: &[(&str, &str, &str)]) -> Forecast {
     }
 }
 
-fn ids(draft: &Draft, stand: impl Fn(&Stand) -> bool) -> Vec<(&str, Verb)> {
+fn ids(draft: &Proposal<Question>, stand: impl Fn(&Stand) -> bool) -> Vec<(&str, Verb)> {
     (draft.items.iter())
         .filter(|item| stand(&item.stand))
         .map(|item| (item.id.as_str(), item.verb))
@@ -156,7 +156,7 @@ fn what_is_equal_plans_nothing() {
         .package("vim", "9", DEBIAN);
     let (draft, settled, _) = outcome(&both, &both, &[], &Forecast::default(), ALL);
     assert!(draft.items.is_empty() && draft.question.is_none() && draft.notes.is_empty());
-    assert!(settled.work.is_null() && settled.changes.is_empty());
+    assert!(settled.work.is_idle() && settled.changes.is_empty());
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn what_the_target_lacks_comes_and_what_only_it_has_stays_unless_said() {
     assert_eq!(work.remove, ["nano"]);
     let (draft, settled, _) = outcome(&source, &target, &["vim", "nano"], &forecast, ALL);
     assert!(
-        draft.items.is_empty() && settled.work.is_null(),
+        draft.items.is_empty() && settled.work.is_idle(),
         "marks hold for both machines"
     );
 }
@@ -230,7 +230,7 @@ fn a_vendors_package_brings_its_source_and_key() {
     );
     // Declined: nothing of it is written.
     let (_, settled, _) = outcome(&source, &target, &[], &Forecast::default(), |_| false);
-    assert!(settled.work.is_null());
+    assert!(settled.work.is_idle());
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn the_machines_own_is_left_alone_and_hand_made_is_anothers() {
             ("nvidia-driver", Verb::Remove)
         ]
     );
-    assert!(ids(&draft, is_asked).is_empty() && settled.work.is_null());
+    assert!(ids(&draft, is_asked).is_empty() && settled.work.is_idle());
 }
 
 #[test]
@@ -360,7 +360,7 @@ fn what_a_change_takes_with_it_is_shown_and_never_the_default() {
     let (draft, settled, _) = outcome(&source, &target, &[], &forecast, DEFAULTS);
     assert!(draft.items[0].costly && draft.items[0].stand == Stand::Asked(false));
     assert!(draft.items[0].consequences[0].contains("old-mta"));
-    assert!(settled.work.is_null());
+    assert!(settled.work.is_idle());
     let (_, _, work) = outcome(&source, &target, &[], &forecast, ALL);
     assert!(work.may_remove.contains("old-mta") && work.keep.contains("old-mta"));
     // Only a dependency goes: it is said, and no reason to refuse.
@@ -424,7 +424,7 @@ fn a_source_goes_with_the_last_of_its_packages() {
     unused.vendor();
     let (_, settled, _) = outcome(&source, &unused, &[], &Forecast::default(), ALL);
     assert!(
-        settled.work.is_null(),
+        settled.work.is_idle(),
         "one that was never used is a person's business"
     );
 }
@@ -453,20 +453,16 @@ fn obstacles_are_named_with_their_remedy() {
     source.0.absent_holds.push("gone".to_owned());
     target.0.unfinished.push("half".to_owned());
     target.0.locked_by = Some("unattended-upgr (process 7)".to_owned());
-    let (ours, theirs) = (
-        serde_json::to_value(&source.0).unwrap(),
-        serde_json::to_value(&target.0).unwrap(),
-    );
     let view = View {
-        source: &ours,
-        target: &theirs,
+        source: &source.0,
+        target: &target.0,
         names: ("atlas", "vega"),
         marked: &BTreeSet::new(),
         rules: &Rules::default(),
         source_all: &BTreeMap::new(),
         target_all: &BTreeMap::new(),
     };
-    let found = obstacles(&view).unwrap();
+    let found = obstacles(&view);
     let words = ["gone", "half", "unattended-upgr"];
     assert_eq!(found.len(), words.len());
     for (obstacle, word) in found.iter().zip(words) {

@@ -1,12 +1,13 @@
 //! What apt says it would do (`apt-get --simulate`), before it does it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::policy::{self, Policy};
 use super::state::own_name;
 use crate::modules::packages::answer::Silence;
+use crate::modules::packages::effects::{self, AllEffects, Transaction};
 use crate::modules::packages::tools::{ASK, Tools, failed};
 
 /// Names in one question.
@@ -27,7 +28,7 @@ pub struct Forecast {
     /// For each name to install that apt knows: candidate and, per version, who offers it.
     pub offers: BTreeMap<String, Offer>,
     /// For each item that takes more with it than itself: what.
-    pub effects: BTreeMap<String, Effects>,
+    pub effects: AllEffects,
     /// Packages that would come along only because something recommends them.
     pub recommended: Vec<String>,
 }
@@ -60,36 +61,6 @@ impl From<Policy> for Offer {
             versions: policy.versions,
         }
     }
-}
-
-/// What one change takes with it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Effects {
-    /// Other packages removed.
-    pub removes: Vec<String>,
-    /// Installed packages whose version changes.
-    pub upgrades: Vec<String>,
-    /// Why apt would not do it at all.
-    pub refused: Option<String>,
-}
-
-impl Effects {
-    /// Whether it is nothing.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.removes.is_empty() && self.upgrades.is_empty() && self.refused.is_none()
-    }
-}
-
-/// One transaction as apt would do it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Transaction {
-    /// Packages that come, new.
-    pub installs: BTreeSet<String>,
-    /// Packages that get another version.
-    pub upgrades: BTreeSet<String>,
-    /// Packages that go.
-    pub removes: BTreeSet<String>,
 }
 
 /// Reads what `apt-get --simulate` printed.
@@ -242,33 +213,14 @@ fn attribute(
 ) {
     for (name, argument) in items {
         let alone = simulate(tools, std::slice::from_ref(argument), false, architecture);
-        note(forecast, name, alone);
-    }
-}
-
-fn note(forecast: &mut Forecast, name: &str, alone: Result<Transaction, Silence>) {
-    let effects = match alone {
-        Ok(transaction) => Effects {
-            removes: (transaction.removes.into_iter())
-                .filter(|n| n != name)
-                .collect(),
-            upgrades: (transaction.upgrades.into_iter())
-                .filter(|n| n != name)
-                .collect(),
-            refused: None,
-        },
-        Err(silence) => Effects {
-            refused: Some(silence.0),
-            ..Effects::default()
-        },
-    };
-    if !effects.is_empty() {
-        forecast.effects.insert(name.to_owned(), effects);
+        effects::note(&mut forecast.effects, name, alone);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

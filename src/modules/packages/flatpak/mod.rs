@@ -10,48 +10,51 @@ mod state;
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
-use serde_json::Value;
-
+use self::plan::Work;
+use self::state::State;
 use super::answer::{Answer, Silence};
-use super::item::{Draft, Outcome, Settled, View};
-use super::manager::Manager;
+use super::item::{Item, Outcome, Proposal, Settled, View};
+use super::manager::Native;
 use super::tools::Tools;
 
 /// The manager.
 #[derive(Debug)]
 pub struct Flatpak;
 
-impl Manager for Flatpak {
+impl Native for Flatpak {
+    type State = State;
+    type Question = ();
+    type Forecast = ();
+    type Work = Work;
+
     fn name(&self) -> &'static str {
         "flatpak"
     }
 
-    fn read(&self, tools: &Tools<'_>) -> Answer<Value> {
-        state::read(tools).map(|state| serde_json::to_value(state).expect("a state is plain data"))
+    fn read(&self, tools: &Tools<'_>) -> Answer<State> {
+        state::read(tools)
     }
 
-    fn draft(&self, view: &View<'_>) -> Result<Draft, String> {
+    fn draft(&self, view: &View<'_, State>) -> Proposal<()> {
         plan::draft(view)
     }
 
     fn settle(
         &self,
-        view: &View<'_>,
-        draft: &Draft,
+        view: &View<'_, State>,
+        items: &[Item],
+        (): &(),
         chosen: &BTreeSet<String>,
-    ) -> Result<Settled, String> {
-        plan::settle(view, draft, chosen)
+    ) -> Settled<Work> {
+        plan::settle(view, items, chosen)
     }
 
     fn apply(
         &self,
         tools: &Tools<'_>,
-        work: Value,
+        work: &Work,
         say: &mut dyn FnMut(&str),
     ) -> Result<Vec<Outcome>, Silence> {
-        let work =
-            plan::Work::deserialize(work).map_err(|e| Silence(format!("unknown work: {e}")))?;
-        Ok(apply::apply(tools, &work, say))
+        Ok(apply::apply(tools, work, say))
     }
 }

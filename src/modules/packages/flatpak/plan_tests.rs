@@ -1,7 +1,8 @@
 //! The comparison of two machines' flatpak, on machines made up for it.
 
 use super::*;
-use crate::modules::packages::item::Stand;
+use crate::modules::packages::flatpak::state::Installed;
+use crate::modules::packages::item::{Item, Proposal, Settled, Stand, Verb};
 use crate::modules::packages::rules::Rules;
 
 const HUB: &str = "https://hub.example/repo/";
@@ -46,36 +47,28 @@ fn outcome(
     target: &State,
     marked: &[&str],
     chosen: impl Fn(&Item) -> bool,
-) -> (Draft, Settled, Work) {
-    let (ours, theirs) = (
-        serde_json::to_value(source).unwrap(),
-        serde_json::to_value(target).unwrap(),
-    );
+) -> (Proposal<()>, Settled<Work>, Work) {
     let nothing = BTreeMap::new();
     let view = View {
-        source: &ours,
-        target: &theirs,
+        source,
+        target,
         names: ("atlas", "vega"),
         marked: &marked.iter().map(|m| (*m).to_owned()).collect(),
         rules: &Rules::default(),
         source_all: &nothing,
         target_all: &nothing,
     };
-    let draft = draft(&view).unwrap();
+    let draft = draft(&view);
     let ids: BTreeSet<String> = (draft.items.iter())
         .filter(|item| matches!(item.stand, Stand::Asked(_)) && chosen(item))
         .map(|item| item.id.clone())
         .collect();
-    let settled = settle(&view, &draft, &ids).unwrap();
-    let work = if settled.work.is_null() {
-        Work::default()
-    } else {
-        Work::deserialize(&settled.work).unwrap()
-    };
+    let settled = settle(&view, &draft.items, &ids);
+    let work = settled.work.clone();
     (draft, settled, work)
 }
 
-fn told(draft: &Draft) -> Vec<&str> {
+fn told(draft: &Proposal<()>) -> Vec<&str> {
     (draft.items.iter())
         .filter_map(|item| match &item.stand {
             Stand::Told(why) => Some(why.as_str()),
@@ -99,7 +92,7 @@ fn an_app_brings_its_remote_with_its_key_and_a_yes_is_the_default() {
     assert_eq!(settled.changes.len(), 2, "{:?}", settled.changes);
     let (_, settled, _) = outcome(&source, &source, &[], |_| true);
     assert!(
-        settled.work.is_null() && settled.changes.is_empty(),
+        settled.work.is_empty() && settled.changes.is_empty(),
         "equal machines"
     );
     let (_, settled, work) = outcome(&source, &State::default(), &[], |_| false);
@@ -184,7 +177,7 @@ fn what_came_from_a_file_is_for_a_person() {
     });
     let (draft, settled, _) = outcome(&source, &State::default(), &[], |_| true);
     assert_eq!(told(&draft).len(), 2);
-    assert!(settled.work.is_null());
+    assert!(settled.work.is_empty());
 }
 
 #[test]
@@ -257,5 +250,5 @@ fn a_person_who_is_not_there_gets_nothing() {
     source.scopes.insert("user kim".to_owned(), scope);
     let (draft, settled, _) = outcome(&source, &State::default(), &[], |_| true);
     assert!(draft.notes[0].contains("no such person on vega"));
-    assert!(settled.work.is_null());
+    assert!(settled.work.is_empty());
 }

@@ -11,13 +11,12 @@ mod state;
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
-use serde_json::Value;
-
+use self::plan::Work;
+use self::state::State;
 use super::answer::{Answer, Silence};
-use super::apt;
-use super::item::{Draft, Outcome, Settled, View};
-use super::manager::Manager;
+use super::apt::simulate::{self, Forecast, Question};
+use super::item::{Item, Outcome, Proposal, Settled, View};
+use super::manager::Native;
 use super::tools::Tools;
 
 /// The manager.
@@ -27,44 +26,48 @@ pub struct Hand;
 /// Its name.
 pub const NAME: &str = "hand";
 
-impl Manager for Hand {
+impl Native for Hand {
+    type State = State;
+    type Question = Question;
+    type Forecast = Forecast;
+    type Work = Work;
+
     fn name(&self) -> &'static str {
         NAME
     }
 
-    fn read(&self, tools: &Tools<'_>) -> Answer<Value> {
-        state::read(tools).map(|state| serde_json::to_value(state).expect("a state is plain data"))
+    fn read(&self, tools: &Tools<'_>) -> Answer<State> {
+        state::read(tools)
     }
 
-    fn draft(&self, view: &View<'_>) -> Result<Draft, String> {
+    fn draft(&self, view: &View<'_, State>) -> Proposal<Question> {
         plan::draft(view)
     }
 
-    fn weigh(&self, tools: &Tools<'_>, question: Value) -> Result<Value, Silence> {
-        apt::weigh(tools, question)
+    fn weigh(&self, tools: &Tools<'_>, question: &Question) -> Result<Forecast, Silence> {
+        simulate::forecast(tools, question)
     }
 
-    fn consider(&self, view: &View<'_>, draft: &mut Draft, answer: Value) -> Result<(), String> {
-        plan::consider(view, draft, answer)
+    fn consider(&self, _: &View<'_, State>, forecast: &Forecast, items: &mut [Item]) {
+        plan::consider(forecast, items);
     }
 
     fn settle(
         &self,
-        view: &View<'_>,
-        draft: &Draft,
+        view: &View<'_, State>,
+        items: &[Item],
+        forecast: &Forecast,
         chosen: &BTreeSet<String>,
-    ) -> Result<Settled, String> {
-        plan::settle(view, draft, chosen)
+    ) -> Settled<Work> {
+        plan::settle(view, items, forecast, chosen)
     }
 
     fn apply(
         &self,
         tools: &Tools<'_>,
-        work: Value,
+        work: &Work,
         say: &mut dyn FnMut(&str),
     ) -> Result<Vec<Outcome>, Silence> {
-        let work =
-            plan::Work::deserialize(work).map_err(|e| Silence(format!("unknown work: {e}")))?;
-        apply::apply(tools, &work, say)
+        apply::apply(tools, work, say)
     }
 }

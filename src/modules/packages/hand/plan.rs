@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::state::State;
-use crate::change::{Action, Change};
+use crate::change::Action;
 use crate::modules::packages::apt::simulate::{Forecast, Question};
 use crate::modules::packages::apt::state as apt;
 use crate::modules::packages::apt::version::compare;
-use crate::modules::packages::item::{Draft, Item, Settled, Stand, Verb, View};
+use crate::modules::packages::effects;
+use crate::modules::packages::item::{self, Item, Proposal, Settled, Verb, View};
 
 /// What the target's agent is to do, in this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,47 +34,26 @@ pub struct Recipe {
     pub version: Option<String>,
 }
 
-struct Both {
-    source: State,
-    target: State,
-    packages: Option<(apt::State, apt::State)>,
+/// What apt answered on both machines; where it did not, it has said so itself.
+fn packages(view: &View<'_, State>) -> Option<(apt::State, apt::State)> {
+    view.both_of("apt")
 }
 
-impl Both {
-    fn of(view: &View<'_>) -> Result<Self, String> {
-        let parse = |value: &Value, name: &str| {
-            State::deserialize(value).map_err(|e| format!("the answer of {name}: {e}"))
-        };
-        // One that did not answer has said so itself.
-        let packages = view.both_of("apt").and_then(|(ours, theirs)| {
-            Some((
-                apt::State::deserialize(ours).ok()?,
-                apt::State::deserialize(theirs).ok()?,
-            ))
-        });
-        Ok(Self {
-            source: parse(view.source, view.names.0)?,
-            target: parse(view.target, view.names.1)?,
-            packages,
-        })
-    }
-
-    /// Packages that no source of that machine offers, with their versions.
-    fn by_hand(state: &apt::State) -> impl Iterator<Item = (&String, &str)> {
-        (state.packages.iter())
-            .filter(|(_, package)| package.origins.is_empty())
-            .map(|(name, package)| (name, package.version.as_str()))
-    }
+/// Packages that no source of that machine offers, with their versions.
+fn by_hand(state: &apt::State) -> impl Iterator<Item = (&String, &str)> {
+    (state.packages.iter())
+        .filter(|(_, package)| package.origins.is_empty())
+        .map(|(name, package)| (name, package.version.as_str()))
 }
 
 /// What may be done, and what is for a person to do.
-pub fn draft(view: &View<'_>) -> Result<Draft, String> {
-    let both = Both::of(view)?;
-    let mut draft = Draft::default();
-    if let Some((source, target)) = &both.packages {
+#[must_use]
+pub fn draft(view: &View<'_, State>) -> Proposal<Question> {
+    let mut draft = Proposal::default();
+    if let Some((source, target)) = &packages(view) {
         draft_packages(view, source, target, &mut draft);
     }
-    let (source, target) = (&both.source.paths, &both.target.paths);
+    let (source, target) = (&view.source.paths, &view.target.paths);
     for path in source.difference(target) {
         if is_elsewhere(view, path) {
             continue;
@@ -98,17 +77,17 @@ pub fn draft(view: &View<'_>) -> Result<Draft, String> {
         );
         draft.items.push(item);
     }
-    Ok(draft)
+    draft
 }
 
 /// Whether another rule speaks of it.
-fn is_elsewhere(view: &View<'_>, path: &str) -> bool {
+fn is_elsewhere(view: &View<'_, State>, path: &str) -> bool {
     view.marked.contains(path)
         || view.rules.left_alone.matching(path).is_some()
         || view.rules.mirrored.folder_of(path).is_some()
 }
 
-fn comes(view: &View<'_>, id: &str, text: String, why: String) -> Item {
+fn comes(view: &View<'_, State>, id: &str, text: String, why: String) -> Item {
     if view.rules.recipes.contains_key(id) {
         return Item::asked(id, Verb::Install, format!("{text}, by its recipe"));
     }
@@ -125,11 +104,16 @@ fn goes(id: &str, text: String) -> Item {
     }
 }
 
-fn draft_packages(view: &View<'_>, source: &apt::State, target: &apt::State, draft: &mut Draft) {
+fn draft_packages(
+    view: &View<'_, State>,
+    source: &apt::State,
+    target: &apt::State,
+    draft: &mut Proposal<Question>,
+) {
     let mut question = Question::default();
     let is_passed_over =
         |name: &str| view.marked.contains(name) || view.rules.left_alone.matching(name).is_some();
-    for (name, version) in Both::by_hand(source).filter(|(name, _)| !is_passed_over(name)) {
+    for (name, version) in by_hand(source).filter(|(name, _)| !is_passed_over(name)) {
         let Some(there) = target.packages.get(name) else {
             let text = format!("{name} {version}, which no package source offers");
             let why = format!(
@@ -153,7 +137,7 @@ fn draft_packages(view: &View<'_>, source: &apt::State, target: &apt::State, dra
             ));
         }
     }
-    for (name, version) in Both::by_hand(target).filter(|(name, _)| !is_passed_over(name)) {
+    for (name, version) in by_hand(target).filter(|(name, _)| !is_passed_over(name)) {
         // What nobody asked for there is a dependency's business.
         let is_asked = target
             .packages
@@ -166,42 +150,31 @@ fn draft_packages(view: &View<'_>, source: &apt::State, target: &apt::State, dra
         }
     }
     if !question.remove.is_empty() {
-        draft.question = Some(serde_json::to_value(question).expect("a question is plain data"));
+        draft.question = Some(question);
     }
 }
 
 /// Takes in what else apt would remove.
-pub fn consider(view: &View<'_>, draft: &mut Draft, answer: Value) -> Result<(), String> {
-    let forecast = Forecast::deserialize(&answer)
-        .map_err(|e| format!("the forecast of {}'s apt: {e}", view.names.1))?;
-    for item in &mut draft.items {
-        let Some(effects) = forecast.effects.get(&item.id) else {
-            continue;
-        };
-        if let Some(why) = &effects.refused {
-            item.stand = Stand::Told(format!("apt would not: {why}"));
-        } else if !effects.removes.is_empty() {
-            (item.consequences).push(format!("also removes {}", effects.removes.join(", ")));
+pub fn consider(forecast: &Forecast, items: &mut [Item]) {
+    for item in items {
+        if let Some(effects) = forecast.effects.get(&item.id) {
+            effects::consider("apt", effects, item, |_| false);
         }
     }
-    draft.answer = answer;
-    Ok(())
 }
 
 /// What the chosen items come to.
+#[must_use]
 pub fn settle(
-    view: &View<'_>,
-    draft: &Draft,
+    view: &View<'_, State>,
+    items: &[Item],
+    forecast: &Forecast,
     chosen: &BTreeSet<String>,
-) -> Result<Settled, String> {
-    let both = Both::of(view)?;
-    let forecast = if draft.answer.is_null() {
-        Forecast::default()
-    } else {
-        Forecast::deserialize(&draft.answer).map_err(|e| e.to_string())?
-    };
-    let (mut work, mut settled) = (Work::default(), Settled::default());
-    for item in draft.items.iter().filter(|item| chosen.contains(&item.id)) {
+) -> Settled<Work> {
+    let packages = packages(view);
+    let mut settled = Settled::<Work>::default();
+    let work = &mut settled.work;
+    for item in items.iter().filter(|item| chosen.contains(&item.id)) {
         let action = match item.verb {
             Verb::Install | Verb::Note => Action::Create,
             Verb::Replace => Action::Change,
@@ -220,8 +193,7 @@ pub fn settle(
             let Some(command) = view.rules.recipes.get(&item.id) else {
                 continue;
             };
-            let package = both
-                .packages
+            let package = packages
                 .as_ref()
                 .and_then(|(ours, _)| ours.packages.get(&item.id));
             let recipe = Recipe {
@@ -230,18 +202,9 @@ pub fn settle(
             };
             work.recipes.insert(item.id.clone(), recipe);
         }
-        settled.changes.push(Change {
-            action,
-            item: format!("hand {}", item.text).into_bytes(),
-            detail: String::new(),
-            from: None,
-            bytes: 0,
-        });
+        (settled.changes).push(item::change("hand", action, &item.text));
     }
-    if work != Work::default() {
-        settled.work = serde_json::to_value(&work).expect("work is plain data");
-    }
-    Ok(settled)
+    settled
 }
 
 #[cfg(test)]

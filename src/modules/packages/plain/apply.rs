@@ -4,7 +4,7 @@ use super::plan::Work;
 use super::{Dialect, Question, is_name};
 use crate::escape::escape_str;
 use crate::modules::packages::answer::Silence;
-use crate::modules::packages::apt::simulate::Transaction;
+use crate::modules::packages::effects::Transaction;
 use crate::modules::packages::item::Outcome;
 use crate::modules::packages::tools::Tools;
 
@@ -76,26 +76,12 @@ impl Apply<'_, '_> {
             let there = self.dialect.installed(self.tools)?;
             let comes = wish.install.iter().filter(|name| !there.contains(*name));
             let goes = wish.remove.iter().filter(|name| there.contains(*name));
-            let one = |name: &String, is_install: bool| {
-                let names = vec![name.clone()];
-                let (mut install, mut remove) = (Vec::new(), Vec::new());
-                *(if is_install {
-                    &mut install
-                } else {
-                    &mut remove
-                }) = names;
-                Question { install, remove }
-            };
-            let each: Vec<Question> = (comes.map(|name| one(name, true)))
-                .chain(goes.map(|name| one(name, false)))
-                .collect();
             let mut whys: Vec<(String, String)> = Vec::new();
-            for question in each.iter().filter(|_| !alone) {
+            for name in comes.chain(goes).filter(|_| !alone) {
                 (self.tools.abort.check()).map_err(|e| Silence(e.to_string()))?;
-                let names = [&question.install[..], &question.remove[..]].concat();
-                (self.say)(&format!("changing {}", names[0]));
-                if let Err(why) = self.run(question) {
-                    whys.push((names[0].clone(), why.0));
+                (self.say)(&format!("changing {name}"));
+                if let Err(why) = self.run(&wish.only(name)) {
+                    whys.push((name.clone(), why.0));
                 }
             }
             let there = self.dialect.installed(self.tools)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Dialect, Question, State, repos, rpm};
 use crate::escape::escape_str;
 use crate::modules::packages::answer::Silence;
-use crate::modules::packages::apt::simulate::Transaction;
+use crate::modules::packages::effects::Transaction;
 use crate::modules::packages::tools::{ASK, Tools, failed};
 
 /// What nobody would find again under this name.
@@ -88,10 +88,7 @@ impl Dialect for Dnf {
             if !is_answer {
                 return Err(failed(&argv, &done));
             }
-            let one = parse_transaction(&stdout);
-            all.installs.extend(one.installs);
-            all.upgrades.extend(one.upgrades);
-            all.removes.extend(one.removes);
+            all = all.and(parse_transaction(&stdout));
         }
         Ok(all)
     }

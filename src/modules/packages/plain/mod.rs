@@ -19,12 +19,12 @@ pub use zypper::Zypper;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use self::plan::Work;
 use super::answer::{Answer, Silence};
-use super::apt::simulate::{Effects, Transaction};
-use super::item::{Draft, Outcome, Settled, View};
-use super::manager::Manager;
+use super::effects::{self, AllEffects, Transaction};
+use super::item::{Item, Outcome, Proposal, Settled, View};
+use super::manager::Native;
 use super::tools::Tools;
 
 /// Everything planning needs to know of one machine.
@@ -56,6 +56,18 @@ pub struct Question {
     pub install: Vec<String>,
     /// Packages that go.
     pub remove: Vec<String>,
+}
+
+impl Question {
+    /// The part of it that is about `name`.
+    #[must_use]
+    pub fn only(&self, name: &String) -> Self {
+        let only = |names: &[String]| names.iter().filter(|n| *n == name).cloned().collect();
+        Self {
+            install: only(&self.install),
+            remove: only(&self.remove),
+        }
+    }
 }
 
 /// One such manager.
@@ -96,12 +108,17 @@ pub trait Dialect: Sync {
 #[derive(Debug)]
 pub struct Plain<D>(pub D);
 
-impl<D: Dialect> Manager for Plain<D> {
+impl<D: Dialect> Native for Plain<D> {
+    type State = State;
+    type Question = Question;
+    type Forecast = AllEffects;
+    type Work = Work;
+
     fn name(&self) -> &'static str {
         self.0.name()
     }
 
-    fn read(&self, tools: &Tools<'_>) -> Answer<Value> {
+    fn read(&self, tools: &Tools<'_>) -> Answer<State> {
         if !self.0.is_there(tools) {
             return Answer::Absent;
         }
@@ -110,91 +127,68 @@ impl<D: Dialect> Manager for Plain<D> {
             if state.packages.is_empty() {
                 let why = format!(
                     "{} named no installed package, which cannot be",
-                    self.name()
+                    self.0.name()
                 );
                 return Err(Silence(why));
             }
-            Ok(serde_json::to_value(state).expect("a state is plain data"))
+            Ok(state)
         });
         state.into()
     }
 
-    fn draft(&self, view: &View<'_>) -> Result<Draft, String> {
-        plan::draft(self.name(), self.0.can_mark(), view)
+    fn nonsense(&self, state: &State) -> Option<String> {
+        let bad = state.packages.keys().find(|name| !is_name(name));
+        bad.map(|name| format!("names {name}"))
     }
 
-    fn weigh(&self, tools: &Tools<'_>, question: Value) -> Result<Value, Silence> {
-        let question = Question::deserialize(question)
-            .map_err(|e| Silence(format!("an unknown question: {e}")))?;
-        let effects = weigh(&self.0, tools, &question);
-        Ok(serde_json::to_value(effects).expect("effects are plain data"))
+    fn draft(&self, view: &View<'_, State>) -> Proposal<Question> {
+        plan::draft(self.0.can_mark(), view)
     }
 
-    fn consider(&self, view: &View<'_>, draft: &mut Draft, answer: Value) -> Result<(), String> {
-        plan::consider(self.name(), view, draft, answer)
+    fn weigh(&self, tools: &Tools<'_>, question: &Question) -> Result<AllEffects, Silence> {
+        Ok(weigh(&self.0, tools, question))
+    }
+
+    fn consider(&self, view: &View<'_, State>, forecast: &AllEffects, items: &mut [Item]) {
+        plan::consider(self.0.name(), view, forecast, items);
     }
 
     fn settle(
         &self,
-        view: &View<'_>,
-        draft: &Draft,
+        view: &View<'_, State>,
+        items: &[Item],
+        forecast: &AllEffects,
         chosen: &BTreeSet<String>,
-    ) -> Result<Settled, String> {
-        plan::settle(self.name(), view, draft, chosen)
+    ) -> Settled<Work> {
+        plan::settle(self.0.name(), view, items, forecast, chosen)
+    }
+
+    fn is_idle(&self, work: &Work) -> bool {
+        work.is_idle()
     }
 
     fn apply(
         &self,
         tools: &Tools<'_>,
-        work: Value,
+        work: &Work,
         say: &mut dyn FnMut(&str),
     ) -> Result<Vec<Outcome>, Silence> {
-        let work =
-            plan::Work::deserialize(work).map_err(|e| Silence(format!("unknown work: {e}")))?;
-        apply::apply(&self.0, tools, &work, say)
+        apply::apply(&self.0, tools, work, say)
     }
 }
 
 /// One look at all of it; only where more would happen than was asked for, one at each.
-fn weigh(
-    dialect: &dyn Dialect,
-    tools: &Tools<'_>,
-    question: &Question,
-) -> BTreeMap<String, Effects> {
-    let mut effects: BTreeMap<String, Effects> = BTreeMap::new();
+fn weigh(dialect: &dyn Dialect, tools: &Tools<'_>, question: &Question) -> AllEffects {
+    let mut effects = AllEffects::new();
     if let Ok(all) = dialect.foresee(tools, question) {
-        let wished = all
-            .removes
-            .iter()
-            .all(|name| question.remove.contains(name));
+        let wished = (all.removes.iter()).all(|name| question.remove.contains(name));
         if wished && all.upgrades.is_empty() {
             return effects;
         }
     }
-    for (name, is_install) in (question.install.iter().map(|name| (name, true)))
-        .chain(question.remove.iter().map(|name| (name, false)))
-    {
-        let mut one = Question::default();
-        if is_install {
-            one.install.push(name.clone());
-        } else {
-            one.remove.push(name.clone());
-        }
-        let others = |names: BTreeSet<String>| names.into_iter().filter(|n| n != name).collect();
-        let found = match dialect.foresee(tools, &one) {
-            Ok(alone) => Effects {
-                removes: others(alone.removes),
-                upgrades: others(alone.upgrades),
-                refused: None,
-            },
-            Err(why) => Effects {
-                refused: Some(why.0),
-                ..Effects::default()
-            },
-        };
-        if !found.is_empty() {
-            effects.insert(name.clone(), found);
-        }
+    for name in question.install.iter().chain(&question.remove) {
+        let alone = dialect.foresee(tools, &question.only(name));
+        effects::note(&mut effects, name, alone);
     }
     effects
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Dialect, Package, Question, State};
 use crate::escape::escape_str;
 use crate::modules::packages::answer::Silence;
-use crate::modules::packages::apt::simulate::Transaction;
+use crate::modules::packages::effects::Transaction;
 use crate::modules::packages::patterns::Patterns;
 use crate::modules::packages::tools::{ASK, Tools, failed};
 

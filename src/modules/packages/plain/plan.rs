@@ -1,15 +1,13 @@
 //! Comparing two machines' packages by what was asked for on each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::{Package, Question, State, is_name};
-use crate::change::{Action, Change};
-use crate::modules::packages::apt::simulate::Effects;
-use crate::modules::packages::item::{Draft, Item, Settled, Stand, Verb, View};
-use crate::modules::packages::list;
+use super::{Package, Question, State};
+use crate::change::Action;
+use crate::modules::packages::effects::{self, AllEffects};
+use crate::modules::packages::item::{self, Item, Proposal, Settled, Stand, Verb, View};
 
 /// What the target's agent is to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,26 +24,20 @@ pub struct Work {
     pub auto: Vec<String>,
 }
 
-fn both(name: &str, view: &View<'_>) -> Result<(State, State), String> {
-    let parse = |value: &Value, host: &str| {
-        let state =
-            State::deserialize(value).map_err(|e| format!("the answer of {host}'s {name}: {e}"))?;
-        match state.packages.keys().find(|package| !is_name(package)) {
-            Some(bad) => Err(format!("the answer of {host}'s {name} names {bad}")),
-            None => Ok(state),
-        }
-    };
-    Ok((
-        parse(view.source, view.names.0)?,
-        parse(view.target, view.names.1)?,
-    ))
+impl Work {
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.wish == Question::default() && self.manual.is_empty() && self.auto.is_empty()
+    }
 }
 
 /// What may be done, and what is only told.
-pub fn draft(manager: &str, can_mark: bool, view: &View<'_>) -> Result<Draft, String> {
-    let (source, target) = both(manager, view)?;
+#[must_use]
+pub fn draft(can_mark: bool, view: &View<'_, State>) -> Proposal<Question> {
+    let (source, target) = (view.source, view.target);
     let (source_name, target_name) = view.names;
-    let mut draft = Draft::default();
+    let mut draft = Proposal::default();
     let mut question = Question::default();
     for (name, package) in source.packages.iter().filter(|(_, p)| p.manual) {
         let there = target.packages.get(name);
@@ -68,7 +60,7 @@ pub fn draft(manager: &str, can_mark: bool, view: &View<'_>) -> Result<Draft, St
             continue;
         }
         let text = format!("{name} {}", package.version);
-        if let Some(why) = unreachable_reason(package, &source, &target, view) {
+        if let Some(why) = unreachable_reason(package, view) {
             let mut item = Item::told(name, Verb::Install, text, why);
             item.by_person = true;
             draft.items.push(item);
@@ -109,24 +101,19 @@ pub fn draft(manager: &str, can_mark: bool, view: &View<'_>) -> Result<Draft, St
         }
     }
     if question != Question::default() {
-        draft.question = Some(serde_json::to_value(question).expect("a question is plain data"));
+        draft.question = Some(question);
     }
-    Ok(draft)
+    draft
 }
 
 /// Why a package cannot come from where the source has it: then a person has to see to it.
-fn unreachable_reason(
-    package: &Package,
-    source: &State,
-    target: &State,
-    view: &View<'_>,
-) -> Option<String> {
+fn unreachable_reason(package: &Package, view: &View<'_, State>) -> Option<String> {
     if package.locked {
         return Some(format!("it is locked to its version on {}", view.names.0));
     }
     let repository = package.repository.as_ref()?;
-    let theirs = target.repositories.get(repository);
-    match (source.repositories.get(repository), theirs) {
+    let theirs = view.target.repositories.get(repository);
+    match (view.source.repositories.get(repository), theirs) {
         (_, None) => Some(format!(
             "its repository {repository} is not in use on {}: add it there",
             view.names.1
@@ -140,66 +127,35 @@ fn unreachable_reason(
 }
 
 /// Takes in what the target's manager foresees.
-pub fn consider(
-    manager: &str,
-    view: &View<'_>,
-    draft: &mut Draft,
-    answer: Value,
-) -> Result<(), String> {
-    let (source, target) = both(manager, view)?;
-    let effects: BTreeMap<String, Effects> = BTreeMap::deserialize(&answer)
-        .map_err(|e| format!("the forecast of {}'s {manager}: {e}", view.names.1))?;
-    for item in &mut draft.items {
+pub fn consider(manager: &str, view: &View<'_, State>, forecast: &AllEffects, items: &mut [Item]) {
+    for item in items {
         let is_asked = matches!(item.stand, Stand::Asked(_)) && item.verb != Verb::Note;
-        let Some(effects) = effects.get(&item.id).filter(|_| is_asked) else {
+        let Some(effects) = forecast.get(&item.id).filter(|_| is_asked) else {
             continue;
         };
-        if let Some(why) = &effects.refused {
-            item.stand = Stand::Told(format!("{manager} would not: {why}"));
-            // Nobody knows where it is from: it was installed by hand.
-            let package = source.packages.get(&item.id);
-            item.by_person = item.verb == Verb::Install
-                && package.is_some_and(|package| package.repository.is_none());
-            continue;
-        }
-        let (wanted, others): (Vec<&String>, Vec<&String>) =
-            (effects.removes.iter()).partition(|name| {
-                view.marked.contains(*name) || target.packages.get(*name).is_some_and(|p| p.manual)
-            });
-        if !wanted.is_empty() {
-            item.costly = true;
-            item.stand = Stand::Asked(false);
-            let text = format!("also removes what was asked for there: {}", list(wanted));
-            item.consequences.push(text);
-        }
-        if !others.is_empty() {
-            item.consequences
-                .push(format!("also removes {}", list(others)));
-        }
-        if !effects.upgrades.is_empty() {
-            let text = format!("also changes the version of {}", list(&effects.upgrades));
-            item.consequences.push(text);
-        }
+        effects::consider(manager, effects, item, |name| {
+            view.marked.contains(name) || view.target.packages.get(name).is_some_and(|p| p.manual)
+        });
+        // Nobody knows where it is from: it was installed by hand.
+        let package = view.source.packages.get(&item.id);
+        item.by_person = effects.refused.is_some()
+            && item.verb == Verb::Install
+            && package.is_some_and(|package| package.repository.is_none());
     }
-    draft.answer = answer;
-    Ok(())
 }
 
 /// What the chosen items come to.
+#[must_use]
 pub fn settle(
     manager: &str,
-    view: &View<'_>,
-    draft: &Draft,
+    view: &View<'_, State>,
+    items: &[Item],
+    forecast: &AllEffects,
     chosen: &BTreeSet<String>,
-) -> Result<Settled, String> {
-    let (source, target) = both(manager, view)?;
-    let effects: BTreeMap<String, Effects> = if draft.answer.is_null() {
-        BTreeMap::new()
-    } else {
-        BTreeMap::deserialize(&draft.answer).map_err(|e| e.to_string())?
-    };
-    let (mut work, mut settled) = (Work::default(), Settled::default());
-    for item in draft.items.iter().filter(|item| chosen.contains(&item.id)) {
+) -> Settled<Work> {
+    let mut settled = Settled::<Work>::default();
+    let work = &mut settled.work;
+    for item in items.iter().filter(|item| chosen.contains(&item.id)) {
         let name = item.id.clone();
         let action = match item.verb {
             Verb::Install => {
@@ -211,7 +167,7 @@ pub fn settle(
                 Action::Delete
             }
             Verb::Note | Verb::Replace => {
-                let is_manual = source.packages.get(&name).is_some_and(|p| p.manual);
+                let is_manual = view.source.packages.get(&name).is_some_and(|p| p.manual);
                 if is_manual {
                     work.manual.push(name);
                 } else {
@@ -220,25 +176,17 @@ pub fn settle(
                 Action::Attributes
             }
         };
-        if let Some(effects) = effects.get(&item.id) {
+        if let Some(effects) = forecast.get(&item.id) {
             work.may_remove.extend(effects.removes.iter().cloned());
         }
-        settled.changes.push(Change {
-            action,
-            item: format!("{manager} package {}", item.text).into_bytes(),
-            detail: String::new(),
-            from: None,
-            bytes: 0,
-        });
+        let text = format!("package {}", item.text);
+        (settled.changes).push(item::change(manager, action, &text));
     }
-    work.keep = (target.packages.iter())
+    work.keep = (view.target.packages.iter())
         .filter(|(name, package)| package.manual || view.marked.contains(*name))
         .map(|(name, _)| name.clone())
         .collect();
-    if !settled.changes.is_empty() {
-        settled.work = serde_json::to_value(&work).expect("work is plain data");
-    }
-    Ok(settled)
+    settled
 }
 
 #[cfg(test)]

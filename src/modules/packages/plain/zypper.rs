@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Dialect, Package, Question, State, is_name, repos, rpm};
 use crate::escape::escape_str;
 use crate::modules::packages::answer::Silence;
-use crate::modules::packages::apt::simulate::Transaction;
+use crate::modules::packages::effects::Transaction;
 use crate::modules::packages::tools::{ASK, Tools, failed, shown};
 
 /// It never asks, and never looks at the network by itself.
@@ -86,10 +86,7 @@ impl Dialect for Zypper {
             if done.code() != 0 || !text.contains("</stream>") {
                 return Err(failed(&argv, &done));
             }
-            let one = parse_transaction(&text);
-            all.installs.extend(one.installs);
-            all.upgrades.extend(one.upgrades);
-            all.removes.extend(one.removes);
+            all = all.and(parse_transaction(&text));
         }
         Ok(all)
     }

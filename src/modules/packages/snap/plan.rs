@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::state::{Snap, State};
-use crate::change::{Action, Change};
-use crate::modules::packages::item::{Draft, Item, Settled, Stand, Verb, View};
+use crate::change::Action;
+use crate::modules::packages::item::{self, Item, Proposal, Settled, Stand, Verb, View};
 
 /// What the target's agent is to do, in this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,16 +21,6 @@ pub struct Work {
     pub hold: Vec<String>,
     /// Snaps held back no more.
     pub unhold: Vec<String>,
-}
-
-fn both(view: &View<'_>) -> Result<(State, State), String> {
-    let parse = |value: &Value, name: &str| {
-        State::deserialize(value).map_err(|e| format!("the answer of {name}'s snap: {e}"))
-    };
-    Ok((
-        parse(view.source, view.names.0)?,
-        parse(view.target, view.names.1)?,
-    ))
 }
 
 /// Whether the target's is another build of it than the source's.
@@ -51,10 +40,11 @@ fn text(name: &str, snap: &Snap) -> String {
 }
 
 /// What may be done, and what is only told.
-pub fn draft(view: &View<'_>) -> Result<Draft, String> {
-    let (source, target) = both(view)?;
+#[must_use]
+pub fn draft(view: &View<'_, State>) -> Proposal<()> {
+    let (source, target) = (view.source, view.target);
     let (source_name, target_name) = view.names;
-    let mut draft = Draft::default();
+    let mut draft = Proposal::default();
     let is_passed_over = |name: &String| view.marked.contains(name);
     let left_alone = |name: &str| {
         let pattern = view.rules.left_alone.matching(name)?;
@@ -107,7 +97,7 @@ pub fn draft(view: &View<'_>) -> Result<Draft, String> {
             Some(_) => {}
         }
     }
-    for (name, theirs) in &target {
+    for (name, theirs) in target {
         if theirs.derived || source.contains_key(name) || is_passed_over(name) {
             continue;
         }
@@ -121,27 +111,17 @@ pub fn draft(view: &View<'_>) -> Result<Draft, String> {
         }
         draft.items.push(item);
     }
-    Ok(draft)
+    draft
 }
 
 /// What the chosen items come to.
-pub fn settle(
-    view: &View<'_>,
-    draft: &Draft,
-    chosen: &BTreeSet<String>,
-) -> Result<Settled, String> {
-    let (source, target) = both(view)?;
-    let (mut work, mut settled) = (Work::default(), Settled::default());
-    let mut change = |action: Action, text: String| {
-        settled.changes.push(Change {
-            action,
-            item: format!("snap {text}").into_bytes(),
-            detail: String::new(),
-            from: None,
-            bytes: 0,
-        });
-    };
-    for item in draft.items.iter().filter(|item| chosen.contains(&item.id)) {
+#[must_use]
+pub fn settle(view: &View<'_, State>, items: &[Item], chosen: &BTreeSet<String>) -> Settled<Work> {
+    let (source, target) = (view.source, view.target);
+    let (mut work, mut changes) = (Work::default(), Vec::new());
+    let mut change =
+        |action: Action, text: String| changes.push(item::change("snap", action, &text));
+    for item in items.iter().filter(|item| chosen.contains(&item.id)) {
         let ours = source.get(&item.id).cloned();
         let action = match (item.verb, ours) {
             (Verb::Remove, _) => {
@@ -160,7 +140,7 @@ pub fn settle(
         };
         change(action, item.text.clone());
     }
-    for (name, ours) in &source {
+    for (name, ours) in source {
         if view.marked.contains(name) || view.rules.left_alone.matching(name).is_some() {
             continue;
         }
@@ -174,10 +154,11 @@ pub fn settle(
             work.unhold.push(name.clone());
         }
     }
-    if work != Work::default() {
-        settled.work = serde_json::to_value(&work).expect("work is plain data");
+    Settled {
+        work,
+        changes,
+        withdrawn: Vec::new(),
     }
-    Ok(settled)
 }
 
 #[cfg(test)]
@@ -204,31 +185,26 @@ mod tests {
             .collect()
     }
 
-    fn outcome(source: &State, target: &State, marked: &[&str]) -> (Draft, Work) {
-        let (ours, theirs) = (
-            serde_json::to_value(source).unwrap(),
-            serde_json::to_value(target).unwrap(),
-        );
+    fn outcome(source: &State, target: &State, marked: &[&str]) -> (Proposal<()>, Work) {
         let rules = Rules {
             left_alone: Patterns::new(["*-firmware"]),
             ..Rules::default()
         };
         let view = View {
-            source: &ours,
-            target: &theirs,
+            source,
+            target,
             names: ("atlas", "vega"),
             marked: &marked.iter().map(|m| (*m).to_owned()).collect(),
             rules: &rules,
             source_all: &BTreeMap::new(),
             target_all: &BTreeMap::new(),
         };
-        let draft = draft(&view).unwrap();
+        let draft = draft(&view);
         let ids = (draft.items.iter())
             .filter(|item| matches!(item.stand, Stand::Asked(_)))
             .map(|item| item.id.clone())
             .collect();
-        let settled = settle(&view, &draft, &ids).unwrap();
-        let work = Work::deserialize(&settled.work).unwrap_or_default();
+        let work = settle(&view, &draft.items, &ids).work;
         (draft, work)
     }
 
@@ -273,7 +249,7 @@ mod tests {
         assert!(work.remove.is_empty(), "nobody asked for a base");
         assert_eq!(
             outcome(&source, &source, &[]),
-            (Draft::default(), Work::default())
+            (Proposal::default(), Work::default())
         );
     }
 

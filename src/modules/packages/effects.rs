@@ -1,0 +1,101 @@
+//! What a change takes with it: foreseen by the target's manager, shown as consequence of its cause.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::answer::Silence;
+use super::item::{Item, Stand};
+use super::list;
+
+/// One transaction as a manager would do it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transaction {
+    /// Packages that come, new.
+    pub installs: BTreeSet<String>,
+    /// Packages that get another version.
+    pub upgrades: BTreeSet<String>,
+    /// Packages that go.
+    pub removes: BTreeSet<String>,
+}
+
+impl Transaction {
+    /// Both together.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.installs.extend(other.installs);
+        self.upgrades.extend(other.upgrades);
+        self.removes.extend(other.removes);
+        self
+    }
+}
+
+/// What one change takes with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effects {
+    /// Other packages removed.
+    pub removes: Vec<String>,
+    /// Installed packages whose version changes.
+    pub upgrades: Vec<String>,
+    /// Why the manager would not do it at all.
+    pub refused: Option<String>,
+}
+
+/// The same by the name of what is changed; what has none is not in it.
+pub type AllEffects = BTreeMap<String, Effects>;
+
+impl Effects {
+    /// Whether it is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.removes.is_empty() && self.upgrades.is_empty() && self.refused.is_none()
+    }
+}
+
+/// Notes what comes of changing `name` alone, as it was foreseen.
+pub fn note(all: &mut AllEffects, name: &str, alone: Result<Transaction, Silence>) {
+    let others = |names: BTreeSet<String>| names.into_iter().filter(|n| n != name).collect();
+    let effects = match alone {
+        Ok(alone) => Effects {
+            removes: others(alone.removes),
+            upgrades: others(alone.upgrades),
+            refused: None,
+        },
+        Err(why) => Effects {
+            refused: Some(why.0),
+            ..Effects::default()
+        },
+    };
+    if !effects.is_empty() {
+        all.insert(name.to_owned(), effects);
+    }
+}
+
+/// Takes what one change takes with it into its item: what `is_wanted` on the target makes it costly.
+pub fn consider(
+    manager: &str,
+    effects: &Effects,
+    item: &mut Item,
+    is_wanted: impl Fn(&String) -> bool,
+) {
+    if let Some(why) = &effects.refused {
+        item.stand = Stand::Told(format!("{manager} would not: {why}"));
+        return;
+    }
+    let (wanted, others): (Vec<&String>, Vec<&String>) =
+        (effects.removes.iter()).partition(|name| is_wanted(name));
+    if !wanted.is_empty() {
+        item.costly = true;
+        item.stand = Stand::Asked(false);
+        let text = format!("also removes what was asked for there: {}", list(wanted));
+        item.consequences.push(text);
+    }
+    if !others.is_empty() {
+        let text = format!("also removes {}", list(others));
+        item.consequences.push(text);
+    }
+    if !effects.upgrades.is_empty() {
+        let text = format!("also changes the version of {}", list(&effects.upgrades));
+        item.consequences.push(text);
+    }
+}
