@@ -25,6 +25,7 @@ mod help;
 mod history;
 mod install;
 mod interrupted;
+mod lanes;
 mod layers;
 mod layouts;
 mod logs;
