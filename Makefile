@@ -52,7 +52,7 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
-	@if command -v shellcheck >/dev/null; then shellcheck -S warning $(LAB)/*.sh $(PACKAGING)/*.sh fuzz/*.sh .ci/run; else echo "shellcheck is not installed: the scripts are not checked"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning $(LAB)/*.sh $(PACKAGING)/*.sh $(PACKAGING)/musl-cc $(PACKAGING)/openssl-perl fuzz/*.sh .ci/run; else echo "shellcheck is not installed: the scripts are not checked"; fi
 
 bench:
 	@$(LAB)/need.sh build lab

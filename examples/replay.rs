@@ -257,6 +257,6 @@ fn main() {
     ui.finish();
     drop(signals);
     if let Some(Err(error)) = log.map(record::log::LogWriter::finish) {
-        ui::report_error(&ui::ErrorReport::from_error(&error, None));
+        ui::report_error(&ui::ErrorReport::new(error.to_string()));
     }
 }

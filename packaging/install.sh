@@ -36,7 +36,7 @@ data "$scratch/zsh" share/zsh/site-functions/_pc-switcher
 data "$scratch/fish" share/fish/vendor_completions.d/pc-switcher.fish
 
 doc=share/doc/pc-switcher
-for file in README.md ARCHITECTURE.md BENCHMARKS.md CHANGELOG.md SECURITY.md LICENSE-MIT LICENSE-APACHE; do
+for file in README.md ARCHITECTURE.md BENCHMARKS.md CHANGELOG.md RELIABILITY.md SECURITY.md LICENSE-MIT LICENSE-APACHE; do
   if [[ -e $file ]]; then data "$file" "$doc/$file"; fi
 done
 for file in docs/*; do data "$file" "$doc/$file"; done

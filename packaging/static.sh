@@ -33,9 +33,12 @@ home=${CARGO_HOME:-$HOME/.cargo}
 remap=("--remap-path-prefix=$home/registry/src=/crates" "--remap-path-prefix=$PWD=/pc-switcher")
 
 # By name: OpenSSL keeps in itself how it was compiled.
-export PATH=$PWD/packaging:$PATH "CC_$variable=musl-cc"
-# C is never unwound through: its tables would be a third of a megabyte.
-export "CFLAGS_$variable=-fno-asynchronous-unwind-tables -fno-unwind-tables"
+export PATH=$PWD/packaging:$PATH "CC_$variable=musl-cc" OPENSSL_SRC_PERL=openssl-perl
+# C is never unwound through: its tables would be a third of a megabyte. Of zstd's ways to compress, levels up to 3 use two
+# (src/mirror/packing.rs and spool.rs); any other level would quietly be done like 3.
+small=(-fno-asynchronous-unwind-tables -fno-unwind-tables)
+for slow in GREEDY LAZY LAZY2 BTLAZY2 BTOPT BTULTRA; do small+=("-DZSTD_EXCLUDE_${slow}_BLOCK_COMPRESSOR"); done
+export "CFLAGS_$variable=${small[*]}"
 # OpenSSL writes a time into itself; the same one each time, or everything would be compiled again after each commit.
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
 

@@ -337,7 +337,7 @@ pub struct LogsArgs {
 #[command(after_help = DOCTOR_EXAMPLES)]
 pub struct DoctorArgs {
     /// Another machine to check too, as for a sync to it
-    #[arg(value_name = "HOST", value_parser = parse_host)]
+    #[arg(value_name = "HOST", value_parser = parse_host, value_hint = ValueHint::Hostname)]
     pub host: Option<String>,
     /// One JSON object with every check
     #[arg(long)]
@@ -364,7 +364,7 @@ pub struct HistoryArgs {
     #[arg(value_name = "SESSION", value_parser = parse_session)]
     pub session: Option<String>,
     /// What that machine remembers instead of this one
-    #[arg(long, value_name = "HOST", value_parser = parse_host)]
+    #[arg(long, value_name = "HOST", value_parser = parse_host, value_hint = ValueHint::Hostname)]
     pub host: Option<String>,
     /// One JSON object a line
     #[arg(long)]
@@ -380,6 +380,7 @@ pub struct RollbackArgs {
     pub session: Option<String>,
     /// Roll back that machine [default: the one that the session changed]
     #[arg(long, value_name = "HOST", value_parser = parse_host, conflicts_with = "local")]
+    #[arg(value_hint = ValueHint::Hostname)]
     pub host: Option<String>,
     /// Roll back this machine
     #[arg(long)]
@@ -461,7 +462,7 @@ pub struct PruneArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// Those of that machine instead of this one's
-    #[arg(long, value_name = "HOST", value_parser = parse_host)]
+    #[arg(long, value_name = "HOST", value_parser = parse_host, value_hint = ValueHint::Hostname)]
     pub host: Option<String>,
 }
 

@@ -13,7 +13,7 @@ use super::args::{DoctorArgs, GlobalArgs};
 use super::config_path;
 use super::errand::Errand;
 use super::table::print;
-use super::{known, report};
+use super::{ended_by, known};
 use crate::config;
 use crate::event::{Host, LogLevel};
 use crate::exit::ExitStatus;
@@ -21,7 +21,6 @@ use crate::jsonline::{redact_value, safe};
 use crate::modules;
 use crate::run::doctor::{Check, Checkup, Examination, State, examine};
 use crate::run::error::RunError;
-use crate::run::explain::explain;
 use crate::run::reach::Reach;
 use crate::ui::{self, CheckGroup, CheckRow, Mark};
 
@@ -30,7 +29,7 @@ use crate::ui::{self, CheckGroup, CheckRow, Mark};
 pub fn run(global: &GlobalArgs, args: &DoctorArgs) -> ExitStatus {
     let path = match config_path(global) {
         Ok(path) => path,
-        Err(status) => return status,
+        Err(error) => return ended_by(&error),
     };
     let config = config::load(&path, &known(&modules::registry()));
     let errand = Errand::start(global, LogLevel::Warning);
@@ -108,8 +107,7 @@ fn show(checkup: &Checkup, status: ExitStatus) -> ExitStatus {
     let (mark, words) = verdict(checkup, status);
     match ui::print_checks(&groups, (mark, &words)) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            report(&explain(&RunError::Output(error)));
-            ExitStatus::Failed
+            ended_by(&RunError::Output(error))
         }
         _ => status,
     }

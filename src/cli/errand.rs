@@ -4,13 +4,12 @@
 use std::sync::Arc;
 
 use super::args::GlobalArgs;
-use super::report;
+use super::ended_by;
 use super::session::Console;
 use crate::agent::client::AgentClient;
 use crate::event::{EventSink, LogLevel};
 use crate::exit::ExitStatus;
 use crate::run::error::RunError;
-use crate::run::explain::explain;
 use crate::run::machines::{Access, Machines as _};
 use crate::run::met::{Meets, Met};
 use crate::run::reach::Reach;
@@ -55,11 +54,7 @@ impl Errand {
         self.console.finish();
         match result {
             Ok(status) => status,
-            Err(error) => {
-                let explained = explain(&error);
-                report(&explained);
-                explained.status
-            }
+            Err(error) => ended_by(&error),
         }
     }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::EXAMPLE;
 use crate::escape::{escape_bytes, escape_str};
-use crate::exit::ExitStatus;
+use crate::run::error::RunError;
 use layout::{Found, Layout};
 
 /// The shipped filter of `/home`.
@@ -30,51 +30,22 @@ const SUBVOLUMES_LINE: &str = "  subvolumes: [\"@\", \"@home\"]\n";
 /// Added to the name of a file that `--force` replaces.
 const OLD_SUFFIX: &str = ".old";
 
-/// Why nothing, or not everything, was written.
-#[derive(Debug, thiserror::Error)]
-pub enum InitError {
-    /// All files are there already.
-    #[error("{} is there already, with both filters; nothing was written", shown(.0))]
-    AlreadyThere(PathBuf),
-    /// The directory cannot be made.
-    #[error("cannot create directory {}: {source}", shown(.path))]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A file cannot be written.
-    #[error("cannot write {}: {source}", shown(.path))]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+/// All files are there already.
+fn already_there(config_file: &Path) -> RunError {
+    // Not a gate: those are questions of a sync.
+    RunError::Usage {
+        message: format!(
+            "{} is there already, with both filters; nothing was written",
+            shown(config_file)
+        ),
+        hint: "edit the files, or start anew with --force (old files are kept as *.old)".to_owned(),
+    }
 }
 
-impl InitError {
-    /// What a person can do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::AlreadyThere(_) => {
-                Some("edit the files, or start anew with --force (old files are kept as *.old)")
-            }
-            Self::Directory { .. } | Self::Write { .. } => None,
-        }
-    }
-
-    /// How the program ends.
-    #[must_use]
-    pub fn status(&self) -> ExitStatus {
-        match self {
-            // Not a gate: those are questions of a sync.
-            Self::AlreadyThere(_) => ExitStatus::Usage,
-            Self::Directory { .. } | Self::Write { .. } => ExitStatus::Failed,
-        }
-    }
+/// What could not be written.
+fn unwritten(path: &Path) -> impl FnOnce(io::Error) -> RunError {
+    let path = shown(path);
+    move |source| RunError::Write { path, source }
 }
 
 fn shown(path: &Path) -> String {
@@ -148,7 +119,7 @@ impl fmt::Display for InitReport {
 }
 
 /// Writes `config_file` and the filters beside it. `root` is where `/proc` is looked for.
-pub fn init(config_file: &Path, root: &Path, force: bool) -> Result<InitReport, InitError> {
+pub fn init(config_file: &Path, root: &Path, force: bool) -> Result<InitReport, RunError> {
     let layout = Layout::detect(root);
     let config = example_for(&layout);
     let directory = match config_file.parent() {
@@ -161,23 +132,17 @@ pub fn init(config_file: &Path, root: &Path, force: bool) -> Result<InitReport, 
         (directory.join("root.filter"), ROOT_FILTER),
     ];
     if !force && texts.iter().all(|(path, _)| is_there(path)) {
-        return Err(InitError::AlreadyThere(config_file.to_owned()));
+        return Err(already_there(config_file));
     }
     // Others have no business in it: the XDG specification asks for 0700.
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .map_err(|source| InitError::Directory {
-            path: directory.to_owned(),
-            source,
-        })?;
+        .map_err(unwritten(directory))?;
     let mut files = Vec::new();
     for (path, text) in texts {
-        let outcome = write(&path, text, force).map_err(|source| InitError::Write {
-            path: path.clone(),
-            source,
-        })?;
+        let outcome = write(&path, text, force).map_err(unwritten(&path))?;
         files.push((path, outcome));
     }
     Ok(InitReport { files, layout })
@@ -263,6 +228,8 @@ mod tests {
 
     use super::*;
     use crate::config::{self, Config};
+    use crate::exit::ExitStatus;
+    use crate::run::explain::explain;
 
     const DEBIAN: &str = "\
 25 1 0:22 /@ / rw,noatime shared:1 - btrfs /dev/sda2 rw,ssd,subvolid=256,subvol=/@
@@ -368,8 +335,9 @@ mod tests {
 
         fs::write(&path, "mine: true\n").expect("config");
         let error = init(&path, root.path(), false).expect_err("all there");
-        assert!(error.hint().expect("a hint").contains("--force"));
-        assert_eq!(error.status(), ExitStatus::Usage);
+        let error = explain(&error);
+        assert!(error.hint.expect("a hint").contains("--force"));
+        assert_eq!(error.status, ExitStatus::Usage);
         assert_eq!(fs::read_to_string(&path).expect("readable"), "mine: true\n");
         assert_eq!(fs::read_to_string(&filter).expect("readable"), "- mine\n");
 
@@ -399,7 +367,9 @@ mod tests {
         let file = root.path().join("file");
         fs::write(&file, "").expect("file");
         let error = init(&file.join("config.yaml"), root.path(), false).expect_err("a file");
-        assert_eq!(error.status(), ExitStatus::Failed);
-        assert!(error.to_string().contains("/file: "), "{error}");
+        let error = explain(&error);
+        assert_eq!(error.status, ExitStatus::Failed);
+        assert!(error.message.ends_with("/file"), "{error:?}");
+        assert!(error.hint.is_some_and(|hint| hint.contains("move it away")));
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::args::{GlobalArgs, LogsArgs};
-use super::report;
+use super::ended_by;
 use super::table::{number, print, render, text};
 use crate::escape::escape_str;
 use crate::event::LogLevel;
@@ -22,7 +22,6 @@ use crate::record::log::log_dir;
 use crate::record::log::reader::{Entry, LogFile, LogReader, Summary, list, summary};
 use crate::record::sessions::find;
 use crate::run::error::RunError;
-use crate::run::explain::explain;
 use crate::ui::{LogRow, LogView, page};
 
 /// How often a file that grows is looked at.
@@ -33,11 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 pub fn run(global: &GlobalArgs, args: &LogsArgs) -> ExitStatus {
     match show(global, args) {
         Ok(status) => status,
-        Err(error) => {
-            let explained = explain(&error);
-            report(&explained);
-            explained.status
-        }
+        Err(error) => ended_by(&error),
     }
 }
 

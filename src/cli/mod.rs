@@ -21,11 +21,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser as _;
 
-use crate::config::{self, Config, ConfigProblem, KnownModule};
+use crate::config::{self, Config, KnownModule};
+use crate::escape::escape_bytes;
 use crate::exit::ExitStatus;
 use crate::module::Module;
 use crate::modules;
-use crate::run::explain::Explained;
+use crate::run::error::RunError;
+use crate::run::explain::{Explained, explain};
 use crate::ui::{self, ErrorReport};
 use args::{Cli, Command, GlobalArgs, SnapshotsCommand};
 
@@ -70,47 +72,37 @@ fn dispatch(cli: &Cli) -> ExitStatus {
 }
 
 fn write_config(global: &GlobalArgs, force: bool) -> ExitStatus {
-    let path = match config_path(global) {
-        Ok(path) => path,
-        Err(status) => return status,
-    };
-    match init::init(&path, Path::new("/"), force) {
-        Ok(report) => {
-            println!("{report}");
-            ExitStatus::Done
-        }
-        Err(error) => {
-            let hint = error.hint().map(str::to_owned);
-            ui::report_error(&ErrorReport::from_error(&error, hint));
-            error.status()
-        }
+    let written = config_path(global).and_then(|path| init::init(&path, Path::new("/"), force));
+    match written {
+        Ok(report) => table::print(&format!("{report}\n")),
+        Err(error) => ended_by(&error),
     }
 }
 
 /// Where the configuration is: `--config`, or the person's own.
-fn config_path(global: &GlobalArgs) -> Result<PathBuf, ExitStatus> {
+fn config_path(global: &GlobalArgs) -> Result<PathBuf, RunError> {
     if let Some(path) = &global.config {
         // Everything beside it (filters) is found from here, whatever the working directory.
-        return std::path::absolute(path).map_err(|error| {
-            ui::report_error(&ErrorReport::from_error(&error, None));
-            ExitStatus::Usage
+        return std::path::absolute(path).map_err(|source| RunError::Read {
+            path: escape_bytes(path.as_os_str().as_encoded_bytes()),
+            source,
         });
     }
-    config::default_path().ok_or_else(|| {
-        let mut report = ErrorReport::new("there is no place for the configuration");
-        report.hint = Some("set HOME, or name a file with --config".to_owned());
-        ui::report_error(&report);
-        ExitStatus::Usage
+    config::default_path().ok_or_else(|| RunError::Usage {
+        message: "there is no place for the configuration".to_owned(),
+        hint: "set HOME, or name a file with --config".to_owned(),
     })
 }
 
 /// Reads the configuration; says everything that is wrong with it.
 fn load_config(global: &GlobalArgs, registry: &[Box<dyn Module>]) -> Result<Config, ExitStatus> {
-    let path = config_path(global)?;
-    config::load(&path, &known(registry)).map_err(|problems| {
-        report_problems(&path, &problems);
-        ExitStatus::Usage
-    })
+    let loaded = config_path(global).and_then(|path| {
+        config::load(&path, &known(registry)).map_err(|problems| RunError::Problems {
+            path: escape_bytes(path.as_os_str().as_encoded_bytes()),
+            problems,
+        })
+    });
+    loaded.map_err(|error| ended_by(&error))
 }
 
 /// The registry as the configuration knows it.
@@ -123,25 +115,11 @@ fn known(registry: &[Box<dyn Module>]) -> Vec<KnownModule<'static>> {
     known.collect()
 }
 
-fn report_problems(path: &Path, problems: &[ConfigProblem]) {
-    let reports: Vec<ErrorReport> = (problems.iter())
-        .map(|problem| {
-            let bare = ConfigProblem {
-                hint: None,
-                ..problem.clone()
-            };
-            let mut report = ErrorReport::new(bare.to_string());
-            report.hint.clone_from(&problem.hint);
-            report
-        })
-        .collect();
-    match reports.as_slice() {
-        [one] => ui::report_error(one),
-        several => {
-            let title = format!("{} problems in {}", several.len(), path.display());
-            ui::report_errors(&title, several);
-        }
-    }
+/// Says what ended a command, and with which status.
+fn ended_by(error: &RunError) -> ExitStatus {
+    let explained = explain(error);
+    report(&explained);
+    explained.status
 }
 
 /// Prints an error that ended a command.

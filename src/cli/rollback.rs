@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::args::{GlobalArgs, RollbackArgs};
 use super::errand::Errand;
 use super::load_config;
-use super::sync::{Listed, Log};
+use super::sync::{Listed, Log, lost_lines};
 use super::table::print;
 use crate::config::Config;
 use crate::escape::escape_str;
@@ -35,10 +35,7 @@ pub fn run(global: &GlobalArgs, args: &RollbackArgs) -> ExitStatus {
     }
     let result = with_errand(global, args, &config, &id, &mut errand);
     let status = errand.finish(result);
-    if let Some(Err(error)) = log.map(Log::finish) {
-        crate::ui::report_error(&crate::ui::ErrorReport::from_error(&error, None));
-    }
-    status
+    lost_lines(log.map_or(Ok(()), Log::finish), status)
 }
 
 fn with_errand(

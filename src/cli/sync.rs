@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use super::args::{GlobalArgs, ProgressMode, SyncArgs};
 use super::session::Console;
-use super::{load_config, report};
+use super::{ended_by, load_config, report};
 use crate::config::Config;
 use crate::event::{EventSink, LogLevel};
 use crate::exit::ExitStatus;
 use crate::modules;
 use crate::record::log::{LogError, LogWriter, bridge, log_dir};
-use crate::run::explain::explain;
+use crate::run::explain::explain_log;
 use crate::run::options::{SyncOptions, choose};
 use crate::run::reach::Reach;
 use crate::run::session::SyncSession;
@@ -30,9 +30,7 @@ pub fn run(global: &GlobalArgs, args: &SyncArgs) -> ExitStatus {
     let options = options(global, args);
     // What can be known to be wrong already is said without beginning anything.
     if let Err(error) = choose(modules::registry(), &mut config.clone(), &options) {
-        let explained = explain(&error);
-        report(&explained);
-        return explained.status;
+        return ended_by(&error);
     }
     let session = SyncSession::new();
     let mut events = EventSink::none();
@@ -70,10 +68,19 @@ pub fn run(global: &GlobalArgs, args: &SyncArgs) -> ExitStatus {
             report(error);
         }
     }
-    if let Err(error) = lost {
-        crate::ui::report_error(&crate::ui::ErrorReport::from_error(&error, None));
+    lost_lines(lost, ended.status)
+}
+
+/// Says what is missing from the log; it is a warning, whatever else became of the run.
+pub(super) fn lost_lines(lost: Result<(), LogError>, status: ExitStatus) -> ExitStatus {
+    match (lost, status) {
+        (Ok(()), status) => status,
+        (Err(error), ExitStatus::Done) => ended_by(&error.into()),
+        (Err(error), status) => {
+            ended_by(&error.into());
+            status
+        }
     }
-    ended.status
 }
 
 fn options(global: &GlobalArgs, args: &SyncArgs) -> SyncOptions {
@@ -118,7 +125,7 @@ impl PlanOutput for Listed {
 }
 
 /// The session's log file.
-pub(super) struct Log(Option<Arc<LogWriter>>);
+pub(super) struct Log(Result<Arc<LogWriter>, LogError>);
 
 /// Where the log is, or how it is opened later.
 pub(super) struct Place {
@@ -129,7 +136,7 @@ pub(super) struct Place {
 impl Log {
     pub(super) fn start(session: &str, events: &mut EventSink) -> Self {
         let heard = events.subscribe();
-        Self(LogWriter::start(session, heard).ok().map(Arc::new))
+        Self(LogWriter::start(session, heard).map(Arc::new))
     }
 
     /// Opens the file. That of a dry run is below `/run`, where it takes the local agent to make a
@@ -139,8 +146,12 @@ impl Log {
             file: None,
             later: None,
         };
-        let Some(writer) = self.0.clone() else {
-            return nowhere;
+        let writer = match &self.0 {
+            Ok(writer) => Arc::clone(writer),
+            Err(error) => {
+                warn(events, &no_log(error));
+                return nowhere;
+            }
         };
         let level = config.log_file_level;
         let directory = log_dir(|name| std::env::var_os(name), dry_run)
@@ -160,17 +171,18 @@ impl Log {
                 }
             }
             None => {
-                warn(events, "there is no place for a log: HOME is not set");
+                warn(events, "there will be no log: HOME is not set");
                 nowhere
             }
         }
     }
 
-    /// Writes the rest; an error says what is missing from the file.
+    /// Writes the rest; an error says what is missing from the file. That there is none was told when
+    /// it could not be opened, or the run ended before it could be.
     pub(super) fn finish(self) -> Result<(), LogError> {
-        match self.0.and_then(Arc::into_inner) {
-            Some(writer) => writer.finish().map(drop),
-            None => Ok(()),
+        match self.0.ok().and_then(Arc::into_inner).map(LogWriter::finish) {
+            Some(Err(LogError::NeverOpened)) | None => Ok(()),
+            Some(ended) => ended.map(drop),
         }
     }
 }
@@ -183,8 +195,19 @@ fn opened(
 ) -> Option<PathBuf> {
     writer
         .open(directory, level)
-        .inspect_err(|error| warn(events, &format!("there will be no log: {error}")))
+        .inspect_err(|error| warn(events, &no_log(error)))
         .ok()
+}
+
+/// The reason and what would help, as they fit into a warning.
+fn no_log(error: &LogError) -> String {
+    let explained = explain_log(error);
+    let hint = explained.hint.map(|hint| format!(" ({hint})"));
+    format!(
+        "there will be no log: {}{}",
+        explained.message,
+        hint.unwrap_or_default()
+    )
 }
 
 fn warn(events: &EventSink, message: &str) {
@@ -195,4 +218,44 @@ fn warn(events: &EventSink, message: &str) {
         message,
         serde_json::Map::new(),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_a_warning_with_its_remedy_and_no_second_error_at_the_end() {
+        let mut events = EventSink::none();
+        let told = events.subscribe();
+        let log = Log::start("1a2b3c4d", &mut events);
+        let writer = Arc::clone(log.0.as_ref().expect("a thread"));
+        let nowhere = Path::new("/dev/null/logs");
+        assert_eq!(opened(&writer, nowhere, LogLevel::Info, &events), None);
+        drop(writer);
+        let Ok(Event::Log(warning)) = told.try_recv() else {
+            panic!("nobody was told");
+        };
+        assert_eq!(warning.level, LogLevel::Warning);
+        assert!(warning.message.contains("/dev/null/logs"), "{warning:?}");
+        assert!(warning.message.contains("(something else"), "{warning:?}");
+        log.finish().expect("told already");
+    }
+
+    #[test]
+    fn lines_missing_from_the_log_make_a_good_end_one_with_warnings_and_change_no_other() {
+        let lost = || {
+            Err(LogError::Write {
+                path: "/x".into(),
+                lost: 1,
+                source: io::ErrorKind::StorageFull.into(),
+            })
+        };
+        assert_eq!(lost_lines(Ok(()), ExitStatus::Done), ExitStatus::Done);
+        assert_eq!(lost_lines(lost(), ExitStatus::Done), ExitStatus::Warnings);
+        for status in [ExitStatus::Failed, ExitStatus::Interrupted] {
+            assert_eq!(lost_lines(lost(), status), status);
+        }
+    }
 }

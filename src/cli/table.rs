@@ -3,10 +3,9 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use super::report;
+use super::ended_by;
 use crate::exit::ExitStatus;
 use crate::run::error::RunError;
-use crate::run::explain::explain;
 
 /// A column: its heading, and whether numbers are in it.
 #[derive(Debug, Clone, Copy)]
@@ -63,8 +62,7 @@ pub fn render<const N: usize>(columns: &[Column; N], rows: Vec<[String; N]>) -> 
 pub fn print(text: &str) -> ExitStatus {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            report(&explain(&RunError::Output(error)));
-            ExitStatus::Failed
+            ended_by(&RunError::Output(error))
         }
         _ => ExitStatus::Done,
     }

@@ -26,6 +26,7 @@ use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 use jiff::Timestamp;
 
 use crate::event::{Event, LogLevel};
+use crate::figures::counted;
 use appender::Appender;
 pub use bridge::bridge;
 pub use file::log_dir;
@@ -73,7 +74,7 @@ pub enum LogError {
         source: io::Error,
     },
     /// The disk did not take all lines.
-    #[error("{lost} lines are missing from the log file {path}: {source}", path = path.display())]
+    #[error("{} missing from the log file {path}: {source}", counted(*lost, "line"), path = path.display())]
     Write {
         /// The file.
         path: PathBuf,

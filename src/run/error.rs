@@ -1,12 +1,14 @@
 //! How a run ends early. Each variant is a situation; [`super::explain`] finds the words for it.
 
 use crate::agent::client::AgentError;
+use crate::config::ConfigProblem;
 use crate::event::Host;
 use crate::figures::counted;
 use crate::interrupt::Interrupted;
 use crate::module::{ConfigError, DiskSpaceCritical, ModuleError, ValidationError};
 use crate::prompt::PromptError;
 use crate::record::LockHolder;
+use crate::record::log::LogError;
 
 use super::machines::MachineError;
 use super::session::ForbiddenTransition;
@@ -128,6 +130,26 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+    /// A file or directory of this machine cannot be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// What.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file of the configuration has problems; there is at least one.
+    #[error("{}", found(path, problems))]
+    Problems {
+        /// The file.
+        path: String,
+        /// Each with its place.
+        problems: Vec<ConfigProblem>,
+    },
+    /// There is no log, or not a whole one.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// What was asked for could not be printed.
     #[error("cannot write the output")]
     Output(#[source] std::io::Error),
@@ -140,6 +162,17 @@ pub enum RunError {
     /// A defect in the run itself.
     #[error(transparent)]
     Transition(#[from] ForbiddenTransition),
+}
+
+fn found(path: &str, problems: &[ConfigProblem]) -> String {
+    match problems {
+        [one] => ConfigProblem {
+            hint: None,
+            ..one.clone()
+        }
+        .to_string(),
+        several => format!("{} in {path}", counted(several.len() as u64, "problem")),
+    }
 }
 
 impl RunError {

@@ -2,6 +2,7 @@
 //! what a person can do, and the number a script sees.
 
 use std::error::Error;
+use std::io::{self, ErrorKind};
 
 use serde_json::{Map, Value, json};
 
@@ -10,6 +11,7 @@ use super::machines::MachineError;
 use crate::agent::client::AgentError;
 use crate::agent::deploy::DeployError;
 use crate::agent::protocol::FaultKind;
+use crate::config::ConfigProblem;
 use crate::event::{EndingError, Host};
 use crate::exit::ExitStatus;
 use crate::host::ssh::SshError;
@@ -17,6 +19,7 @@ use crate::host::sudo::SudoTrouble;
 use crate::module::{ModuleError, ValidationError};
 use crate::prompt::PromptError;
 use crate::record::LockHolder;
+use crate::record::log::LogError;
 
 /// An error in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +116,9 @@ pub fn explain(error: &RunError) -> Explained {
         RunError::Config(errors) => (errors.iter())
             .map(|e| with_hint(format!("{}: {}", e.path, e.message), e.hint.as_deref()))
             .collect(),
+        RunError::Problems { problems, .. } if problems.len() > 1 => {
+            (problems.iter()).map(problem).collect()
+        }
         RunError::Validation(errors) => (errors.iter())
             .map(|(hostname, error)| reason(hostname, error))
             .collect(),
@@ -148,6 +154,14 @@ fn with_hint(message: String, hint: Option<&str>) -> String {
     }
 }
 
+fn problem(problem: &ConfigProblem) -> String {
+    let bare = ConfigProblem {
+        hint: None,
+        ..problem.clone()
+    };
+    with_hint(bare.to_string(), problem.hint.as_deref())
+}
+
 fn reason(hostname: &str, error: &ValidationError) -> String {
     let module = match error.module.as_str() {
         super::CORE => String::new(),
@@ -163,6 +177,15 @@ fn judge(error: &RunError) -> (ExitStatus, Option<String>) {
         RunError::Interrupted(_) => (ExitStatus::Interrupted, None),
         RunError::Usage { hint, .. } => (ExitStatus::Usage, Some(hint.clone())),
         RunError::Config(_) | RunError::Read { .. } => (ExitStatus::Usage, None),
+        RunError::Problems { problems, .. } => match problems.as_slice() {
+            [one] => (ExitStatus::Usage, one.hint.clone()),
+            _ => (ExitStatus::Usage, None),
+        },
+        RunError::Write { source, .. } => judge_writing(source),
+        RunError::Log(error) => {
+            let explained = explain_log(error);
+            (explained.status, explained.hint)
+        }
         RunError::Machine(error) => judge_machine(error),
         RunError::WrongAgent { .. } => (
             ExitStatus::Connection,
@@ -261,6 +284,49 @@ fn judge_deploy(
         _ => otherwise,
     };
     (status, error.hint())
+}
+
+/// A file of this machine that cannot be written.
+fn judge_writing(error: &io::Error) -> (ExitStatus, Option<String>) {
+    let (status, hint) = match error.kind() {
+        ErrorKind::PermissionDenied => (
+            ExitStatus::Failed,
+            "you must be allowed to write there, and to enter the directories above",
+        ),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            (ExitStatus::DiskSpace, "free space there")
+        }
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => (
+            ExitStatus::Failed,
+            "something else has the name of a directory there: move it away, or name another place",
+        ),
+        _ => return (ExitStatus::Failed, None),
+    };
+    (status, Some(hint.to_owned()))
+}
+
+/// Puts into words why there is no log, or not a whole one. Nothing else depends on it: the run goes on.
+#[must_use]
+pub fn explain_log(error: &LogError) -> Explained {
+    let hint = match error {
+        LogError::Directory { source, .. }
+        | LogError::Create { source, .. }
+        | LogError::Write { source, .. } => judge_writing(source).1,
+        LogError::NotOurs { .. } => Some(
+            "it was made by somebody else, perhaps with sudo: have it given to you, or set \
+             XDG_STATE_HOME to a place of yours"
+                .to_owned(),
+        ),
+        LogError::NeverOpened | LogError::NotRunning => None,
+    };
+    let (message, causes) = chain(error);
+    Explained {
+        message,
+        causes,
+        is_list: false,
+        hint,
+        status: ExitStatus::Warnings,
+    }
 }
 
 /// An agent of this machine does not go by itself.
@@ -419,5 +485,61 @@ mod tests {
         assert_eq!(context["exit_status"], 4);
         let interrupted = explain(&RunError::Interrupted(Interrupted));
         assert_eq!(interrupted.status.code(), 130);
+    }
+
+    #[test]
+    fn what_cannot_be_written_says_why_and_what_would_help() {
+        let writing = |kind: ErrorKind| {
+            explain(&RunError::Write {
+                path: "/x".into(),
+                source: kind.into(),
+            })
+        };
+        let denied = writing(ErrorKind::PermissionDenied);
+        assert_eq!(denied.line(), "cannot write /x: permission denied");
+        assert_eq!(denied.status, ExitStatus::Failed);
+        assert!(denied.hint.is_some_and(|hint| hint.contains("allowed")));
+        let full = writing(ErrorKind::StorageFull);
+        assert_eq!(full.status, ExitStatus::DiskSpace);
+    }
+
+    #[test]
+    fn a_log_that_is_not_whole_is_a_warning_with_its_reason_said_once() {
+        let explained = explain(&RunError::Log(LogError::Write {
+            path: "/x/y.log".into(),
+            lost: 3,
+            source: ErrorKind::StorageFull.into(),
+        }));
+        assert_eq!(explained.status, ExitStatus::Warnings);
+        assert!(explained.causes.is_empty(), "{explained:?}");
+        assert!(explained.message.contains("3 lines missing"));
+        assert_eq!(explained.hint.as_deref(), Some("free space there"));
+    }
+
+    #[test]
+    fn one_problem_of_the_configuration_is_the_error_and_several_are_a_list() {
+        let problem = |key: &str| ConfigProblem {
+            file: "c.yaml".into(),
+            line: Some(3),
+            column: Some(1),
+            key_path: key.into(),
+            message: "unknown key".into(),
+            hint: Some("did you mean `disk`?".into()),
+        };
+        let explained = |problems| {
+            let path = "c.yaml".to_owned();
+            explain(&RunError::Problems { path, problems })
+        };
+        let one = explained(vec![problem("dsk")]);
+        assert_eq!(one.message, "c.yaml:3:1: dsk: unknown key");
+        assert_eq!(one.hint.as_deref(), Some("did you mean `disk`?"));
+        assert_eq!(one.status, ExitStatus::Usage);
+        let two = explained(vec![problem("dsk"), problem("disc")]);
+        assert!(two.is_list);
+        assert_eq!(two.message, "2 problems in c.yaml");
+        assert_eq!(
+            two.causes[1],
+            "c.yaml:3:1: disc: unknown key\nhint: did you mean `disk`?"
+        );
     }
 }

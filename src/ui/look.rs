@@ -84,7 +84,8 @@ impl Paint {
             Self::Bold => "1",
             Self::Dim => "2",
             Self::Good => "32",
-            Self::Warn => "33",
+            // Not yellow, which is hardly there on white.
+            Self::Warn => "35",
             Self::Bad => "1;31",
             Self::Accent => "36",
         }

@@ -25,12 +25,19 @@ fn pager(is_terminal: bool, variable: Option<&str>, can_move: bool) -> Option<&s
     (is_terminal && can_move && !wanted.is_empty() && wanted != "cat").then_some(wanted)
 }
 
+/// Whether there is such a program: small systems have no `less`, and nobody has asked for it.
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
 /// Lets `print` write to the pager, or to stdout where there is none. A reader that has gone is no error.
 pub fn page(print: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let variable = std::env::var("PAGER").ok();
     let term = std::env::var("TERM").ok();
     let can_move = term.is_some_and(|term| !term.is_empty() && term != "dumb");
-    let pager = pager(stdout_is_terminal(), variable.as_deref(), can_move);
+    let pager = pager(stdout_is_terminal(), variable.as_deref(), can_move)
+        .filter(|usual| variable.is_some() || is_installed(usual));
     gone_is_fine(match pager {
         Some(pager) => through(pager, print),
         None => straight(print),
@@ -78,6 +85,12 @@ fn gone_is_fine(written: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_installed_is_found_and_what_is_not_is_not() {
+        assert!(is_installed("sh"));
+        assert!(!is_installed("no-such-pager-of-a-test"));
+    }
 
     #[test]
     fn a_pager_is_for_terminals_and_can_be_declined() {

@@ -29,26 +29,6 @@ impl ErrorReport {
             ..Self::default()
         }
     }
-
-    /// A report of `error` with the chain of its sources; a source that says nothing new is left out.
-    #[must_use]
-    pub fn from_error(error: &(dyn std::error::Error + 'static), hint: Option<String>) -> Self {
-        let message = error.to_string();
-        let mut causes: Vec<String> = Vec::new();
-        let mut next = error.source();
-        while let Some(source) = next {
-            let text = source.to_string();
-            if !causes.last().unwrap_or(&message).contains(&text) {
-                causes.push(text);
-            }
-            next = source.source();
-        }
-        Self {
-            message,
-            causes,
-            hint,
-        }
-    }
 }
 
 /// `--color`, for what is printed outside of a run.
@@ -129,19 +109,6 @@ mod tests {
         assert_eq!(
             plain(&lines),
             "error: 2 problems in c.yaml\n  c.yaml:3:1: unknown key `foldres`\n    hint: did you mean `folders`?\n  c.yaml:9:1: a bare number"
-        );
-    }
-
-    #[test]
-    fn causes_that_repeat_the_message_are_left_out() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("cannot read x: {0}")]
-        struct Outer(#[source] std::io::Error);
-        let error = Outer(std::io::Error::other("gone"));
-        let report = ErrorReport::from_error(&error, None);
-        assert_eq!(
-            (report.message.as_str(), report.causes.len()),
-            ("cannot read x: gone", 0)
         );
     }
 

@@ -411,11 +411,14 @@ pub(super) fn answer_prompt(question: &Question) -> String {
     }
 }
 
+/// What a remedy begins with.
+const HINT: &str = "hint: ";
+
 /// An error with its causes and its hint, `margin` spaces from the left.
 pub(super) fn error(report: &ErrorReport, title: &str, margin: usize, width: Width) -> Vec<Line> {
     let mut parts = vec![(title, Paint::Bad, &report.message)];
     parts.extend(report.causes.iter().map(|c| ("cause: ", Paint::Dim, c)));
-    parts.extend(report.hint.iter().map(|h| ("hint: ", Paint::Accent, h)));
+    parts.extend(report.hint.iter().map(|h| (HINT, Paint::Accent, h)));
     let mut lines = Vec::new();
     for (n, (head, paint, text)) in parts.into_iter().enumerate() {
         let margin = if n > 0 && title.is_empty() {
@@ -429,6 +432,16 @@ pub(super) fn error(report: &ErrorReport, title: &str, margin: usize, width: Wid
         let first = texts.next().unwrap_or_default();
         rows.extend(paragraph((head, paint), (&first, Paint::Plain), room, 2));
         for text in texts {
+            // One of several errors has its hint in its text.
+            if let Some(hint) = text.strip_prefix(HINT) {
+                let hint = paragraph((HINT, Paint::Accent), (hint, Paint::Plain), room, 2);
+                rows.extend(hint.into_iter().map(|row| {
+                    let mut line = Line::of("  ", Paint::Plain);
+                    line.append(row);
+                    line
+                }));
+                continue;
+            }
             let text = wrapped(&text, room, 2).into_iter();
             rows.extend(text.map(|row| Line::of(format!("  {row}"), Paint::Plain)));
         }

@@ -75,7 +75,10 @@ fn bash_offers_commands_and_flags() {
     assert_eq!(complete("pc-switcher syn"), ["sync"]);
     assert_eq!(complete("pc-switcher sync --dry"), ["--dry-run"]);
     assert_eq!(complete("pc-switcher --color ne"), ["never"]);
-    assert_eq!(complete("pc-switcher sync localhos"), ["localhost"]);
+    for command in ["sync", "doctor", "status"] {
+        let line = format!("pc-switcher {command} localhos");
+        assert_eq!(complete(&line), ["localhost"], "{command}");
+    }
     assert_eq!(
         complete("pc-switcher snapshots list --host localhos"),
         ["localhost"]
@@ -114,8 +117,10 @@ fn fish_offers_commands_and_flags() {
     assert!(flags[0].starts_with("--dry-run\t"), "{flags:?}");
     let words = complete("pc-switcher sync vega --color ne");
     assert!(words[0].starts_with("never"), "{words:?}");
-    let hosts = complete("pc-switcher sync vega-");
-    assert!(hosts[0].starts_with("vega-of-a-test"), "{hosts:?}");
+    for words in ["sync", "doctor", "restore --host", "history --host"] {
+        let hosts = complete(&format!("pc-switcher {words} vega-"));
+        assert!(hosts[0].starts_with("vega-of-a-test"), "{words}: {hosts:?}");
+    }
 }
 
 #[test]

@@ -264,7 +264,7 @@ fn a_pager_is_used_on_a_terminal_and_nowhere_else() {
         lines.len() >= 8 && lines.iter().all(|l| l.starts_with("PAGED:")),
         "{text}"
     );
-    assert!(text.contains("\x1b[33mWARNING"), "in colour: {text:?}");
+    assert!(text.contains("\x1b[35mWARNING"), "in colour: {text:?}");
     for (args, pager) in [
         (&["--session", "1a2"][..], "cat"),
         (&["--session", "1a2", "--json"], "sed s/^/PAGED:/"),

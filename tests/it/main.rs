@@ -24,6 +24,7 @@ mod fuzz;
 mod harness;
 mod help;
 mod history;
+mod install;
 mod interrupted;
 mod lanes;
 mod layers;

@@ -79,9 +79,20 @@ while read -r program package why; do
 done < <(for task in "$@"; do needs "$task"; done)
 
 oldest=1.95
-if [[ " $* " == *" build "* ]] && ! command -v "${CARGO:-cargo}" >/dev/null; then
-  missing+=(cargo-web)
-  reasons+=("Rust $oldest or newer")
+rust_help="install it with rustup (https://rustup.rs), or update it with \`rustup update\`, then run this again."
+is_enough() { [[ $(printf '%s\n' "$oldest" "$1" | sort -V | head -n 1) == "$oldest" ]]; } # VERSION
+if [[ " $* " == *" build "* ]]; then
+  cargo=$(command -v "${CARGO:-cargo}") || cargo=
+  found=$("${RUSTC:-rustc}" --version 2>/dev/null | cut -d' ' -f2) || found=
+  if [[ -z $cargo || -z $found ]] || ! is_enough "$found"; then
+    # What is not the system's own, packages do not replace.
+    if [[ -n $cargo && $cargo != /usr/bin/* ]]; then
+      echo "Rust ${found:-of no version} is too old, $oldest or newer is needed: $rust_help" >&2
+      exit 1
+    fi
+    missing+=(cargo-web)
+    reasons+=("Rust $oldest or newer")
+  fi
 fi
 [[ ${#missing[@]} -gt 0 ]] || exit 0
 list=$(printf '%s, ' "${reasons[@]}"); list=${list%, }
@@ -96,9 +107,12 @@ command -v apt-get >/dev/null || { echo "Missing: $list. Install them: this scri
 export DEBIAN_FRONTEND=noninteractive
 "${root[@]}" apt-get update -q >/dev/null || echo "apt-get update failed; trying with the lists that are there" >&2
 # Debian builds its browsers with a recent Rust, which is packaged for stable releases too; Ubuntu has no such package.
-if [[ " ${missing[*]} " == *" cargo-web "* ]] && ! apt-cache show cargo-web >/dev/null 2>&1; then
-  echo "Rust is missing: install it with rustup (rustc $oldest or newer; https://rustup.rs), then run this again." >&2
-  exit 1
+if [[ " ${missing[*]} " == *" cargo-web "* ]]; then
+  offered=$(apt-cache policy cargo-web 2>/dev/null | sed -n 's/^ *Candidate: *\([0-9][0-9.]*\).*/\1/p')
+  if [[ -z $offered ]] || ! is_enough "$offered"; then
+    echo "Rust $oldest or newer is needed, and apt offers ${offered:-none} (Debian has one in its security updates): $rust_help" >&2
+    exit 1
+  fi
 fi
 echo "Installing ${missing[*]}: $list"
 "${root[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null

@@ -156,7 +156,7 @@ fn svg(screen: &Screen) -> String {
         used * HEIGHT + 2 * MARGIN,
     );
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height}\" width=\"{width:.0}\" role=\"img\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height}\" width=\"{width:.0}\" role=\"img\" xml:space=\"preserve\">\n\
          <title>A terminal</title>\n{STYLE}\
          <rect class=\"page\" x=\"0.5\" y=\"0.5\" width=\"{:.0}\" height=\"{}\" rx=\"6\"/>\n",
         width - 1.0,

@@ -4,11 +4,12 @@
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
 
+use crate::cli::ended_by;
 use crate::cli::table::print;
 use crate::exit::ExitStatus;
 use crate::host::sudoers::{self, FILE};
+use crate::run::error::RunError;
 use crate::sys::trusted::FileError;
-use crate::ui::{self, ErrorReport};
 
 /// Why there is no line.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +49,9 @@ pub fn run() -> ExitStatus {
             print(&format!("{line}\n"))
         }
         Err(error) => {
-            let hint = Some(error.hint().to_owned());
-            ui::report_error(&ErrorReport::from_error(&error, hint));
-            ExitStatus::Usage
+            let hint = error.hint().to_owned();
+            let message = error.to_string();
+            ended_by(&RunError::Usage { message, hint })
         }
     }
 }

@@ -16,8 +16,10 @@ use clap::{Command, CommandFactory as _};
 
 use self::roff::Roff;
 use super::args::Cli;
+use super::ended_by;
+use crate::escape::escape_bytes;
 use crate::exit::ExitStatus;
-use crate::ui::{self, ErrorReport};
+use crate::run::error::RunError;
 
 /// The day the texts were last gone through; a page without a date is no page to `mandoc`.
 const DATE: &str = "2026-11-21";
@@ -102,12 +104,10 @@ fn of_command(command: &Command, path: &str) -> Page {
 pub fn run(directory: &Path) -> ExitStatus {
     match write(directory) {
         Ok(()) => ExitStatus::Done,
-        Err(error) => {
-            let mut report = ErrorReport::from_error(&error, None);
-            report.hint = Some("name a directory in which you may write".to_owned());
-            ui::report_error(&report);
-            ExitStatus::Failed
-        }
+        Err(source) => ended_by(&RunError::Write {
+            path: escape_bytes(directory.as_os_str().as_encoded_bytes()),
+            source,
+        }),
     }
 }
 

@@ -235,7 +235,7 @@ fn own_sequence(text: &str) -> usize {
     };
     let (arguments, last) = (&rest[..end], &rest[end..=end]);
     let is_ours = match last {
-        "m" => ["0", "1", "2", "32", "33", "1;31", "36"].contains(&arguments),
+        "m" => ["0", "1", "2", "32", "35", "1;31", "36"].contains(&arguments),
         "K" | "J" => arguments.is_empty(),
         "A" => arguments.parse::<u16>().is_ok(),
         // Given back at the end of an interrupted run.
