@@ -15,3 +15,4 @@ pub mod send;
 #[cfg(test)]
 pub mod testing;
 pub mod trusted;
+pub mod writeback;

@@ -1,14 +1,17 @@
 #!/bin/bash
-# bench.sh: pc-switcher against `rsync -aHAXS --delete --numeric-ids` over ssh, in turns, in the lab, and for first
-# copies `tar | ssh tar`; prints the Markdown tables of BENCHMARKS.md. Takes about half an hour with the defaults.
+# bench.sh: pc-switcher against `rsync -aHAXS --delete --numeric-ids` over ssh, in turns, in the lab, for first copies
+# against `tar | ssh tar`, and for changes against `btrfs send -p | ssh btrfs receive`; prints the Markdown tables of
+# BENCHMARKS.md. Takes about three quarters of an hour with the defaults.
 #
-#   BENCH_RUNS=3           runs of each; the table shows the median, and the extremes of the wall time
+#   BENCH_RUNS=3           runs of each at full speed, one over each wire; the table shows the median, and the extremes
+#                          of the wall time
 #   BENCH_FILES=100000     small files of the first copy, BENCH_MEAN=10737 bytes each on average (1 GiB)
 #   BENCH_BIG=2147483648   bytes of the one large file
 #   BENCH_TEXT=209715200   bytes of the one text into which a line is put
 #   BENCH_MANY=1000000     files of the no-change run (0: leave it out)
-#   BENCH_ONLY=rsync|ours|tar   one of them alone (tar makes first copies only)
-#   BENCH_WIRES="off 1gbit,0.3ms"   the wires, as for `lab.sh netem`
+#   BENCH_CHANGED=20000    of the small files are changed in one row
+#   BENCH_ONLY=rsync|ours|tar|send   one of them alone (tar makes first copies only, send carries changes only)
+#   BENCH_WIRES="off 1gbit,0.3ms 200mbit,3ms"   the wires, as for `lab.sh netem`
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -19,11 +22,12 @@ if [[ ${1:-} != --built ]]; then
 fi
 
 runs=${BENCH_RUNS:-3} files=${BENCH_FILES:-100000} mean=${BENCH_MEAN:-10737} many=${BENCH_MANY:-1000000}
-big=${BENCH_BIG:-2147483648} text=${BENCH_TEXT:-209715200} only=${BENCH_ONLY:-} wires=${BENCH_WIRES:-off 1gbit,0.3ms}
-again=(rsync ours) first=(rsync tar ours)
-if [[ -n $only ]]; then again=("$only") first=("$only"); fi
-if [[ $only == tar ]]; then again=(); fi
-tools_again=("${again[@]}")
+big=${BENCH_BIG:-2147483648} text=${BENCH_TEXT:-209715200} only=${BENCH_ONLY:-} wires=${BENCH_WIRES:-off 1gbit,0.3ms 200mbit,3ms}
+changed=${BENCH_CHANGED:-20000}
+first=(rsync tar ours) again=(rsync ours) change=(rsync send ours)
+if [[ -n $only ]]; then first=("$only") again=("$only") change=("$only"); fi
+if [[ $only == tar ]]; then again=() change=(); fi
+if [[ $only == send ]]; then first=() again=(); fi
 export LAB_NAME=pcs-bench-$$ LAB_SIZE=60G LAB_OWNER=$$
 lab() { "$here/lab.sh" "$@"; }
 say() { echo "bench: $*" >&2; }
@@ -53,7 +57,21 @@ CONFIG
 flags=() # of ours, besides the gates
 ours() { # FOLDER
   configure "$1"
-  measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order --allow-mass-delete "${flags[@]}"
+  measured lab as dev atlas pc-switcher --batch sync vega --yes --allow-first-sync --allow-out-of-order --allow-mass-delete --allow-conflicts "${flags[@]}"
+  figures+=" $(mirror_seconds)"
+}
+
+# What user_data took of the last sync: comparing, and bringing over.
+mirror_seconds() {
+  local log
+  log=$(find "$here_disk/dev/.local/state/pc-switcher/logs" -name 'sync-*.log' -printf '%T@ %p\n' | sort -n | sed -n '$ s/^[^ ]* //p')
+  awk '
+    function seconds(   at) { match($0, /T[0-9:.]+Z/); split(substr($0, RSTART + 1, RLENGTH - 2), at, ":"); return at[1] * 3600 + at[2] * 60 + at[3] }
+    !/"module":"user_data"/ { next }
+    /"scan":/ && match($0, /"seconds":[0-9.e-]+/) { compared += substr($0, RSTART + 10, RLENGTH - 10) }
+    /"event":"module_started"/ { since = seconds() }
+    /"event":"module_finished"/ { until = seconds() }
+    END { if (until < since) until += 86400; print compared + until - since }' "$log"
 }
 rsync_flags=() # of rsync, besides the usual
 rsync() { # FOLDER
@@ -65,6 +83,17 @@ tar() { # FOLDER
   local ssh='ssh -i /home/dev/.ssh/id_ed25519 -o UserKnownHostsFile=/home/dev/.ssh/known_hosts dev@vega' keep="--numeric-owner --acls --xattrs --xattrs-include='*'"
   # Both ends must succeed; -S keeps holes.
   measured lab exec atlas bash -euo pipefail -c "tar -C $1 $keep -S -cf - . | $ssh \"sudo tar -C $1 $keep -xpf -\""
+}
+
+# What changed in all of /home since it was called last, into a snapshot nobody works in.
+send() {
+  measured lab exec atlas bash -euo pipefail -c '
+    mkdir -p /sent; now=/sent/$EPOCHREALTIME before=$(find /sent -mindepth 1 -maxdepth 1)
+    btrfs -q subvolume snapshot -r /home "$now"
+    btrfs -q send ${before:+-p "$before"} "$now" | ssh -i /home/dev/.ssh/id_ed25519 -o UserKnownHostsFile=/home/dev/.ssh/known_hosts \
+      dev@vega "sudo mkdir -p /received && sudo btrfs -q receive /received"
+    if [[ -n $before ]]; then btrfs -q subvolume delete "$before"; fi'
+  lab exec vega bash -c 'cd /received; for old in $(ls | sort -n | head -n -1); do btrfs -q subvolume delete "$old"; done'
 }
 
 # ---------------------------------------------------------------- measuring
@@ -98,19 +127,18 @@ forget_syncs() { # both machines, as if there had never been one
   done
 }
 
-compare() { # NAME FOLDER warm|cold first|again [CHANGE]
-  local name=$1 folder=$2 temperature=$3 kind=$4 change=${5:-} run tool target=$there_disk${2#/home} tools
-  if [[ $kind == first ]]; then tools=("${first[@]}"); else tools=("${again[@]}"); fi
+compare() { # NAME FOLDER warm|cold first|again|CHANGE TOOL...
+  local name=$1 folder=$2 temperature=$3 kind=$4 run tool target=$there_disk${2#/home} tools=("${@:5}")
   # Nothing is to be changed, and each knows it: ours hashes once what another tool has written.
   if [[ $kind == again ]]; then for tool in "${tools[@]}"; do "$tool" "$folder"; done; fi
   for ((run = 1; run <= runs; run++)); do
     for tool in "${tools[@]}"; do
       if [[ $kind == first ]]; then forget_syncs; rm -rf "$target"; mkdir -p "$target"; fi
-      # Each changes what it has itself made equal.
-      if [[ -n $change ]]; then "$tool" "$folder"; "$change"; fi
+      # Each brings over what was changed since it has itself made both equal.
+      if [[ $kind != first && $kind != again ]]; then "$tool" "$folder"; "$kind"; fi
       forget "$temperature"
       if [[ $temperature == warm ]]; then find "$here_disk${folder#/home}" -printf '%s %T@\n' >/dev/null; fi
-      if [[ $temperature == warm && $kind == again ]]; then find "$target" -printf '%s %T@\n' >/dev/null; fi
+      if [[ $temperature == warm && $kind != first ]]; then find "$target" -printf '%s %T@\n' >/dev/null; fi
       "$tool" "$folder"
       echo "$name|$tool|$figures" >>"$results"
       say "$name, $tool: $figures"
@@ -119,8 +147,8 @@ compare() { # NAME FOLDER warm|cold first|again [CHANGE]
 }
 
 table() {
-  echo "| what | wall rsync (s) | tar (s) | ours (s) | ours/rsync | ours/tar | CPU both ends rsync (s) | tar (s) | ours (s) | peak resident rsync (MiB) | ours (MiB) | wire rsync (MiB) | ours (MiB) |"
-  echo "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+  echo "| what | wall rsync (s) | tar or send (s) | ours (s) | of it the mirror (s) | ours/rsync | ours/tar or send | CPU both ends rsync (s) | tar or send (s) | ours (s) | peak resident rsync (MiB) | ours (MiB) | wire rsync (MiB) | tar or send (MiB) | ours (MiB) |"
+  echo "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
   awk -F'[| ]' -f - "$results" <<'AWK'
   function median(list, n,   a, i, j, t) {
     split(list, a, " ")
@@ -136,13 +164,14 @@ table() {
     if (!(name in seen)) { seen[name] = 1; order[++count] = name }
     add(name tool "wall", f[1]); add(name tool "cpu", f[2] + f[3])
     add(name tool "rss", (f[4] > f[5] ? f[4] : f[5]) / 1024); add(name tool "wire", f[6] / 1048576)
+    if (tool == "ours") add(name tool "mirror", f[7])
   }
   END {
     for (i = 1; i <= count; i++) {
-      r = order[i] "rsync"; t = order[i] "tar"; o = order[i] "ours"
-      printf "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", order[i], spread(r "wall"), spread(t "wall"), spread(o "wall"),
+      r = order[i] "rsync"; t = order[i] (order[i] ~ /^first copy/ ? "tar" : "send"); o = order[i] "ours"
+      printf "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", order[i], spread(r "wall"), spread(t "wall"), spread(o "wall"), cell(o "mirror", "%.2f"),
         ratio(o "wall", r "wall"), ratio(o "wall", t "wall"), cell(r "cpu", "%.1f"), cell(t "cpu", "%.1f"), cell(o "cpu", "%.1f"),
-        cell(r "rss", "%.0f"), cell(o "rss", "%.0f"), cell(r "wire", "%.1f"), cell(o "wire", "%.1f")
+        cell(r "rss", "%.0f"), cell(o "rss", "%.0f"), cell(r "wire", "%.1f"), cell(t "wire", "%.1f"), cell(o "wire", "%.1f")
     }
   }
 AWK
@@ -159,6 +188,15 @@ rename_directory() { # with all that is in it
   local top=$here_disk/bench/renamed
   if [[ -e $top/a ]]; then mv "$top/a" "$top/b"; else mv "$top/b" "$top/a"; fi
 }
+
+touch_files() { # DIRECTORY COUNT: a line more in so many, evenly strewn
+  local every
+  every=$(($(find "$1" -type f -printf x | wc -c) / $2))
+  find "$1" -type f -print0 | sort -z | awk -v RS='\0' -v ORS='\0' -v every="$every" -v most="$2" 'NR % every == 0 && n++ < most' |
+    xargs -0 -n 1000 sh -c 'date +%s.%N | tee -a "$@" >/dev/null' sh
+}
+change_some() { touch_files "$here_disk/bench/small" "$changed"; }
+change_hundred() { touch_files "$here_disk/bench/many" 100; }
 
 small_costs() { # ours alone: what a start and an empty sync cost
   local run t0 t1 list=()
@@ -192,35 +230,39 @@ if ((many > 0)); then mkdir "$here_disk/bench/many"; "$files_tool" many "$here_d
 for wire in $wires; do
   lab netem ${wire/,/ }
   label=$wire; if [[ $wire == off ]]; then label="full speed"; fi
-  compare "first copy, $files files, $label" /home/bench/small warm first
-  compare "no change, $files files, warm, $label" /home/bench/small warm again
-  compare "no change, $files files, cold, $label" /home/bench/small cold again
-  compare "first copy, one file of $((big >> 20)) MiB, $label" /home/bench/large warm first
-  if ((${#tools_again[@]} > 0)); then
-    compare "1 % of the blocks of $((big >> 20)) MiB changed, $label" /home/bench/large warm again edit_image
-    compare "a line put in at the head of $((text >> 20)) MiB, $label" /home/bench/text warm again put_line_in
-    compare "a directory of $files files renamed, $label" /home/bench/renamed warm again rename_directory
-  fi
-  if [[ " ${tools_again[*]} " == *" rsync "* ]]; then
-    rsync_flags=(--inplace) again=(rsync)
-    compare "1 % of the blocks of $((big >> 20)) MiB changed, rsync --inplace, $label" /home/bench/large warm again edit_image
-    compare "a line put in at the head of $((text >> 20)) MiB, rsync --inplace, $label" /home/bench/text warm again put_line_in
-    rsync_flags=() again=("${tools_again[@]}")
+  runs=${BENCH_RUNS:-3}; if [[ $wire != off ]]; then runs=1; fi
+  compare "first copy, $files files, $label" /home/bench/small warm first "${first[@]}"
+  compare "no change, $files files, warm, $label" /home/bench/small warm again "${again[@]}"
+  compare "no change, $files files, cold, $label" /home/bench/small cold again "${again[@]}"
+  compare "$changed of $files files changed, $label" /home/bench/small warm change_some "${change[@]}"
+  compare "first copy, one file of $((big >> 20)) MiB, $label" /home/bench/large warm first "${first[@]}"
+  compare "1 % of the blocks of $((big >> 20)) MiB changed, $label" /home/bench/large warm edit_image "${change[@]}"
+  compare "a line put in at the head of $((text >> 20)) MiB, $label" /home/bench/text warm put_line_in "${change[@]}"
+  compare "a directory of $files files renamed, $label" /home/bench/renamed warm rename_directory "${change[@]}"
+  if [[ " ${again[*]} " == *" rsync "* ]]; then
+    rsync_flags=(--inplace)
+    compare "1 % of the blocks of $((big >> 20)) MiB changed, rsync --inplace, $label" /home/bench/large warm edit_image rsync
+    compare "a line put in at the head of $((text >> 20)) MiB, rsync --inplace, $label" /home/bench/text warm put_line_in rsync
+    rsync_flags=()
   fi
   if ((many > 0)) && [[ $wire == off ]]; then
-    compare "no change, $many files, warm, $label" /home/bench/many warm again
-    compare "no change, $many files, cold, $label" /home/bench/many cold again
-    # Without the anchor, as after a month, or after a sync with another machine in between.
-    flags=(--full-scan) again=(ours)
-    compare "no change, $many files, full scan, warm, $label" /home/bench/many warm again
-    compare "no change, $many files, full scan, cold, $label" /home/bench/many cold again
-    flags=() again=("${tools_again[@]}")
+    compare "no change, $many files, warm, $label" /home/bench/many warm again "${again[@]}"
+    compare "no change, $many files, cold, $label" /home/bench/many cold again "${again[@]}"
+    compare "100 of $many files changed, warm, $label" /home/bench/many warm change_hundred "${change[@]}"
+    compare "100 of $many files changed, cold, $label" /home/bench/many cold change_hundred "${change[@]}"
+    if [[ " ${again[*]} " == *" ours "* ]]; then
+      # Without the anchor, as after a month, or after a sync with another machine in between.
+      flags=(--full-scan)
+      compare "no change, $many files, full scan, warm, $label" /home/bench/many warm again ours
+      compare "no change, $many files, full scan, cold, $label" /home/bench/many cold again ours
+      flags=()
+    fi
   fi
 done
 lab netem off
 
 echo "$(nproc) CPUs ($(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)), $(awk '/MemTotal/ {printf "%.0f", $2 / 1048576}' /proc/meminfo) GiB, Linux $(uname -r);"
-echo "$(lab exec atlas rsync --version | awk 'NR == 1 {print $1, $3}') on both machines; median of $runs runs in turns. Made by \`make bench\`."
+echo "$(lab exec atlas rsync --version | awk 'NR == 1 {print $1, $3}') on both machines; median of ${BENCH_RUNS:-3} runs in turns at full speed, one run over each wire. Made by \`make bench\`."
 echo
 table
 if [[ " ${first[*]} " == *" ours "* ]]; then small_costs; fi

@@ -30,9 +30,14 @@ use crate::mirror::staging::{self, LATE_FLAGS};
 use crate::mirror::told::Told;
 use crate::mirror::tree::Tree;
 use crate::mirror::wire::{Batch, ContentHash, FETCH_PATHS, FETCH_WINDOW, FrameCursor, Message};
+use crate::sys::writeback;
 
 /// Credit is given back in steps of this size.
 const CREDIT_STEP: u64 = 2 << 20;
+
+/// The disk begins to take in a large file whenever so much more of it has arrived, so that what is left to do
+/// in the end is short.
+const WRITEBACK_STEP: u64 = 16 << 20;
 
 /// As many copies of old versions wait for what differs in them; each is an open file.
 const PREPARED_MAX: usize = 64;
@@ -537,6 +542,7 @@ impl Line<'_> {
     ) -> Result<Result<u64, PlaceError>, ApplyError> {
         let mut hash = ContentHash::new();
         let mut written = 0;
+        let mut begun = 0;
         let ended = self.answer(outcome, told, &op.path, &mut |message| {
             let Message::Data { offset, bytes, .. } = message else {
                 return Err(Malformed("out of place while files are sent").into());
@@ -550,6 +556,10 @@ impl Line<'_> {
             if let Some(file) = file {
                 staging::write_all(file.as_fd(), *offset, bytes)
                     .map_err(|e| write_error(&op.path, e))?;
+                if written - begun >= WRITEBACK_STEP {
+                    writeback::begin(file.as_fd(), begun, written - begun);
+                    begun = written;
+                }
             }
             hash.update(*offset, bytes);
             Ok(())

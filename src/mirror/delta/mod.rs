@@ -10,6 +10,7 @@
 //! what moved is copied on the target. The source keeps nothing between two questions. Every piece of
 //! the result has a hash the source has said, of 256 bits, and what was written is read back for it.
 
+pub mod ahead;
 pub mod cut;
 pub mod files;
 pub mod list;

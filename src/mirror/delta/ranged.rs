@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 
 use super::BLOCK;
+use super::ahead::Ahead;
 use super::cut::for_each_data;
 use super::files::{self, Copy};
 use super::list::{Hash, PART_WEIGHT, PARTS_MAX, Part, brief};
@@ -71,7 +72,9 @@ pub fn prepare(job: Job<'_>, old: &OwnedFd, changed: &Ranges) -> Result<Prepared
     let parts = parts(&changed.union(&more), size);
     let mut reader = PartReader::default();
     let mut known = Vec::with_capacity(parts.len());
+    let mut ahead = Ahead::new(file.as_fd(), parts.iter().cloned());
     for part in &parts {
+        ahead.reach(part);
         let go_on = || job.abort.check().map_err(|_| Errno::INTR);
         go_on()?;
         known.push(reader.read(file.as_fd(), part, |_, _| go_on())?);

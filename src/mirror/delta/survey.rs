@@ -10,6 +10,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use super::BLOCK;
+use super::ahead::Ahead;
 use super::cut::{Cut, Cutter, for_each_data};
 use super::list::{Hash, PART_WEIGHT, PARTS_MAX, Part, PieceWriter, brief};
 use crate::interrupt::{AbortFlag, Interrupted};
@@ -198,8 +199,10 @@ pub fn send_parts<E: From<Errno> + From<Interrupted>>(
 ) -> Result<(), E> {
     let mut reader = PartReader::default();
     let mut total = blake3::Hasher::new();
+    let mut ahead = Ahead::new(file, parts.iter().map(|part| part.range.clone()));
     for (index, part) in (0..).zip(parts) {
         abort.check()?;
+        ahead.reach(&part.range);
         if part.range.end > size {
             return Err(Errno::INVAL.into());
         }
