@@ -11,12 +11,13 @@ LAB = tests/lab
 
 PACKAGING = packaging
 
-.PHONY: help build demo test soak lint bench static install uninstall deb release package-check clean-lab
+.PHONY: help build demo test soak fuzz lint bench static install uninstall deb release package-check clean-lab
 
 help:
 	@echo "make demo     two real machines on this one, a real sync between them, the proof"
 	@echo "make test     every test; those that need root and btrfs run under sudo"
 	@echo "make soak     the random tests and kill tests with SEEDS=20 seeds, or SEEDS=7,8,9"
+	@echo "make fuzz     lets a fuzzer loose on all that reads foreign bytes, TIME=60 seconds each"
 	@echo "make lint     formatting, clippy and documentation, warnings are errors"
 	@echo "make bench    side by side with rsync; writes the table of BENCHMARKS.md"
 	@echo "make static   one static program that runs on any Linux of this architecture"
@@ -43,11 +44,15 @@ soak:
 	@$(LAB)/need.sh build lab test
 	@PC_SWITCHER_TEST_SEEDS=$(SEEDS) bash -o pipefail -c '$(LAB)/test.sh --nocapture --test-threads 1 random whatever | $(LAB)/survived.sh'
 
+fuzz:
+	@$(LAB)/need.sh build fuzz
+	@fuzz/run.sh
+
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
-	@if command -v shellcheck >/dev/null; then shellcheck -S warning $(LAB)/*.sh $(PACKAGING)/*.sh .ci/run; else echo "shellcheck is not installed: the scripts are not checked"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning $(LAB)/*.sh $(PACKAGING)/*.sh fuzz/*.sh .ci/run; else echo "shellcheck is not installed: the scripts are not checked"; fi
 
 bench:
 	@$(LAB)/need.sh build lab

@@ -2,6 +2,22 @@
 
 use std::time::Duration;
 
+use serde::de::{Deserialize as _, Deserializer, Error as _, Unexpected};
+
+/// More than this of anything is not counted: another machine that says so is not believed, and the
+/// sum of a thousand such figures is still a number.
+pub const MOST: u64 = 1 << 53;
+
+/// Reads a figure that another machine or a file says: at most [`MOST`].
+pub fn count<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let figure = u64::deserialize(from)?;
+    if figure > MOST {
+        let said = Unexpected::Unsigned(figure);
+        return Err(D::Error::invalid_value(said, &"a figure that can be"));
+    }
+    Ok(figure)
+}
+
 /// `1234567` as `1,234,567`.
 #[must_use]
 pub fn number(n: u64) -> String {

@@ -13,6 +13,8 @@ pub mod escape;
 pub mod event;
 pub mod exit;
 pub mod figures;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod host;
 pub mod interrupt;
 pub mod jsonline;

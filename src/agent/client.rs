@@ -12,14 +12,22 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, tick, unbou
 
 use super::lanes::order::NUMBER;
 use super::lanes::pool::{Dealt, LanePlan, Pool, Streaming};
-use super::link::{Closed, Gone, Incoming, Link, Outgoing, Traffic};
+use super::link::{Backlog, Closed, Gone, Incoming, Link, Outgoing, Traffic};
 use super::protocol::{
     Answer, Call, Fault, FaultKind, Frame, FrameError, Kind, MAX_FRAME, PEER_SILENCE, PING_EVERY,
     Reply, Request, encode_frame, encode_numbered,
 };
+use crate::escape::escape_str;
 use crate::event::{Event, EventSink, Host, LogEvent, LogLevel, Working};
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::prompt::{Choice, PromptError, Prompter, Question};
+
+/// The windows of every service end far below this.
+const UNDER_WAY_MAX: usize = 256 << 20;
+/// As much may wait to be looked at here: a long list, while the person reads it in a pager.
+const UNHEARD_MAX: usize = 1 << 30;
+/// Bytes of log lines of one agent that are passed on.
+const LOG_MAX: usize = 256 << 20;
 
 /// Why a call has no reply.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -152,6 +160,10 @@ impl AgentClient {
             incoming: link.incoming,
             stream: Some(stream_tx),
             events: events.clone(),
+            backlog: Backlog::default(),
+            most: UNHEARD_MAX,
+            logged: 0,
+            log_most: LOG_MAX,
         };
         std::thread::Builder::new()
             .name(format!("agent-{host}"))
@@ -339,8 +351,9 @@ impl AgentClient {
         }
     }
 
-    /// Sends a stream frame.
-    pub fn send_stream(&self, payload: &[u8]) -> Result<(), AgentError> {
+    /// Sends a stream frame; `false` if so much waits to be sent that whoever says what is sent here cannot be
+    /// keeping to the windows of its service.
+    pub fn send_stream(&self, payload: &[u8]) -> Result<bool, AgentError> {
         if payload.len() + NUMBER >= MAX_FRAME {
             return Err(self.nonsense("a frame of a stream is too large to be passed on"));
         }
@@ -350,15 +363,19 @@ impl AgentClient {
         }
         let sent = self.shared.traffic.totals().0;
         let waiting = (self.shared.queued.load(Ordering::Relaxed)).saturating_sub(sent);
-        match lanes.deal(payload, waiting) {
-            Dealt::Gone => Ok(()),
-            Dealt::Plain => self.send(Kind::Stream, payload),
-            Dealt::First(number) => {
-                let mut bytes = Vec::with_capacity(payload.len() + NUMBER + 5);
-                encode_numbered(number, payload, &mut bytes);
-                self.queue(bytes, Outgoing::send)
-            }
+        let mut bytes = Vec::with_capacity(payload.len() + NUMBER + 5);
+        match lanes.deal(payload, waiting, UNDER_WAY_MAX) {
+            Dealt::Gone => return Ok(true),
+            Dealt::TooMuch => return Ok(false),
+            Dealt::Plain => encode_frame(Kind::Stream, payload, &mut bytes),
+            Dealt::First(number) => encode_numbered(number, payload, &mut bytes),
         }
+        let mut fits = true;
+        self.queue(bytes, |outgoing, bytes| {
+            fits = outgoing.send_within(bytes, UNDER_WAY_MAX)?;
+            Ok(())
+        })?;
+        Ok(fits)
     }
 
     /// Opens more connections on a thread of its own; those that there are go on meanwhile.
@@ -574,6 +591,12 @@ struct Dispatcher {
     incoming: Receiver<Incoming>,
     stream: Option<Sender<Vec<u8>>>,
     events: EventSink,
+    /// What waits in `stream`, and how much may.
+    backlog: Backlog,
+    most: usize,
+    /// Bytes of log lines so far, and how much of them is passed on.
+    logged: usize,
+    log_most: usize,
 }
 
 impl Dispatcher {
@@ -638,6 +661,14 @@ impl Dispatcher {
                 }
             }
             Kind::Log => {
+                let before = self.logged;
+                self.logged = before.saturating_add(frame.payload.len());
+                if self.logged > self.log_most {
+                    if before <= self.log_most {
+                        self.too_much_is_said();
+                    }
+                    return Ok(());
+                }
                 let mut event: LogEvent = serde_json::from_slice(&frame.payload)
                     .map_err(|e| format!("unreadable log line: {e}"))?;
                 event.host = Some(self.shared.host);
@@ -645,7 +676,14 @@ impl Dispatcher {
             }
             Kind::Stream => {
                 if let Some(stream) = &self.stream {
+                    let bytes = frame.payload.len();
                     let _ = stream.send(frame.payload);
+                    if self.backlog.add(bytes, stream.len()) > self.most {
+                        let megabytes = self.most >> 20;
+                        return Err(format!(
+                            "it sends without end: {megabytes} MiB that nobody has asked for"
+                        ));
+                    }
                 }
             }
             Kind::Pong | Kind::Ping => {}
@@ -654,6 +692,19 @@ impl Dispatcher {
             }
         }
         Ok(())
+    }
+
+    /// Says that no more of the agent's log lines follow.
+    fn too_much_is_said(&self) {
+        let name = lock(&self.shared.hostname).clone();
+        let megabytes = self.log_most >> 20;
+        let line = format!(
+            "the agent on {} logs more than {megabytes} MiB; its further lines are left out",
+            escape_str(&name)
+        );
+        let (level, host) = (LogLevel::Warning, Some(self.shared.host));
+        self.events
+            .log(level, "core", host, line, serde_json::Map::new());
     }
 }
 
@@ -666,5 +717,108 @@ fn broken(reason: String) -> Closed {
         reason,
         stderr: String::new(),
         orderly: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A dispatcher that bears little, what it hands out, and its log.
+    fn dispatcher() -> (Dispatcher, Receiver<Vec<u8>>, Receiver<Event>) {
+        let (_, incoming) = unbounded();
+        let (nowhere, _) = unbounded();
+        let mut events = EventSink::none();
+        let log = events.subscribe();
+        let shared = Shared {
+            hostname: Mutex::new("vega\x1b[2J".to_owned()),
+            host: Host::Target,
+            outgoing: Mutex::new(Some(Outgoing::from(nowhere))),
+            pending: Mutex::new(HashMap::new()),
+            closed: Mutex::new(None),
+            is_closed: AtomicBool::new(false),
+            next_id: AtomicU64::new(1),
+            latency_nanos: AtomicU64::new(0),
+            traffic: Traffic::default(),
+            queued: AtomicU64::new(0),
+            lanes: Arc::new(Pool::new(&AbortFlag::new())),
+            banner: String::new(),
+        };
+        let (stream_tx, stream) = unbounded();
+        let dispatcher = Dispatcher {
+            shared: Arc::new(shared),
+            incoming,
+            stream: Some(stream_tx),
+            events,
+            backlog: Backlog::default(),
+            most: 4 << 20,
+            logged: 0,
+            log_most: 10_000,
+        };
+        (dispatcher, stream, log)
+    }
+
+    fn frame(kind: Kind, payload: Vec<u8>) -> Frame {
+        Frame { kind, payload }
+    }
+
+    #[test]
+    fn an_agent_that_sends_without_end_is_cut_off_in_bounded_memory() {
+        let (mut dispatcher, stream, _log) = dispatcher();
+        let mut send = || dispatcher.take(frame(Kind::Stream, vec![7; 1 << 20]));
+        // What is heard does not count.
+        for _ in 0..100 {
+            send().unwrap();
+            stream.recv().unwrap();
+        }
+        for _ in 0..4 {
+            send().unwrap();
+        }
+        let reason = send().unwrap_err();
+        assert!(reason.contains("sends without end: 4 MiB"), "{reason}");
+        assert!(stream.len() <= 5);
+    }
+
+    #[test]
+    fn an_agent_that_logs_without_end_is_heard_for_a_while() {
+        let (mut dispatcher, _stream, log) = dispatcher();
+        let line = LogEvent {
+            timestamp: jiff::Timestamp::UNIX_EPOCH,
+            level: LogLevel::Info,
+            module: "user_data".to_owned(),
+            host: None,
+            message: "x".repeat(900),
+            context: serde_json::Map::new(),
+        };
+        let line = serde_json::to_vec(&line).unwrap();
+        for _ in 0..1000 {
+            dispatcher.take(frame(Kind::Log, line.clone())).unwrap();
+        }
+        let lines: Vec<LogEvent> = (log.try_iter())
+            .filter_map(|event| match event {
+                Event::Log(line) => Some(line),
+                _ => None,
+            })
+            .collect();
+        let (last, others) = lines.split_last().unwrap();
+        assert!((5..20).contains(&others.len()), "{}", others.len());
+        assert!(others.iter().all(|line| line.level == LogLevel::Info));
+        assert_eq!(last.level, LogLevel::Warning);
+        assert!(last.message.contains("left out"), "{}", last.message);
+        assert!(!last.message.contains('\x1b'), "{}", last.message);
+    }
+
+    #[test]
+    fn nothing_is_sent_on_without_end() {
+        let (queue, waiting) = unbounded();
+        let outgoing = Outgoing::from(queue);
+        for _ in 0..100 {
+            assert_eq!(outgoing.send_within(vec![0; 1000], 5000), Ok(true));
+            waiting.recv().unwrap();
+        }
+        for fits in [true, true, true, true, true, false, false] {
+            assert_eq!(outgoing.send_within(vec![0; 1000], 5000), Ok(fits));
+        }
+        assert_eq!(waiting.len(), 5);
     }
 }

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 pub use error::{Allowance, DeployError};
 
 use self::script::Sudo;
-use super::link::{Closed, Incoming, Link, Traffic};
+use super::link::{Backlog, Closed, Incoming, Link, Traffic};
 use super::protocol::{FrameSplitter, PROTOCOL};
 use crate::escape::escape_str;
 use crate::host::local;
@@ -44,6 +44,9 @@ const BINARY_VARIABLE: &str = "PC_SWITCHER_AGENT_BINARY";
 
 /// What every agent's first line begins with.
 const BANNER: &str = "pc-switcher-agent ";
+
+/// As much may wait to be taken in, which takes no time to speak of.
+const WAITING_MAX: usize = 256 << 20;
 
 /// How often a password is asked for.
 const TRIES: usize = 3;
@@ -550,6 +553,7 @@ impl Place {
 struct LinkEnd {
     splitter: FrameSplitter,
     incoming: Sender<Incoming>,
+    backlog: Backlog,
 }
 
 impl LinkEnd {
@@ -569,6 +573,7 @@ impl LinkEnd {
         let mut end = Self {
             splitter: FrameSplitter::new(),
             incoming: sender,
+            backlog: Backlog::default(),
         };
         if let Err(reason) = end.received(rest) {
             end.closed(Closed {
@@ -585,9 +590,14 @@ impl ByteSink for LinkEnd {
     fn received(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.splitter.feed(bytes);
         while let Some(frame) = self.splitter.next_frame().map_err(|e| e.to_string())? {
+            // What a frame takes besides its payload counts, too: they may all be empty.
+            let bytes = frame.payload.len() + size_of::<Incoming>();
             self.incoming
                 .send(Incoming::Frame(frame))
                 .map_err(|_| "nobody listens any more".to_owned())?;
+            if self.backlog.add(bytes, self.incoming.len()) > WAITING_MAX {
+                return Err("it sends faster than anybody can listen".to_owned());
+            }
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use super::places::Places;
 use super::protocol::{AgentFacts, DiskFacts, Fault, Installed};
 use crate::interrupt::AbortFlag;
+use crate::record::MachineName;
 use crate::sys::command::{Limits, command, run};
 use crate::sys::{btrfs, mounts};
 
@@ -24,10 +25,14 @@ const MAX_PATHS: usize = 1024;
 #[must_use]
 pub fn agent_facts(places: &Places, uid: Option<u32>) -> AgentFacts {
     let uname = rustix::system::uname();
+    let MachineName {
+        hostname,
+        machine_id,
+    } = machine_name(places);
     AgentFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        hostname: uname.nodename().to_string_lossy().into_owned(),
-        machine_id: machine_id(&places.machine_id),
+        hostname,
+        machine_id,
         boot_id: read_word(Path::new("/proc/sys/kernel/random/boot_id")),
         arch: std::env::consts::ARCH.to_owned(),
         kernel: uname.release().to_string_lossy().into_owned(),
@@ -35,6 +40,16 @@ pub fn agent_facts(places: &Places, uid: Option<u32>) -> AgentFacts {
         uid,
         installed: find_installed(places),
         now: jiff::Timestamp::now(),
+    }
+}
+
+/// Who this machine is.
+#[must_use]
+pub fn machine_name(places: &Places) -> MachineName {
+    let uname = rustix::system::uname();
+    MachineName {
+        hostname: uname.nodename().to_string_lossy().into_owned(),
+        machine_id: machine_id(&places.machine_id),
     }
 }
 

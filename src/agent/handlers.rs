@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::fs::Mode;
 
-use super::facts::{agent_facts, disk_facts};
+use super::facts::{agent_facts, disk_facts, machine_name};
 use super::health::health;
 use super::lanes::LaneOffer;
 use super::lanes::door::{Door, Serve};
@@ -37,7 +37,7 @@ impl Handlers {
     /// Handlers that keep to `places`.
     #[must_use]
     pub fn new(places: Places) -> Self {
-        let state = StateStore::new(&places.state);
+        let state = StateStore::new(&places.state, Some(machine_name(&places)));
         Self {
             places,
             uid: OnceLock::new(),

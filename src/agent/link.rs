@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 
 use super::protocol::Frame;
 pub use crate::host::opening::BANNER_TIMEOUT;
-pub use crate::host::stream::{Closed, Gone, Outgoing, Traffic};
+pub use crate::host::stream::{Backlog, Closed, Gone, Outgoing, Traffic};
 
 /// What arrives on a link.
 #[derive(Debug)]

@@ -104,6 +104,17 @@ fn took(entry: &HistoryEntry) -> Duration {
     took.try_into().unwrap_or_default()
 }
 
+/// Everything that is shown of what a machine remembers, whatever that is.
+pub(crate) fn shown(state: &MachineState) -> Vec<String> {
+    let nothing = BTreeSet::new();
+    let undone = undone(&state.history);
+    let mut shown = vec![table(state, &nothing), json_lines(state, &nothing)];
+    for entry in &state.history {
+        shown.push(heading(entry, state.incomplete.as_ref(), &undone));
+    }
+    shown
+}
+
 /// A line per session, the newest first.
 fn table(state: &MachineState, present: &BTreeSet<String>) -> String {
     let undone = undone(&state.history);

@@ -5,8 +5,9 @@
 //! queue; dropping it closes the program's stdin. What must not wait behind megabytes of content (a
 //! ping, the word to stop) goes first.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 
@@ -77,18 +78,49 @@ pub trait ByteSink: Send {
 #[error("the stream has ended")]
 pub struct Gone;
 
+/// How much waits in a queue of byte strings, told from their lengths and from how many are left.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    lengths: VecDeque<usize>,
+    bytes: usize,
+}
+
+impl Backlog {
+    /// After so many bytes were put into a queue that holds `waiting` by now: how many bytes wait in it.
+    pub fn add(&mut self, bytes: usize, waiting: usize) -> usize {
+        self.lengths.push_back(bytes);
+        self.bytes += bytes;
+        while self.lengths.len() > waiting {
+            let taken = self.lengths.pop_front();
+            self.bytes -= taken.expect("there are more than are waiting");
+        }
+        self.bytes
+    }
+}
+
 /// The way into a stream's queue. Dropping it closes the program's stdin.
 #[derive(Debug)]
 pub struct Outgoing {
     queue: Option<Sender<Vec<u8>>>,
     first: Option<Sender<Vec<u8>>>,
     waker: Option<Arc<Waker>>,
+    backlog: Mutex<Backlog>,
 }
 
 impl Outgoing {
     /// Queues `bytes`; never blocks.
     pub fn send(&self, bytes: Vec<u8>) -> Result<(), Gone> {
         self.put(self.queue.as_ref(), bytes)
+    }
+
+    /// Queues `bytes` unless more than `most` would wait then; whether it did. Never blocks.
+    pub fn send_within(&self, bytes: Vec<u8>, most: usize) -> Result<bool, Gone> {
+        let waiting = self.queue.as_ref().map_or(0, Sender::len);
+        let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+        if backlog.add(bytes.len(), waiting + 1) > most {
+            return Ok(false);
+        }
+        self.send(bytes).map(|()| true)
     }
 
     /// Queues `bytes`, whole frames, before everything that is queued already; never blocks.
@@ -113,6 +145,7 @@ impl From<Sender<Vec<u8>>> for Outgoing {
             queue: Some(queue),
             first: None,
             waker: None,
+            backlog: Mutex::default(),
         }
     }
 }
@@ -152,6 +185,7 @@ impl Queue {
             queue: Some(sender),
             first: Some(first_sender),
             waker: Some(Arc::clone(&waker)),
+            backlog: Mutex::default(),
         };
         Ok((
             outgoing,

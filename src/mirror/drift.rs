@@ -242,10 +242,13 @@ fn difference(then: &Found, now: &Found) -> Difference {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {
     /// Paths changed on the target, noise apart.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub changed: u64,
     /// Caches, logs and the like among what was changed there.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub noise: u64,
     /// Of `changed`: those changed on the source as well.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub conflicts: u64,
     /// Some of them, conflicts and others.
     pub told: Vec<Drifted>,

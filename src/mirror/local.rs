@@ -15,7 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,7 @@ use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_bytes;
 use crate::event::LogLevel;
+use crate::snapshot::boot;
 use crate::snapshot::manage::Temporary;
 use crate::snapshot::replace::{self, Replacement};
 
@@ -75,6 +76,13 @@ pub enum LocalRequest {
         /// Whether to make it.
         make: bool,
     },
+    /// What kernels there are beside the root, and whether their modules would go if the root went back.
+    Boot {
+        /// The snapshot that the root would go back to.
+        back: Vec<u8>,
+        /// Where other subvolumes are mounted that go back with it.
+        going_back: Vec<String>,
+    },
     /// Give the copy the root's name, and the machine's memory as it is now.
     TakePlace {
         /// A directory of the root.
@@ -105,6 +113,7 @@ impl LocalRequest {
             Self::Since { subvolume, .. } => format!("looking what changed in {subvolume}"),
             Self::Copy { make: false, .. } => "looking at its root".to_owned(),
             Self::Copy { .. } => "copying its root".to_owned(),
+            Self::Boot { .. } => "looking at its kernels".to_owned(),
             Self::TakePlace { .. } => "exchanging its root".to_owned(),
             Self::DropCopy => "deleting the copy of its root".to_owned(),
             Self::List { .. } => "listing what changes".to_owned(),
@@ -218,6 +227,12 @@ impl Service for LocalService {
                     replace::check(&subvolume, dir)?;
                 }
                 MirrorReply::default()
+            }
+            LocalRequest::Boot { back, going_back } => {
+                let going_back: Vec<PathBuf> = going_back.iter().map(PathBuf::from).collect();
+                let back = Path::new(OsStr::from_bytes(&back));
+                let staying = boot::staying(Path::new("/"), back, &going_back);
+                return Ok(serde_json::to_value(staying).expect("a reply is plain data"));
             }
             LocalRequest::TakePlace { memory, files } => {
                 let kept = self.take_place(Path::new(&memory), &files)?;

@@ -176,7 +176,12 @@ fn hand_over(
     on_message: &mut dyn FnMut(&Message<'_>),
 ) -> Result<(), AgentError> {
     match frame.split_first() {
-        Some((&FOR_PEER, _)) => to.send_stream(frame),
+        Some((&FOR_PEER, _)) => {
+            if to.send_stream(frame)? {
+                return Ok(());
+            }
+            Err(from.nonsense("it sends the other agent without end what that has not asked for"))
+        }
         Some((&FOR_CLI, payload)) => {
             for message in Messages::new(payload) {
                 on_message(&message.map_err(|e| from.nonsense(e.to_string()))?);

@@ -860,17 +860,19 @@ pub struct Restricted {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MirrorReply {
     /// Entries seen (scan) or changes made (apply).
+    #[serde(deserialize_with = "crate::figures::count")]
     pub items: u64,
     /// Names read and entries looked at: what a scan costs.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::figures::count")]
     pub looked: u64,
     /// Bytes read (serve) or written (apply).
+    #[serde(deserialize_with = "crate::figures::count")]
     pub bytes: u64,
     /// Bytes of planned content that the target had already (apply).
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::figures::count")]
     pub kept: u64,
     /// Apply: moves it took to put new things into place.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::figures::count")]
     pub moves: u64,
     /// When the plan that was carried out was begun, by that machine's clock.
     #[serde(default)]
@@ -888,15 +890,17 @@ pub struct MirrorReply {
     pub intact: bool,
     /// A restricted scan: more paths that turned out to be suspect; they are kept for the next one,
     /// which has to follow.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::figures::count")]
     pub more_suspects: u64,
     /// Which filter rules matched something, by their index.
     pub matched_rules: Vec<bool>,
     /// What a person should know, by kind; the first of each kind were logged.
     pub notes: BTreeMap<String, u64>,
     /// How many of them were warnings.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub warned: u64,
     /// Entries that could not be dealt with; each was logged at ERROR.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub errors: u64,
     /// Scan of the target: what the plan would undo, if there is an anchor to tell.
     #[serde(default)]
@@ -916,18 +920,25 @@ pub struct MirrorReply {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanTotals {
     /// Entries created.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub created: u64,
     /// Entries with new content.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub changed: u64,
     /// Entries that have another name, with all that is in them.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub renamed: u64,
     /// Entries with new attributes only.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub attributes: u64,
     /// Entries deleted.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub deleted: u64,
     /// Entries that exist on the target in scope.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub existing: u64,
     /// Bytes on disk the new content will need.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub bytes: u64,
 }
 

@@ -38,6 +38,7 @@ pub struct Anchor {
 #[serde(deny_unknown_fields)]
 pub struct AnchoredFolder {
     /// Entries it had on the target, as far as they are mirrored.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub entries: u64,
     /// When all of it was compared last.
     pub full_scan_at: Timestamp,
@@ -137,14 +138,6 @@ impl Anchor {
             folder.left.len() <= LEFT_MAX
                 && folder.left.iter().map(text).sum::<usize>() <= LEFT_BYTES_MAX
         })
-    }
-}
-
-/// The other machine of a session.
-fn partner(entry: &HistoryEntry) -> &MachineName {
-    match entry.role {
-        Host::Source => &entry.target,
-        Host::Target => &entry.source,
     }
 }
 
@@ -372,8 +365,8 @@ fn ran(entry: &HistoryEntry, module: &str) -> bool {
 
 /// Forgets the anchors that the one of `newer`, with the same machine, takes the place of.
 pub(super) fn supersede(history: &mut [HistoryEntry], newer: &HistoryEntry) {
-    let id = &partner(newer).machine_id;
-    for entry in history.iter_mut().filter(|e| partner(e).machine_id == *id) {
+    let id = &newer.partner().machine_id;
+    for entry in history.iter_mut().filter(|e| e.partner().machine_id == *id) {
         if of(entry).is_some() {
             entry.anchor = None;
         }
@@ -388,7 +381,7 @@ pub fn held(state: &MachineState) -> BTreeSet<String> {
     let mut seen = HashSet::new();
     for entry in state.history.iter().rev() {
         if let Some(anchor) = of(entry)
-            && seen.insert(&partner(entry).machine_id)
+            && seen.insert(&entry.partner().machine_id)
         {
             names.extend(anchor.half(entry.role).iter().map(|s| s.name.clone()));
         }

@@ -132,21 +132,46 @@ impl HistoryEntry {
     }
 }
 
+impl HistoryEntry {
+    /// The machine that remembers it.
+    #[must_use]
+    pub fn own_name(&self) -> &MachineName {
+        match self.role {
+            Host::Source => &self.source,
+            Host::Target => &self.target,
+        }
+    }
+
+    /// The other machine.
+    #[must_use]
+    pub fn partner(&self) -> &MachineName {
+        match self.role {
+            Host::Source => &self.target,
+            Host::Target => &self.source,
+        }
+    }
+}
+
 /// How much a session changed on its target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     /// Items created.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub created: u64,
     /// Items with new content.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub changed: u64,
     /// Items that have another name.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::figures::count")]
     pub renamed: u64,
     /// Items with new attributes only.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub attributes: u64,
     /// Items deleted.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub deleted: u64,
     /// Bytes written.
+    #[serde(deserialize_with = "crate::figures::count")]
     pub bytes: u64,
 }
 

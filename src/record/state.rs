@@ -1,8 +1,9 @@
 //! What a machine remembers on disk: `history.json` and `incomplete.json`, root's alone.
 //!
 //! Each file is replaced atomically. A file that cannot be understood is an error that names it:
-//! taking it for empty would silence the very questions it is kept for. Writers hold the
-//! machine's lock, so there is one at a time.
+//! taking it for empty would silence the very questions it is kept for. So is the file of another
+//! machine, restored or copied here: what it says is not so here. Writers hold the machine's lock,
+//! so there is one at a time.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use rustix::fs::Mode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{HistoryEntry, Incomplete, MachineState, anchor};
+use super::{HistoryEntry, Incomplete, MachineName, MachineState, anchor};
+use crate::escape::escape_str;
 use crate::sys::trusted::{Directory, FileError};
 
 /// Where the files are.
@@ -85,29 +87,58 @@ struct Form {
     version: u32,
 }
 
+/// What a state file is of: the form, the machine that wrote it, and what it is about.
+trait StateFile: DeserializeOwned {
+    /// The machine that wrote it, as far as that can be told; either name may be empty.
+    fn machine(&self) -> Option<MachineName>;
+}
+
 #[derive(Serialize, Deserialize)]
 struct HistoryFile {
     version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    machine: Option<MachineName>,
     history: Vec<HistoryEntry>,
+}
+
+impl StateFile for HistoryFile {
+    fn machine(&self) -> Option<MachineName> {
+        // Each session says it as well.
+        let of_last = || self.history.last().map(HistoryEntry::own_name).cloned();
+        self.machine.clone().or_else(of_last)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
 struct IncompleteFile {
     version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    machine: Option<MachineName>,
     incomplete: Incomplete,
+}
+
+impl StateFile for IncompleteFile {
+    fn machine(&self) -> Option<MachineName> {
+        self.machine.clone()
+    }
 }
 
 /// The directory with a machine's state files.
 #[derive(Debug, Clone)]
 pub struct StateStore {
     path: PathBuf,
+    machine: Option<MachineName>,
 }
 
 impl StateStore {
-    /// The store in `path`, which need not exist yet.
+    /// The store in `path`, which need not exist yet, of `machine`; without one, files of any
+    /// machine are taken.
     #[must_use]
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+    pub fn new(path: impl Into<PathBuf>, machine: Option<MachineName>) -> Self {
+        Self {
+            path: path.into(),
+            machine,
+        }
     }
 
     /// Everything remembered; nothing if nothing was ever written.
@@ -117,8 +148,8 @@ impl StateStore {
             Err(e) if e.is_not_found() => return Ok(MachineState::default()),
             Err(e) => return Err(e.into()),
         };
-        let history = read_file::<HistoryFile>(&directory, HISTORY)?;
-        let incomplete = read_file::<IncompleteFile>(&directory, INCOMPLETE)?;
+        let history = self.read_file::<HistoryFile>(&directory, HISTORY)?;
+        let incomplete = self.read_file::<IncompleteFile>(&directory, INCOMPLETE)?;
         Ok(MachineState {
             history: history.map(|f| f.history).unwrap_or_default(),
             incomplete: incomplete.map(|f| f.incomplete),
@@ -136,6 +167,7 @@ impl StateStore {
         };
         let file = IncompleteFile {
             version: FORM,
+            machine: self.machine.clone(),
             incomplete: incomplete.clone(),
         };
         self.write_file(INCOMPLETE, &to_json(&file))
@@ -166,9 +198,39 @@ impl StateStore {
         history.drain(..history.len() - keep);
         let file = HistoryFile {
             version: FORM,
+            machine: self.machine.clone(),
             history,
         };
         self.write_file(HISTORY, &to_json(&file))
+    }
+
+    fn read_file<T: StateFile>(
+        &self,
+        directory: &Directory,
+        name: &str,
+    ) -> Result<Option<T>, StateError> {
+        let path = Path::new(directory.path()).join(name);
+        let damaged = |detail: String| StateError::Damaged {
+            path: path.clone(),
+            detail,
+        };
+        let bytes = match directory.read(OsStr::new(name), MAX_FILE_BYTES) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(e @ FileError::TooLarge { .. }) => return Err(damaged(e.to_string())),
+            Err(e) => return Err(e.into()),
+        };
+        let file: T = parse(&path, &bytes)?;
+        if let (Some(writer), Some(machine)) = (file.machine(), &self.machine)
+            && is_foreign(&writer, machine)
+        {
+            return Err(damaged(format!(
+                "it is that of another machine, {}, not of {}",
+                escape_str(&writer.hostname),
+                escape_str(&machine.hostname)
+            )));
+        }
+        Ok(Some(file))
     }
 
     fn write_file(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
@@ -183,36 +245,41 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("state is plain data that JSON can hold")
 }
 
-fn read_file<T: DeserializeOwned>(
-    directory: &Directory,
-    name: &str,
-) -> Result<Option<T>, StateError> {
-    let path = || -> PathBuf { Path::new(directory.path()).join(name) };
+/// What the bytes of the history file `path` say.
+pub fn parse_history(path: &Path, bytes: &[u8]) -> Result<Vec<HistoryEntry>, StateError> {
+    parse::<HistoryFile>(path, bytes).map(|file| file.history)
+}
+
+/// What the bytes of the marker's file `path` say.
+pub fn parse_incomplete(path: &Path, bytes: &[u8]) -> Result<Incomplete, StateError> {
+    parse::<IncompleteFile>(path, bytes).map(|file| file.incomplete)
+}
+
+fn parse<T: StateFile>(path: &Path, bytes: &[u8]) -> Result<T, StateError> {
     let damaged = |detail: String| StateError::Damaged {
-        path: path(),
+        path: path.to_owned(),
         detail,
     };
-    let bytes = match directory.read(OsStr::new(name), MAX_FILE_BYTES) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(None),
-        Err(e @ FileError::TooLarge { .. }) => return Err(damaged(e.to_string())),
-        Err(e) => return Err(e.into()),
-    };
     // The form first: a newer file may differ in everything else.
-    let form: Form = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let form: Form = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
     match form.version {
         FORM => {}
         newer if newer > FORM => {
             return Err(StateError::Newer {
-                path: path(),
+                path: path.to_owned(),
                 form: newer,
             });
         }
         other => return Err(damaged(format!("there is no form {other}"))),
     }
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|e| damaged(e.to_string()))
+    serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))
+}
+
+/// Whether a file that `writer` has written cannot be that of `machine`. A machine may get another
+/// name, and another id; both at once make it another one.
+fn is_foreign(writer: &MachineName, machine: &MachineName) -> bool {
+    let differ = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && !a.eq_ignore_ascii_case(b);
+    differ(&writer.hostname, &machine.hostname) && differ(&writer.machine_id, &machine.machine_id)
 }
 
 #[cfg(test)]
@@ -224,7 +291,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, StateStore) {
         let temp = tempfile::tempdir().unwrap();
-        let store = StateStore::new(temp.path().join("state"));
+        let store = StateStore::new(temp.path().join("state"), None);
         (temp, store)
     }
 
@@ -301,6 +368,53 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_another_machine_is_damage_and_one_of_a_renamed_machine_is_not() {
+        let name = |hostname: &str, id: u8| MachineName {
+            hostname: hostname.to_owned(),
+            machine_id: format!("{id:032x}"),
+        };
+        let (_temp, store) = store();
+        let at = |machine: MachineName| StateStore::new(&store.path, Some(machine));
+        let own = at(name("vega", 1));
+        own.append_history(entry("00000001", "a", "b", SessionState::Completed))
+            .unwrap();
+        own.write_incomplete(Some(&incomplete())).unwrap();
+        let last_words = [HISTORY, INCOMPLETE].map(|file| {
+            let bytes = std::fs::read(store.path.join(file)).unwrap();
+            (file, bytes)
+        });
+        for (file, bytes) in &last_words {
+            for (other, _) in &last_words {
+                std::fs::remove_file(store.path.join(other)).unwrap_or_default();
+            }
+            std::fs::write(store.path.join(file), bytes).unwrap();
+            for machine in [name("vega", 1), name("renamed", 1), name("vega", 2)] {
+                at(machine).read().unwrap();
+            }
+            let error = at(name("deneb", 3)).read().unwrap_err();
+            assert!(matches!(error, StateError::Damaged { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.contains("another machine, vega"), "{text}");
+            assert!(text.contains(file), "{text}");
+            assert!(error.hint().unwrap().contains("sudo mv"));
+        }
+        // A history from before files said whose they are.
+        let entries = parse_history(Path::new(HISTORY), &last_words[0].1).unwrap();
+        let file = HistoryFile {
+            version: FORM,
+            machine: None,
+            history: entries,
+        };
+        std::fs::write(store.path.join(HISTORY), to_json(&file)).unwrap();
+        std::fs::remove_file(store.path.join(INCOMPLETE)).unwrap();
+        let writer = file.history[0].own_name().clone();
+        assert!(!writer.machine_id.is_empty());
+        at(writer).read().unwrap();
+        let error = at(name("deneb", 3)).read().unwrap_err();
+        assert!(matches!(error, StateError::Damaged { .. }), "{error}");
+    }
+
+    #[test]
     fn a_newer_form_asks_for_an_upgrade() {
         let (_temp, store) = store();
         std::fs::create_dir(&store.path).unwrap();
@@ -322,6 +436,7 @@ mod tests {
         std::fs::create_dir(&store.path).unwrap();
         let file = HistoryFile {
             version: FORM,
+            machine: None,
             history: many,
         };
         std::fs::write(store.path.join(HISTORY), to_json(&file)).unwrap();

@@ -13,7 +13,7 @@ use super::met::{Meets, Met};
 use crate::agent::client::AgentError;
 use crate::change::Change;
 use crate::config::Config;
-use crate::event::{Event, EventSink, Host, ProgressEvent, ProgressUpdate};
+use crate::event::{Event, EventSink, ProgressEvent, ProgressUpdate};
 use crate::mirror::local::{FolderRules, LocalPlan, Side, client};
 use crate::mirror::told;
 use crate::mirror::wire::{Message, PlanTotals};
@@ -126,20 +126,14 @@ pub fn status(
     ])
 }
 
-/// The other machine of a session.
-fn partner(entry: &HistoryEntry) -> &MachineName {
-    match entry.role {
-        Host::Source => &entry.target,
-        Host::Target => &entry.source,
-    }
-}
-
 /// The last sync with each other machine, the newest first.
 fn last_syncs(state: &MachineState) -> Vec<&HistoryEntry> {
     let mut last: Vec<&HistoryEntry> = Vec::new();
     for entry in state.history.iter().rev() {
-        let other = &partner(entry).machine_id;
-        let is_known = last.iter().any(|known| partner(known).machine_id == *other);
+        let other = &entry.partner().machine_id;
+        let is_known = last
+            .iter()
+            .any(|known| known.partner().machine_id == *other);
         if entry.rollback_of.is_none() && !is_known {
             last.push(entry);
         }
@@ -154,7 +148,7 @@ fn newest_anchor<'a>(
 ) -> Option<(&'a HistoryEntry, &'a Anchor)> {
     let mut all = state.history.iter().rev();
     all.find_map(|entry| {
-        let is_with = partner(entry).machine_id == other.machine_id;
+        let is_with = entry.partner().machine_id == other.machine_id;
         anchor::of(entry)
             .filter(|_| is_with)
             .map(|anchor| (entry, anchor))
@@ -168,7 +162,7 @@ fn look(work: &Work<'_>, met: &Met, only: Option<&MachineName>) -> Result<Standi
     let dir = &work.config.btrfs_snapshots.snapshot_dir;
     let mut others = Vec::new();
     for last in last_syncs(&state) {
-        let machine = partner(last);
+        let machine = last.partner();
         if only.is_some_and(|only| only.machine_id != machine.machine_id) {
             continue;
         }
@@ -338,7 +332,7 @@ mod tests {
             ..entry(session, from, to, SessionState::Completed)
         };
         let mut pulled = with_anchor("00000002", "vega", "atlas");
-        pulled.role = Host::Target;
+        pulled.role = crate::event::Host::Target;
         let mut rollback = entry("00000005", "atlas", "vega", SessionState::Completed);
         rollback.rollback_of = Some("00000004".to_owned());
         let state = MachineState {
@@ -355,7 +349,7 @@ mod tests {
         let sessions: Vec<&str> = last.iter().map(|entry| &*entry.session).collect();
         assert_eq!(sessions, ["00000004", "00000003"]);
         let anchors: Vec<&str> = (last.iter())
-            .filter_map(|entry| newest_anchor(&state, partner(entry)))
+            .filter_map(|entry| newest_anchor(&state, entry.partner()))
             .map(|(entry, _)| &*entry.session)
             .collect();
         assert_eq!(anchors, ["00000002", "00000001"]);

@@ -1,5 +1,6 @@
 //! btrfs subvolumes and snapshots: what is there, what we make, what we keep.
 
+pub mod boot;
 pub mod error;
 pub mod manage;
 pub mod name;

@@ -14,7 +14,7 @@ const DIR: &str = "var/lib/pc-switcher";
 type Damage = fn(&[u8], &[u8]) -> Vec<u8>;
 
 /// What may have become of a file, made of what was in it and of what is in the other one.
-const DAMAGES: [(&str, Damage); 6] = [
+const DAMAGES: [(&str, Damage); 7] = [
     ("emptied", |_, _| Vec::new()),
     ("truncated", |was, _| was[..was.len() / 2].to_vec()),
     ("without its last byte", |was, _| {
@@ -22,6 +22,18 @@ const DAMAGES: [(&str, Damage); 6] = [
     }),
     ("zeros, as after a power cut", |was, _| vec![0; was.len()]),
     ("swapped for the other one", |_, other| other.to_vec()),
+    ("that of another machine", |was, _| {
+        let text = String::from_utf8(was.to_vec()).expect("JSON");
+        let begin = "{\"version\":1,";
+        let machine = "\"machine\":{\"hostname\":\"deneb\",\"machine_id\":\"0123456789abcdef0123456789abcdef\"}";
+        // Who wrote it stands in front, if it says so.
+        let rest = text.strip_prefix(begin).expect("the form comes first");
+        let rest = match rest.strip_prefix("\"machine\":") {
+            Some(rest) => rest.split_once("},").expect("it ends").1,
+            None => rest,
+        };
+        format!("{begin}{machine},{rest}").into_bytes()
+    }),
     ("of an older form", |was, _| {
         let text = String::from_utf8(was.to_vec()).expect("JSON");
         text.replacen("\"version\":1", "\"version\":0", 1)

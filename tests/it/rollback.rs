@@ -433,6 +433,32 @@ fn the_running_root_is_exchanged_for_the_next_boot_and_kept() {
         "{refused}"
     );
     lab.exec(VEGA, &["rm", "/var/machine/x"]).ok();
+    // Kernels that are no part of the root stay: one whose modules would go could not be booted.
+    lab.exec(
+        VEGA,
+        &[
+            "sh",
+            "-c",
+            "mkdir -p /boot /lib/modules/6.9.1-new/kernel && mount -t tmpfs tmpfs /boot && touch /boot/vmlinuz-6.9.1-new",
+        ],
+    )
+    .ok();
+    for in_place in [&[][..], &["--in-place"]] {
+        let refused = lab.pc_switcher(&[&["rollback", "--yes"], in_place].concat());
+        let refused = refused.expect(2).text();
+        for words in ["might not boot", "/boot", "6.9.1-new", "--subvolume"] {
+            assert!(refused.contains(words), "{refused}");
+        }
+    }
+    lab.exec(VEGA, &["rm", "-r", "/lib/modules/6.9.1-new"]).ok();
+    // One that does not find its modules now either is no reason; that it stays is said.
+    let dry = lab.pc_switcher(&["rollback", "--dry-run"]).ok();
+    assert!(
+        dry.text().contains("/boot on vega is no part of the root"),
+        "{}",
+        dry.text()
+    );
+    lab.exec(VEGA, &["umount", "/boot"]).ok();
 
     let dry = lab.pc_switcher(&["rollback", "--dry-run"]).ok();
     assert!(dry.stdout.contains("- /etc/later"), "{}", dry.text());

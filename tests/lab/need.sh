@@ -1,5 +1,5 @@
 #!/bin/bash
-# need.sh [--check] build|lab|test|static|static-debian|package|ci|managers...: makes sure that the programs a task needs are there.
+# need.sh [--check] build|lab|test|fuzz|static|static-debian|package|ci|managers...: makes sure that the programs a task needs are there.
 # Installs only what is missing, says what and why; with --check it only says so and fails.
 set -euo pipefail
 
@@ -36,6 +36,10 @@ setfattr    attr         files with everything a file can have
 setcap      libcap2-bin  files with everything a file can have
 gpg         gnupg        keys of package repositories made for a test
 dpkg-deb    dpkg         packages made for a test
+LIST
+      ;;
+    fuzz) cat <<'LIST'
+c++         g++          compiling the fuzzer
 LIST
       ;;
     static) cat <<'LIST'

@@ -14,10 +14,11 @@ mod error;
 mod feed;
 mod fingerprint;
 mod judge;
-mod names;
+pub(crate) mod names;
 mod parts;
+mod reversed;
 pub(super) mod snapshot;
-mod stream;
+pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -58,6 +59,12 @@ impl What {
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// This set without the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Whether all of `other` is in it.

@@ -7,6 +7,7 @@ use super::{LocalPlan, LocalRequest, SERVICE};
 use crate::agent::client::{AgentClient, AgentError};
 use crate::agent::protocol::Reply;
 use crate::change::Change;
+use crate::snapshot::boot::Staying;
 
 /// What an agent says while it works on a request.
 pub type OnMessage<'a> = dyn FnMut(&Message<'_>) -> Result<(), AgentError> + 'a;
@@ -86,6 +87,24 @@ pub fn copy_root(
     };
     let changes = make.then_some("make a copy of the root subvolume");
     ask(agent, &request, changes, &mut |_| Ok(())).map(drop)
+}
+
+/// Asks what kernels there are beside the root, and whether they would find their modules in the snapshot `back`;
+/// what is mounted at `going_back` goes back as well.
+pub fn boot(
+    agent: &AgentClient,
+    back: &str,
+    going_back: Vec<String>,
+) -> Result<Staying, AgentError> {
+    let back = back.as_bytes().to_vec();
+    let request = LocalRequest::Boot { back, going_back };
+    let call = begin_with(agent, SERVICE, &request, request.doing(), None)?;
+    match call.wait(None)? {
+        Reply::Service(value) => {
+            serde_json::from_value(value).map_err(|e| agent.nonsense(e.to_string()))
+        }
+        _ => Err(agent.nonsense("no answer about kernels")),
+    }
 }
 
 /// Has the agent forget the copy of the root that has not taken its place.

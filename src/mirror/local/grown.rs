@@ -16,14 +16,15 @@ use super::{LocalPlan, Side};
 use crate::interrupt::AbortFlag;
 use crate::sys::{btrfs, mounts};
 
-/// Where the trees of `wanted` may differ, `newer` being the same place as theirs in a snapshot of the one
-/// that grew; and what neither side mirrors there, so that it is named.
+/// Where the trees of `wanted` may differ, by the names of the first and by those of the second; `newer` is the
+/// same place as theirs in a snapshot of the one that grew. And what neither side mirrors there, so that it is
+/// named. The first tree has it all: what was moved in the tree that grew is moved back, or done likewise.
 pub fn suspects(
     wanted: &LocalPlan,
     [from, to]: [&Tree; 2],
     newer: &Tree,
     abort: &AbortFlag,
-) -> Result<Vec<Suspect>, DiffError> {
+) -> Result<[Vec<Suspect>; 2], DiffError> {
     let (older, grown, top) = match wanted.older {
         Some(Side::From) => (from, to, &wanted.to),
         Some(Side::To) => (to, from, &wanted.from),
@@ -45,14 +46,20 @@ pub fn suspects(
         return Err(DiffError::Disagreement("the folder was elsewhere then"));
     }
     let changes = changes(older.root(), newer.root(), SUSPECTS_MAX, abort)?;
-    let mut suspects = found::suspects(&changes, &below, wanted.own_rules, false);
     let others = others(grown, (is.id, &below), Path::new(OsStr::from_bytes(top)))?;
-    suspects.extend(
-        others
-            .into_iter()
-            .map(|path| Suspect::new(path, Mark::default())),
-    );
-    Ok(suspects)
+    let others = others
+        .into_iter()
+        .map(|path| Suspect::new(path, Mark::default()));
+    let of = |changes| found::suspects(changes, &below, wanted.own_rules, false);
+    Ok(match wanted.older {
+        // What grew is the second tree; the names of both are told, because what was moved is at another
+        // path in each.
+        Some(Side::From) => {
+            let grown: Vec<Suspect> = others.collect();
+            [of(&changes.reversed()), grown]
+        }
+        _ => [of(&changes).into_iter().chain(others).collect(), Vec::new()],
+    })
 }
 
 /// The path of a tree's root in its subvolume.

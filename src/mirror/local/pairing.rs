@@ -115,14 +115,9 @@ fn by_kernel(
         DiffError::Interrupted(interrupted) => Err(Fault::from(interrupted)),
         error => Ok(Err(error.to_string())),
     };
-    let found = match grown::suspects(wanted, trees, &newer, &context.abort) {
+    let mut suspects = match grown::suspects(wanted, trees, &newer, &context.abort) {
         Ok(found) => found,
         Err(error) => return reason(error),
-    };
-    // It is the tree that grew whose paths they are.
-    let mut suspects = match wanted.older {
-        Some(Side::From) => [Vec::new(), found],
-        _ => [found, Vec::new()],
     };
     for _ in 0..PASSES {
         let mut scanned = once(context, wanted, trees, filter, Some(suspects.clone()))?;

@@ -49,9 +49,14 @@ struct Form {
 /// The marks of this machine.
 pub fn read(tools: &Tools<'_>) -> Result<Marks, Silence> {
     let path = format!("{STATE_DIR}/{NAME}");
-    let Some(bytes) = tools.read(&path, MAX_BYTES)? else {
-        return Ok(Marks::new());
-    };
+    match tools.read(&path, MAX_BYTES)? {
+        Some(bytes) => parse(&path, &bytes),
+        None => Ok(Marks::new()),
+    }
+}
+
+/// What the bytes of the file `path` say.
+pub(crate) fn parse(path: &str, bytes: &[u8]) -> Result<Marks, Silence> {
     let damaged = |detail: &dyn std::fmt::Display| {
         Silence(format!(
             "{path} is damaged ({}); what it protects would be lost: look at it, and restore or \
@@ -60,7 +65,7 @@ pub fn read(tools: &Tools<'_>) -> Result<Marks, Silence> {
         ))
     };
     // The form first: a newer file may differ in everything else.
-    let form: Form = serde_json::from_slice(&bytes).map_err(|e| damaged(&e))?;
+    let form: Form = serde_json::from_slice(bytes).map_err(|e| damaged(&e))?;
     if form.version > FORM {
         return Err(Silence(format!(
             "{path} was written by a newer pc-switcher: upgrade this one"
@@ -69,7 +74,7 @@ pub fn read(tools: &Tools<'_>) -> Result<Marks, Silence> {
     if form.version != FORM {
         return Err(damaged(&format!("there is no form {}", form.version)));
     }
-    let file: MarksFile = serde_json::from_slice(&bytes).map_err(|e| damaged(&e))?;
+    let file: MarksFile = serde_json::from_slice(bytes).map_err(|e| damaged(&e))?;
     Ok(file.marks)
 }
 
@@ -156,6 +161,10 @@ mod tests {
             ("[]", "damaged"),
             ("{\"version\":0,\"marks\":{}}", "damaged"),
             ("{\"version\":1,\"marks\":{},\"more\":1}", "damaged"),
+            // Swapped for a neighbour, and zeros as after a power cut.
+            ("{\"version\":1,\"history\":[]}", "damaged"),
+            ("\0\0\0\0\0\0\0\0", "damaged"),
+            (&good[..good.len() - 3], "damaged"),
             ("{\"version\":1,\"marks\":{\"apt\":[\"a\"]}}", "damaged"),
             (&newer, "newer"),
         ] {

@@ -5,9 +5,9 @@
 //! carry it out. A manager that does not answer fails by itself, by name, and nothing is planned from it.
 
 pub mod answer;
-mod apt;
+pub(crate) mod apt;
 mod bytes;
-mod effects;
+pub(crate) mod effects;
 mod files;
 mod flatpak;
 mod hand;
@@ -23,7 +23,7 @@ mod review;
 mod rules;
 pub mod service;
 mod sharing;
-mod snap;
+pub(crate) mod snap;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tools;

@@ -279,7 +279,45 @@ fn find_trees(work: &Work<'_>, met: &Met) -> Result<Vec<Tree>, RunError> {
         }
         trees.push(tree);
     }
+    if let Some(root) = trees.iter().find(|tree| tree.place() == "/") {
+        keeps_its_kernel(work, root, &trees, met)?;
+    }
     Ok(trees)
+}
+
+/// Whether the kernels that stay as they are, because they are no part of the root, would find their modules in
+/// a root that goes back.
+fn keeps_its_kernel(
+    work: &Work<'_>,
+    root: &Tree,
+    trees: &[Tree],
+    met: &Met,
+) -> Result<(), RunError> {
+    let going_back = trees.iter().map(|tree| tree.place().to_owned()).collect();
+    let staying = client::boot(&met.agent, &root.snapshot.path, going_back);
+    let staying = staying.map_err(RunError::agent("looking at the kernels"))?;
+    if staying.places.is_empty() {
+        return Ok(());
+    }
+    let (name, places) = (met.name(), escape_str(&staying.places.join(" and ")));
+    if staying.orphaned.is_empty() {
+        let line = format!(
+            "{places} on {name} is no part of the root and stays as it is; its kernels have their modules in the \
+             root that comes back"
+        );
+        work.log(LogLevel::Info, line);
+        return Ok(());
+    }
+    let kernels = escape_str(&staying.orphaned.join(", "));
+    Err(RunError::Usage {
+        message: format!(
+            "{name} might not boot: {places} is no part of the root and would stay as it is, and the modules of its \
+             kernel {kernels} are not in the root that would come back"
+        ),
+        hint: "remove that kernel and boot the one from before, or leave the root as it is: --subvolume names \
+               the others"
+            .to_owned(),
+    })
 }
 
 /// Whether another root would surely boot; if not, that is said in words.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::awkward::Random;
@@ -25,6 +25,26 @@ const LARGE: u64 = 24 << 20;
 pub const STAGING: &str = ".pc-switcher-staging";
 /// Everything is in place when nobody has stopped the run for so long.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How a run that was stopped is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// The next sync makes both homes equal.
+    NextSync,
+    /// A rollback gives what was there before, byte for byte; and the next sync converges.
+    Rollback,
+}
+
+impl Judgement {
+    /// One after the other.
+    pub fn of(number: u64) -> Self {
+        if number.is_multiple_of(2) {
+            Self::Rollback
+        } else {
+            Self::NextSync
+        }
+    }
+}
 
 /// What the next run needs besides `--allow-incomplete`.
 const FLAGS: [&str; 2] = ["--allow-mass-delete", "--allow-out-of-order"];
@@ -66,6 +86,8 @@ pub struct Bulk<'a> {
     noise: Vec<u8>,
     round: u64,
     before: Tree,
+    /// The target's home before the run that is stopped, as a snapshot.
+    snapshot: PathBuf,
 }
 
 impl<'a> Bulk<'a> {
@@ -82,6 +104,7 @@ impl<'a> Bulk<'a> {
             noise,
             round: 0,
             before: Tree::default(),
+            snapshot: PathBuf::new(),
         };
         for host in [ATLAS, VEGA] {
             fs::create_dir(lab.dev(host).join("bulk")).expect("writable");
@@ -101,6 +124,9 @@ impl<'a> Bulk<'a> {
         // What a power cut goes back to.
         let target = File::open(self.lab.home(VEGA)).expect("readable");
         rustix::fs::syncfs(target).expect("the disk takes it");
+        // Where its name is free: a power cut may have come between.
+        let name = format!("before-{}", self.round);
+        self.snapshot = oracle::snapshot(self.lab, VEGA, "@home", &name);
     }
 
     /// Every `every`-th file of this round, the large one, and files that the next round will not have.
@@ -202,6 +228,22 @@ impl<'a> Bulk<'a> {
         assert!(told || !before_end, "{}", next.text());
         self.assert_converged();
         self.before = wanted;
+    }
+
+    /// Judges a run that was stopped in either way.
+    #[track_caller]
+    pub fn judge_by(&mut self, judgement: Judgement) {
+        if judgement == Judgement::NextSync {
+            return self.judge();
+        }
+        let (now, wanted) = (home(self.lab, VEGA), home(self.lab, ATLAS));
+        self.assert_old_or_new(now, &wanted);
+        self.lab.verb(&["netem", "off"]).ok();
+        self.lab.pc_switcher(&["rollback", "--yes"]).ok();
+        oracle::assert_trees_equal(&self.snapshot, &self.lab.home(VEGA), PRIVATE);
+        let next = self.lab.sync(&FLAGS);
+        assert!(DONE.contains(&next.status), "{}", next.text());
+        self.judge_ended();
     }
 
     /// The same for a run that ended before it could be stopped.

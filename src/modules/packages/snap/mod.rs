@@ -7,7 +7,7 @@
 
 mod apply;
 mod plan;
-mod state;
+pub mod state;
 
 use std::collections::BTreeSet;
 
