@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::packages::{BOTH, CONFIG, distribution_packages, install, state, sync, world};
 use crate::support::lab::{ATLAS, Lab, VEGA};
@@ -63,6 +63,9 @@ fn what_nobody_offers_is_told_brought_by_its_recipe_and_removed_by_nobody_but_a_
     let flags = ["--allow-out-of-order", "--apply-package-installs"];
     let text = lab.sync(&flags).expect(1).text();
     assert!(!text.contains("zoom") && text.contains("no luck"), "{text}");
+    // The recipe brought another program than atlas has, and an older one would be no reason to run it.
+    let told = format!("{TOOL}, which belongs to no package: changed ");
+    assert!(text.contains(&told), "{text}");
 }
 
 #[test]
@@ -275,13 +278,29 @@ fn two_thousand_packages_are_planned_in_time() {
         assert!(text.contains("simple"), "{text}");
         phase_time(&text, "validate") + phase_time(&text, "plan")
     };
-    // Others work on this machine, too: the best of three is what it takes.
-    let times: Vec<Duration> = (0..3).map(|_| planning()).collect();
-    println!("planning over 2300 packages on each of two machines: {times:.2?}");
-    assert!(
-        times.iter().min() < Some(&Duration::from_secs(3)),
-        "{times:?}"
+    // What the managers of one machine need themselves for the same answers, at the same time.
+    let own = || {
+        let begun = Instant::now();
+        let each: Vec<&str> = names.iter().map(String::as_str).collect();
+        let policy = [&["apt-cache", "policy"][..], &each[..]].concat();
+        for argv in [
+            &policy[..],
+            &["dpkg-query", "--show"],
+            &["apt-mark", "showmanual"],
+        ] {
+            lab.exec(VEGA, argv).ok();
+        }
+        begun.elapsed()
+    };
+    // Others work on this machine, too: the best of three is what it takes, and where everything takes
+    // long it is the managers' own time that counts.
+    let times: Vec<(Duration, Duration)> = (0..3).map(|_| (planning(), own())).collect();
+    println!(
+        "planning over 2300 packages on each of two machines, and the managers alone: {times:.2?}"
     );
+    let is_in_time =
+        |(planning, own): &(Duration, Duration)| *planning < Duration::from_secs(3).max(*own * 4);
+    assert!(times.iter().any(is_in_time), "{times:?}");
 }
 
 /// How long a phase took, by the events of a run.

@@ -1,5 +1,5 @@
 #!/bin/bash
-# need.sh [--check] build|lab|test|fuzz|static|static-debian|package|ci...: makes sure that the programs a task needs are there.
+# need.sh [--check] build|lab|test|fuzz|static|static-debian|package|ci|managers...: makes sure that the programs a task needs are there.
 # Installs only what is missing, says what and why; with --check it only says so and fails.
 set -euo pipefail
 
@@ -64,6 +64,14 @@ man         man-db         the manual, which is only looked at elsewhere by thos
 mandoc      mandoc         a second opinion on the manual
 zsh         zsh            its completions
 fish        fish           its completions
+LIST
+      ;;
+    managers) cat <<'LIST'
+rpmbuild    rpm             packages for dnf and zypper made for a test
+createrepo_c createrepo-c   repositories for dnf and zypper made for a test
+dnf         dnf             the manager itself, in a root of its own
+zypper      zypper          the manager itself, in a root of its own
+pacman      pacman-package-manager the manager itself, in a root of its own
 LIST
       ;;
     *) echo "need.sh: no such task: $1" >&2; exit 2 ;;

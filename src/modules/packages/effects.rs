@@ -30,6 +30,40 @@ impl Transaction {
     }
 }
 
+/// Why a transaction was not foreseen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unforeseen {
+    /// The manager would not do it, for this reason: that is an answer.
+    Refused(Silence),
+    /// It did not answer.
+    Silent(Silence),
+}
+
+#[cfg(test)]
+impl Unforeseen {
+    /// The reason of a refusal, which it must be.
+    pub fn refused(self) -> String {
+        match self {
+            Self::Refused(why) => why.0,
+            Self::Silent(why) => panic!("no refusal: {why}"),
+        }
+    }
+}
+
+impl From<Silence> for Unforeseen {
+    fn from(why: Silence) -> Self {
+        Self::Silent(why)
+    }
+}
+
+impl From<Unforeseen> for Silence {
+    fn from(why: Unforeseen) -> Self {
+        match why {
+            Unforeseen::Refused(why) | Unforeseen::Silent(why) => why,
+        }
+    }
+}
+
 /// What one change takes with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effects {
@@ -52,8 +86,12 @@ impl Effects {
     }
 }
 
-/// Notes what comes of changing `name` alone, as it was foreseen.
-pub fn note(all: &mut AllEffects, name: &str, alone: Result<Transaction, Silence>) {
+/// Notes what comes of changing `name` alone, as it was foreseen; that there was no answer is no effect.
+pub fn note(
+    all: &mut AllEffects,
+    name: &str,
+    alone: Result<Transaction, Unforeseen>,
+) -> Result<(), Silence> {
     let others = |names: BTreeSet<String>| names.into_iter().filter(|n| n != name).collect();
     let effects = match alone {
         Ok(alone) => Effects {
@@ -61,14 +99,16 @@ pub fn note(all: &mut AllEffects, name: &str, alone: Result<Transaction, Silence
             upgrades: others(alone.upgrades),
             refused: None,
         },
-        Err(why) => Effects {
+        Err(Unforeseen::Refused(why)) => Effects {
             refused: Some(why.0),
             ..Effects::default()
         },
+        Err(Unforeseen::Silent(why)) => return Err(why),
     };
     if !effects.is_empty() {
         all.insert(name.to_owned(), effects);
     }
+    Ok(())
 }
 
 /// Takes what one change takes with it into its item: what `is_wanted` on the target makes it costly.

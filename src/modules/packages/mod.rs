@@ -25,7 +25,7 @@ pub mod service;
 mod sharing;
 pub(crate) mod snap;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};

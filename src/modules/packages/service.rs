@@ -19,7 +19,6 @@ use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_str;
 use crate::event::LogLevel;
-use crate::interrupt::AbortFlag;
 
 /// Name of the service.
 pub const SERVICE: &str = "packages";
@@ -96,51 +95,48 @@ impl Service for PackagesService {
             message: format!("unknown packages request: {e}"),
             hint: None,
         })?;
-        let reply = match request {
-            PackagesRequest::Read => to_value(&read(&context.abort)),
-            PackagesRequest::Weigh { manager, question } => {
-                let tools = Tools::of_machine(&context.abort, super::tools::ASK);
-                to_value(&answer(&manager, |m| m.weigh(&tools, question)))
-            }
-            PackagesRequest::Apply {
-                manager,
-                work,
-                patience,
-                supplied,
-            } => {
-                let mut tools = Tools::of_machine(&context.abort, Duration::from_secs(patience));
-                tools.supplied = supplied;
-                let mut say = |line: &str| {
-                    let text = format!("{manager}: {line}");
-                    (context.events).log(LogLevel::Info, super::NAME, None, text, Map::new());
-                };
-                to_value(&answer(&manager, |m| -> Result<Vec<Outcome>, Silence> {
-                    m.apply(&tools, work, &mut say)
-                }))
-            }
-            PackagesRequest::Lacks { manager, work } => {
-                let tools = Tools::of_machine(&context.abort, super::tools::ASK);
-                to_value(&answer(&manager, |m| m.lacks(&tools, work)))
-            }
-            PackagesRequest::Has(files) => {
-                let tools = Tools::of_machine(&context.abort, super::tools::ASK);
-                to_value(&Answer::Is(cache::has(&tools, &files)))
-            }
-            PackagesRequest::Give { file, offset } => {
-                let tools = Tools::of_machine(&context.abort, super::tools::ASK);
-                to_value(&Answer::from(cache::give(&tools, &file, offset)))
-            }
-            PackagesRequest::Take(piece) => {
-                let tools = Tools::of_machine(&context.abort, super::tools::ASK);
-                to_value(&Answer::from(cache::take(&tools, &piece)))
-            }
-            PackagesRequest::Mark(marks) => {
-                let tools = Tools::of_machine(&context.abort, super::tools::ASK);
-                to_value(&Answer::from(marks::add(&tools, &marks)))
-            }
+        let tools = Tools::of_machine(&context.abort, super::tools::ASK);
+        let mut log = |text: String| {
+            (context.events).log(LogLevel::Info, super::NAME, None, text, Map::new());
         };
+        let reply = serve(&tools, request, &mut log);
         context.abort.check()?;
         Ok(reply)
+    }
+}
+
+/// What a machine's managers answer; `log` is told what they are doing.
+pub(crate) fn serve(
+    tools: &Tools<'_>,
+    request: PackagesRequest,
+    log: &mut dyn FnMut(String),
+) -> Value {
+    match request {
+        PackagesRequest::Read => to_value(&read(tools)),
+        PackagesRequest::Weigh { manager, question } => {
+            to_value(&answer(&manager, |m| m.weigh(tools, question)))
+        }
+        PackagesRequest::Apply {
+            manager,
+            work,
+            patience,
+            supplied,
+        } => {
+            let tools = tools.at_work(Duration::from_secs(patience), supplied);
+            let mut say = |line: &str| log(format!("{manager}: {line}"));
+            to_value(&answer(&manager, |m| -> Result<Vec<Outcome>, Silence> {
+                m.apply(&tools, work, &mut say)
+            }))
+        }
+        PackagesRequest::Lacks { manager, work } => {
+            to_value(&answer(&manager, |m| m.lacks(tools, work)))
+        }
+        PackagesRequest::Has(files) => to_value(&Answer::Is(cache::has(tools, &files))),
+        PackagesRequest::Give { file, offset } => {
+            to_value(&Answer::from(cache::give(tools, &file, offset)))
+        }
+        PackagesRequest::Take(piece) => to_value(&Answer::from(cache::take(tools, &piece))),
+        PackagesRequest::Mark(marks) => to_value(&Answer::from(marks::add(tools, &marks))),
     }
 }
 
@@ -156,11 +152,10 @@ fn answer<T>(name: &str, ask: impl FnOnce(&dyn Manager) -> Result<T, Silence>) -
 }
 
 /// Asks every manager, each on a thread of its own: they wait for different programs.
-fn read(abort: &AbortFlag) -> Reading {
-    let tools = || Tools::of_machine(abort, super::tools::ASK);
+fn read(tools: &Tools<'_>) -> Reading {
     let managers = std::thread::scope(|scope| {
         let asked: Vec<_> = (managers().iter())
-            .map(|manager| (manager.name(), scope.spawn(move || manager.read(&tools()))))
+            .map(|manager| (manager.name(), scope.spawn(|| manager.read(tools))))
             .collect();
         (asked.into_iter())
             .map(|(name, thread)| {
@@ -172,8 +167,8 @@ fn read(abort: &AbortFlag) -> Reading {
             .collect()
     });
     Reading {
-        release: read_release(&tools()),
+        release: read_release(tools),
         managers,
-        marks: marks::read(&tools()).into(),
+        marks: marks::read(tools).into(),
     }
 }

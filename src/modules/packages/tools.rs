@@ -41,6 +41,9 @@ pub struct Tools<'a> {
     root: PathBuf,
     /// Where programs are looked for.
     path: OsString,
+    /// How the command begins that never ends: it is not waited for as long as others.
+    #[cfg(test)]
+    pub(super) hanging: Option<String>,
 }
 
 impl<'a> Tools<'a> {
@@ -53,20 +56,23 @@ impl<'a> Tools<'a> {
             supplied: false,
             root: PathBuf::from("/"),
             path: OsString::from(ROOT_PATH),
+            #[cfg(test)]
+            hanging: None,
         }
     }
 
     /// A machine of a test: its files below `root`, its programs in `root`'s `bin`.
     #[cfg(test)]
     pub(super) fn below(root: &Path, abort: &'a AbortFlag) -> Self {
-        let mut path = root.join("bin").into_os_string();
-        path.push(":/usr/bin:/bin");
+        // Nothing of the machine the tests run on: a program that is missing is missing.
+        let path = root.join("bin").into_os_string();
         Self {
             abort,
             patience: Duration::from_secs(20),
             supplied: false,
             root: root.to_owned(),
             path,
+            hanging: None,
         }
     }
 
@@ -79,6 +85,22 @@ impl<'a> Tools<'a> {
             supplied: self.supplied,
             root: self.root.clone(),
             path: self.path.clone(),
+            #[cfg(test)]
+            hanging: self.hanging.clone(),
+        }
+    }
+
+    /// The same machine while something is changed.
+    #[must_use]
+    pub fn at_work(&self, patience: Duration, supplied: bool) -> Self {
+        Self {
+            abort: self.abort,
+            patience,
+            supplied,
+            root: self.root.clone(),
+            path: self.path.clone(),
+            #[cfg(test)]
+            hanging: self.hanging.clone(),
         }
     }
 
@@ -123,6 +145,11 @@ impl<'a> Tools<'a> {
             .env("PAGER", "cat")
             .env("SYSTEMD_PAGER", "cat")
             .current_dir("/");
+        #[cfg(test)]
+        let patience = match &self.hanging {
+            Some(start) if argv.join(" ").starts_with(start) => Duration::from_millis(300),
+            _ => patience,
+        };
         if cfg!(test) {
             prepared.env("TEST_ROOT", &self.root);
         }

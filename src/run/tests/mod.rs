@@ -5,6 +5,7 @@ mod disks;
 mod doctor;
 mod endings;
 mod gates;
+mod managers;
 mod phases;
 mod refusals;
 

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::etc;
 use super::plan::{Install, Work};
 use super::simulate::{argument, offers, simulate};
-use super::state::{PINS, PINS_FILE, State, lock_holder, own_name, read_labels_and_sources};
+use super::state::{
+    PINS, PINS_FILE, State, lock_holder, manual, own_name, read_labels_and_sources,
+};
 use super::timers;
 use crate::escape::escape_str;
 use crate::interrupt::AbortFlag;
@@ -43,6 +45,7 @@ pub fn apply(
         say,
         outcomes: Vec::new(),
         architecture: String::new(),
+        keep: work.keep.clone(),
     }
     .all();
     // Also when we were told to stop.
@@ -59,12 +62,16 @@ struct Apply<'a, 'b> {
     say: &'a mut dyn FnMut(&str),
     outcomes: Vec<Outcome>,
     architecture: String,
+    /// What may never go unasked: as planned, and what somebody has asked for here since.
+    keep: BTreeSet<String>,
 }
 
 impl Apply<'_, '_> {
     fn all(mut self) -> Result<Vec<Outcome>, Silence> {
         let architecture = self.tools.ask(&["dpkg", "--print-architecture"])?;
         architecture.trim().clone_into(&mut self.architecture);
+        let manual = manual(self.tools, &self.architecture)?;
+        self.keep.extend(manual);
         let installs = self.refresh()?;
         let installs = self.verified(installs)?;
         let installs = self.harmless(installs);
@@ -101,9 +108,9 @@ impl Apply<'_, '_> {
                 return Ok(installs);
             }
             if before.is_empty() {
-                for install in installs.drain(..) {
-                    self.fail(&install.name, why.0.clone());
-                }
+                // Once, with all that does not come for it.
+                let names: Vec<String> = installs.drain(..).map(|install| install.name).collect();
+                self.fail(&names.join(", "), why.0);
                 return Ok(installs);
             }
             let calm = AbortFlag::new();
@@ -237,7 +244,7 @@ impl Apply<'_, '_> {
             .chain(&self.work.may_remove)
             .collect();
         (transaction.removes.iter())
-            .filter(|name| self.work.keep.contains(*name) && !agreed.contains(name))
+            .filter(|name| self.keep.contains(*name) && !agreed.contains(name))
             .cloned()
             .collect()
     }
@@ -260,7 +267,7 @@ impl Apply<'_, '_> {
         for install in installs {
             let argument = [argument(&install.name, install.version.as_deref())];
             match simulate(self.tools, &argument, false, &self.architecture) {
-                Err(why) => self.fail(&install.name, why.0),
+                Err(why) => self.fail(&install.name, Silence::from(why).0),
                 Ok(alone) => match self.taken(&alone)[..] {
                     [] => good.push(install),
                     ref taken => {

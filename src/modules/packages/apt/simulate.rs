@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::policy::{self, Policy};
 use super::state::own_name;
 use crate::modules::packages::answer::Silence;
-use crate::modules::packages::effects::{self, AllEffects, Transaction};
+use crate::modules::packages::effects::{self, AllEffects, Transaction, Unforeseen};
 use crate::modules::packages::tools::{ASK, Tools, failed};
 
 /// Names in one question.
@@ -99,13 +99,16 @@ pub fn argument(name: &str, version: Option<&str>) -> String {
     }
 }
 
-/// Simulates one transaction; an error is apt's own reason why it cannot be.
+/// How apt ends when it would not, and also when it cannot work at all.
+const REFUSED: i32 = 100;
+
+/// Simulates one transaction.
 pub fn simulate(
     tools: &Tools<'_>,
     arguments: &[String],
     recommends: bool,
     architecture: &str,
-) -> Result<Transaction, Silence> {
+) -> Result<Transaction, Unforeseen> {
     let mut argv = vec!["apt-get", "--simulate", "--assume-yes", "--quiet=2"];
     argv.extend(["-o", "Debug::NoLocking=true"]);
     argv.push(if recommends {
@@ -117,10 +120,11 @@ pub fn simulate(
     argv.push("--");
     argv.extend(arguments.iter().map(String::as_str));
     let done = tools.run(&argv, ASK)?;
-    if done.code() != 0 {
-        return Err(failed(&argv, &done));
+    match done.code() {
+        0 => Ok(parse(&String::from_utf8_lossy(&done.stdout), architecture)),
+        REFUSED => Err(Unforeseen::Refused(failed(&argv, &done))),
+        _ => Err(Unforeseen::Silent(failed(&argv, &done))),
     }
-    Ok(parse(&String::from_utf8_lossy(&done.stdout), architecture))
 }
 
 /// What apt offers under these names.
@@ -176,32 +180,57 @@ pub fn forecast(tools: &Tools<'_>, question: &Question) -> Result<Forecast, Sile
                 && t.installs.is_empty()
                 && t.upgrades.is_empty()
         };
-        match simulate(tools, &arguments(&removals), false, architecture) {
-            Ok(together) if expected(&together) => {}
-            _ => attribute(tools, &mut forecast, &removals, architecture),
+        let together = simulate(tools, &arguments(&removals), false, architecture);
+        let is_about = |t: &Transaction| removals.iter().any(|(name, _)| t.removes.contains(*name));
+        match answered(tools, together, is_about, architecture)? {
+            Some(together) if expected(&together) => {}
+            _ => attribute(tools, &mut forecast, &removals, architecture)?,
         }
     }
     if known.is_empty() {
         return Ok(forecast);
     }
+    let is_about = |t: &Transaction| {
+        (known.iter()).any(|(name, _)| t.installs.contains(*name) || t.upgrades.contains(*name))
+    };
     let together = simulate(tools, &arguments(&known), false, architecture);
-    match together {
-        Ok(plain) => {
-            if !plain.removes.is_empty() || !plain.upgrades.is_empty() {
-                attribute(tools, &mut forecast, &known, architecture);
-            }
-            let generous = simulate(tools, &arguments(&known), true, architecture);
-            if let Ok(generous) = generous {
-                forecast.recommended = generous
-                    .installs
-                    .difference(&plain.installs)
-                    .cloned()
-                    .collect();
-            }
-        }
-        Err(_) => attribute(tools, &mut forecast, &known, architecture),
+    let Some(plain) = answered(tools, together, is_about, architecture)? else {
+        attribute(tools, &mut forecast, &known, architecture)?;
+        return Ok(forecast);
+    };
+    if !plain.removes.is_empty() || !plain.upgrades.is_empty() {
+        attribute(tools, &mut forecast, &known, architecture)?;
+    }
+    let generous = simulate(tools, &arguments(&known), true, architecture);
+    if let Some(generous) = answered(tools, generous, is_about, architecture)? {
+        forecast.recommended = generous
+            .installs
+            .difference(&plain.installs)
+            .cloned()
+            .collect();
     }
     Ok(forecast)
+}
+
+/// The answer, nothing if it was a refusal. One that is not about what was asked is none, and a refusal
+/// only counts from an apt that can do nothing at all without complaint.
+fn answered(
+    tools: &Tools<'_>,
+    foreseen: Result<Transaction, Unforeseen>,
+    is_about: impl Fn(&Transaction) -> bool,
+    architecture: &str,
+) -> Result<Option<Transaction>, Silence> {
+    match foreseen {
+        Ok(transaction) if is_about(&transaction) => Ok(Some(transaction)),
+        Ok(_) => Err(Silence(
+            "`apt-get --simulate` printed nonsense: nothing of what it was asked".to_owned(),
+        )),
+        Err(Unforeseen::Silent(why)) => Err(why),
+        Err(Unforeseen::Refused(_)) => {
+            simulate(tools, &[], false, architecture)?;
+            Ok(None)
+        }
+    }
 }
 
 /// Which of the installs is it that takes something with it, or cannot be done?
@@ -210,11 +239,12 @@ fn attribute(
     forecast: &mut Forecast,
     items: &[(&str, String)],
     architecture: &str,
-) {
+) -> Result<(), Silence> {
     for (name, argument) in items {
         let alone = simulate(tools, std::slice::from_ref(argument), false, architecture);
-        effects::note(&mut forecast.effects, name, alone);
+        effects::note(&mut forecast.effects, name, alone)?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -201,18 +201,15 @@ fn read_all(tools: &Tools<'_>) -> Result<State, Silence> {
         ..State::default()
     };
     read_dpkg(tools, &mut state)?;
-    let manual = tools.ask(&["apt-mark", "showmanual"])?;
-    for name in manual.lines() {
-        let name = own_name(name.trim(), &state.architecture);
-        if let Some(package) = state.packages.get_mut(name) {
+    for name in manual(tools, &state.architecture)? {
+        if let Some(package) = state.packages.get_mut(&name) {
             package.manual = true;
         }
     }
     // Not from dpkg: without being asked by name it is silent about what it has never had.
-    for name in tools.ask(&["apt-mark", "showhold"])?.lines() {
-        let name = own_name(name.trim(), &state.architecture);
-        if !state.packages.contains_key(name) {
-            state.absent_holds.push(name.to_owned());
+    for name in marked(tools, "showhold", &state.architecture)? {
+        if !state.packages.contains_key(&name) {
+            state.absent_holds.push(name);
         }
     }
     read_policies(tools, &mut state)?;
@@ -237,6 +234,28 @@ fn subscribed(tools: &Tools<'_>) -> Option<bool> {
     let text = tools.ask(&["pro", "status", "--format", "json"]).ok()?;
     let status: serde_json::Value = serde_json::from_str(&text).ok()?;
     status["attached"].as_bool()
+}
+
+/// Names of what somebody asked for.
+pub fn manual(tools: &Tools<'_>, architecture: &str) -> Result<Vec<String>, Silence> {
+    marked(tools, "showmanual", architecture)
+}
+
+/// What `apt-mark` lists, a name a line.
+fn marked(tools: &Tools<'_>, what: &str, architecture: &str) -> Result<Vec<String>, Silence> {
+    let text = tools.ask(&["apt-mark", what])?;
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "+-.:".contains(c);
+    let mut names = Vec::new();
+    for name in text.lines().map(str::trim) {
+        if !name.chars().all(is_part) {
+            let name = escape_str(name);
+            return Err(Silence(format!(
+                "`apt-mark {what}` printed nonsense: {name}"
+            )));
+        }
+        names.push(own_name(name, architecture).to_owned());
+    }
+    Ok(names)
 }
 
 /// The name without the machine's own architecture.

@@ -249,7 +249,11 @@ impl Apply<'_> {
             tools.abort.check().map_err(|e| Silence(e.to_string()))?;
             (self.say)(&format!("removing {name}"));
             let words = ["--noninteractive", "--assumeyes", name];
-            let result = self.installation.act("uninstall", &words);
+            let result = (self.installation.act("uninstall", &words)).and_then(|()| {
+                let is_there = self.installation.refs()?.contains_key(name);
+                let why = "flatpak said that it was done, and it is still there";
+                (!is_there).then_some(()).ok_or(Silence(why.to_owned()))
+            });
             self.note(name, &result);
         }
         if self.work.drop.is_empty() {

@@ -7,6 +7,7 @@
 
 mod apply;
 mod plan;
+mod print;
 mod state;
 
 use std::collections::BTreeSet;

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::print::Print;
 use super::state::State;
 use crate::change::Action;
 use crate::modules::packages::apt::simulate::{Forecast, Question};
 use crate::modules::packages::apt::state as apt;
 use crate::modules::packages::apt::version::compare;
 use crate::modules::packages::effects;
-use crate::modules::packages::item::{self, Item, Proposal, Settled, Verb, View};
+use crate::modules::packages::item::{self, Item, Proposal, Settled, Stand, Verb, View};
 
 /// What the target's agent is to do, in this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,20 +56,23 @@ pub fn draft(view: &View<'_, State>) -> Proposal<Question> {
         draft_packages(view, source, target, &mut draft);
     }
     let (source, target) = (&view.source.paths, &view.target.paths);
-    for path in source.difference(target) {
-        if is_elsewhere(view, path) {
-            continue;
-        }
+    for (path, ours) in source.iter().filter(|(path, _)| !is_elsewhere(view, path)) {
         let text = format!("{path}, which belongs to no package");
-        let why = format!(
-            "copy it to {} by hand, mirror it (user_data.folders) or write down how to get it \
-             (packages.recipes)",
-            view.names.1
-        );
-        draft.items.push(comes(view, path, text, why));
+        match target.get(path) {
+            Some(theirs) if theirs.hash == ours.hash => {}
+            Some(theirs) => differs(view, path, (ours, theirs), &mut draft),
+            None => {
+                let why = format!(
+                    "copy it to {} by hand, mirror it (user_data.folders) or write down how to get \
+                     it (packages.recipes)",
+                    view.names.1
+                );
+                draft.items.push(comes(view, path, text, why));
+            }
+        }
     }
-    for path in target.difference(source) {
-        if is_elsewhere(view, path) {
+    for path in target.keys().filter(|path| !is_elsewhere(view, path)) {
+        if source.contains_key(path) {
             continue;
         }
         let text = format!("{path}, which belongs to no package");
@@ -78,6 +83,41 @@ pub fn draft(view: &View<'_, State>) -> Proposal<Question> {
         draft.items.push(item);
     }
     draft
+}
+
+/// Both machines have it, and not the same of it. Which is the newer one, nobody can say for sure; a recipe
+/// that is there may bring the target's up to date, if a person says so.
+fn differs(
+    view: &View<'_, State>,
+    path: &str,
+    (ours, theirs): (&Print, &Print),
+    draft: &mut Proposal<Question>,
+) {
+    let day = |print: &Print| {
+        Timestamp::from_second(print.changed).map_or_else(
+            |_| "at an unknown time".to_owned(),
+            |at| at.strftime("%F").to_string(),
+        )
+    };
+    let text = format!(
+        "{path}, which belongs to no package: changed {} on {}, {} on {}",
+        day(ours),
+        view.names.0,
+        day(theirs),
+        view.names.1
+    );
+    if ours.changed <= theirs.changed || !view.rules.recipes.contains_key(path) {
+        draft.notes.push(text);
+        return;
+    }
+    // No flag says yes: nobody knows whether the recipe brings what the source has, and it would be
+    // followed in every run.
+    draft.items.push(Item {
+        costly: true,
+        stand: Stand::Asked(false),
+        consequences: vec!["follows its recipe again, where it is already".to_owned()],
+        ..Item::asked(path, Verb::Replace, text)
+    });
 }
 
 /// Whether another rule speaks of it.

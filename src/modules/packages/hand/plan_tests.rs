@@ -3,7 +3,7 @@
 use super::*;
 use crate::modules::packages::answer::Answer;
 use crate::modules::packages::effects::Effects;
-use crate::modules::packages::item::{Answers, Stand};
+use crate::modules::packages::item::Answers;
 use crate::modules::packages::patterns::Patterns;
 use crate::modules::packages::rules::Rules;
 
@@ -11,8 +11,13 @@ use crate::modules::packages::rules::Rules;
 struct Made(State, apt::State);
 
 impl Made {
-    fn path(mut self, path: &str) -> Self {
-        self.0.paths.insert(path.to_owned());
+    fn path(self, path: &str) -> Self {
+        self.program(path, "x", 0)
+    }
+
+    fn program(mut self, path: &str, hash: &str, changed: i64) -> Self {
+        let hash = hash.to_owned();
+        (self.0.paths).insert(path.to_owned(), Print { hash, changed });
         self
     }
 
@@ -132,6 +137,43 @@ fn an_older_one_is_brought_up_to_date_by_its_recipe_and_a_newer_one_is_told() {
     let (draft, settled, _) = outcome(&old, &new, &rules, &[]);
     assert!(draft.items.is_empty() && settled.work == Work::default());
     assert!(draft.notes[0].contains("6 on vega, 5 on atlas"));
+}
+
+#[test]
+fn another_content_is_told_and_a_newer_one_may_be_brought_by_its_recipe() {
+    let day = 86_400;
+    let (one, two) = (
+        Made::default().program("/opt/tool", "one", 20_000 * day),
+        Made::default().program("/opt/tool", "two", 20_001 * day),
+    );
+    let (draft, settled, _) = outcome(&two, &one, &Rules::default(), &[]);
+    assert!(draft.items.is_empty() && settled.changes.is_empty());
+    assert!(
+        draft.notes[0].contains("changed 2024-10-05 on atlas, 2024-10-04 on vega"),
+        "{:?}",
+        draft.notes
+    );
+    // With a recipe a person may say so, and nobody else; an older one never takes a newer one's place.
+    let rules = recipes(&[("/opt/tool", "get tool")]);
+    let (draft, _, work) = outcome(&two, &one, &rules, &[]);
+    let item = &draft.items[0];
+    assert!(item.costly && item.verb == Verb::Replace && item.stand == Stand::Asked(false));
+    assert_eq!(work.recipes["/opt/tool"].command, "get tool");
+    let (draft, _, _) = outcome(&one, &two, &rules, &[]);
+    assert!(draft.items.is_empty() && draft.notes.len() == 1);
+    for (rules, marked) in [
+        (Rules::default(), &["/opt/tool"][..]),
+        (
+            Rules {
+                left_alone: Patterns::new(["/opt/*"]),
+                ..Rules::default()
+            },
+            &[][..],
+        ),
+    ] {
+        let (draft, _, _) = outcome(&two, &one, &rules, marked);
+        assert_eq!(draft, Proposal::default());
+    }
 }
 
 #[test]

@@ -1,12 +1,10 @@
 //! Programs that no package owns, on one machine.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::escape::escape_str;
+use super::print::{self, Print};
 use crate::modules::packages::answer::{Answer, Silence};
 use crate::modules::packages::tools::{ASK, Tools, failed};
 
@@ -31,16 +29,14 @@ const OURS: [&str; 2] = ["/usr/local/bin/pc-switcher", "/usr/local/bin/vagrantp"
 
 /// Most entries that are looked at.
 const MOST: usize = 4000;
-/// Most of a tree that is looked at to see whether there is a file in it.
-const TREE: usize = 2000;
 /// Names in one question.
 const NAMES_A_CALL: usize = 1000;
 
 /// What planning needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// Paths of programs that no package owns.
-    pub paths: BTreeSet<String>,
+    /// Programs that no package owns, by path.
+    pub paths: BTreeMap<String, Print>,
 }
 
 /// Whether `path` is one that this manager may speak of: an entry of one of its places, by a plain name.
@@ -60,51 +56,28 @@ pub fn read(tools: &Tools<'_>) -> Answer<State> {
 }
 
 fn read_all(tools: &Tools<'_>) -> Result<State, Silence> {
-    let mut paths = BTreeSet::new();
+    let mut found = BTreeSet::new();
     for place in PLACES {
-        for name in tools.names(place)? {
-            let path = format!("{place}/{name}");
-            if is_ours(&path) && has_file(&tools.at(&path))? {
-                paths.insert(path);
-            }
-        }
+        let names = tools.names(place)?.into_iter();
+        let paths = names.map(|name| format!("{place}/{name}"));
+        found.extend(paths.filter(|path| is_ours(path)));
     }
-    if paths.len() > MOST {
+    if found.len() > MOST {
         return Err(Silence(format!(
             "more than {MOST} programs below /opt and /usr/local"
         )));
     }
-    for owned in owned(tools, &paths)? {
-        paths.remove(&owned);
+    for owned in owned(tools, &found)? {
+        found.remove(&owned);
+    }
+    let mut paths = BTreeMap::new();
+    for path in found {
+        (tools.abort.check()).map_err(|e| Silence(e.to_string()))?;
+        if let Some(print) = print::look(&tools.at(&path))? {
+            paths.insert(path, print);
+        }
     }
     Ok(State { paths })
-}
-
-/// Whether it is a file or a link, or a directory with one somewhere below. A large tree has one.
-fn has_file(path: &Path) -> Result<bool, Silence> {
-    let fail = |e: &std::io::Error| {
-        Silence(format!(
-            "cannot look at {}: {e}",
-            escape_str(&path.to_string_lossy())
-        ))
-    };
-    let mut seen = 0;
-    let mut stack = vec![path.to_owned()];
-    while let Some(next) = stack.pop() {
-        seen += 1;
-        let kind = match fs::symlink_metadata(&next) {
-            Ok(metadata) => metadata.file_type(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(fail(&e)),
-        };
-        if !kind.is_dir() || seen > TREE {
-            return Ok(true);
-        }
-        for entry in fs::read_dir(&next).map_err(|e| fail(&e))? {
-            stack.push(entry.map_err(|e| fail(&e))?.path());
-        }
-    }
-    Ok(false)
 }
 
 /// Those of the paths that a package owns.
@@ -169,6 +142,8 @@ fn owned_by_pacman(tools: &Tools<'_>, paths: &[&str]) -> Result<Vec<String>, Sil
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::interrupt::AbortFlag;
     use crate::modules::packages::testing::FakeMachine;
@@ -196,7 +171,7 @@ mod tests {
         let Answer::Is(state) = read(&machine.tools(&abort)) else {
             panic!("it answers");
         };
-        let found: Vec<&str> = state.paths.iter().map(String::as_str).collect();
+        let found: Vec<&str> = state.paths.keys().map(String::as_str).collect();
         assert_eq!(
             found,
             ["/opt/vendor", "/usr/local/bin/mine", "/usr/local/go"]

@@ -65,9 +65,9 @@ impl Apply<'_, '_> {
             return Ok(());
         }
         (self.say)("asking the repositories what is new");
-        // What cannot be had for want of it says so itself, below.
+        // What can be had without it still comes.
         if let Err(why) = self.dialect.refresh(self.tools) {
-            (self.say)(&escape_str(&why.0));
+            self.outcomes.push(Outcome::failed("repositories", why.0));
         }
         let count = wish.install.len() + wish.remove.len();
         (self.say)(&format!("changing {count} packages"));

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Dialect, Question, State, repos, rpm};
+use super::{Dialect, Question, State, refusal, repos, rpm};
 use crate::escape::escape_str;
 use crate::modules::packages::answer::Silence;
-use crate::modules::packages::effects::Transaction;
-use crate::modules::packages::tools::{ASK, Tools, failed};
+use crate::modules::packages::effects::{Transaction, Unforeseen};
+use crate::modules::packages::tools::{ASK, Tools};
 
 /// What nobody would find again under this name.
 const NO_REPOSITORY: [&str; 4] = ["anaconda", "@", "<unknown>", "koji-override"];
@@ -15,6 +15,13 @@ const USER_FORMAT: &str = "%{name}|%{arch}|%{from_repo}\n";
 const LOCKS: [&str; 2] = [
     "/etc/dnf/plugins/versionlock.list",
     "/etc/dnf/versionlock.toml",
+];
+/// What it says of what cannot be had, and of what cannot be together.
+const REFUSALS: [&str; 4] = [
+    "Unable to find a match",
+    "No match for argument",
+    "Problem",
+    "conflicting requests",
 ];
 /// Nothing goes but what is named and what needs it.
 const KEEP_UNUSED: &str = "--setopt=clean_requirements_on_remove=False";
@@ -69,7 +76,7 @@ impl Dialect for Dnf {
         rpm::names(tools)
     }
 
-    fn foresee(&self, tools: &Tools<'_>, wish: &Question) -> Result<Transaction, Silence> {
+    fn foresee(&self, tools: &Tools<'_>, wish: &Question) -> Result<Transaction, Unforeseen> {
         let mut all = Transaction::default();
         for (verb, names) in [("install", &wish.install), ("remove", &wish.remove)] {
             if names.is_empty() {
@@ -86,7 +93,7 @@ impl Dialect for Dnf {
                 _ => false,
             };
             if !is_answer {
-                return Err(failed(&argv, &done));
+                return Err(refusal(&argv, &done, &REFUSALS));
             }
             all = all.and(parse_transaction(&stdout));
         }
@@ -243,11 +250,11 @@ mod tests {
         );
         let why = foresee(sample!("unknown.out"), sample!("unknown.err"), 1)
             .unwrap_err()
-            .0;
+            .refused();
         assert!(why.contains("Unable to find a match"), "{why}");
         let why = foresee(sample!("conflict.out"), sample!("conflict.err"), 1)
             .unwrap_err()
-            .0;
+            .refused();
         assert!(why.contains("conflict"), "{why}");
         assert!(foresee("", "", 0).is_err());
         assert!(foresee("", "killed", 137).is_err());

@@ -2,12 +2,15 @@
 //! repositories by name.
 //!
 //! Their limits here: repositories, keys and version locks are told and not carried over; a package
-//! comes only if the target uses the repository it came from, and a locked one is left alone.
+//! comes only if the target uses the repository it came from, and a locked one is left alone. What they
+//! say and do is tested with the real ones in a root of their own (`real_tests.rs`), dnf in version 4.
 
 mod apply;
 mod dnf;
 mod pacman;
 mod plan;
+#[cfg(test)]
+mod real_tests;
 mod repos;
 mod rpm;
 mod zypper;
@@ -22,10 +25,11 @@ use serde::{Deserialize, Serialize};
 
 use self::plan::Work;
 use super::answer::{Answer, Silence};
-use super::effects::{self, AllEffects, Transaction};
+use super::effects::{self, AllEffects, Transaction, Unforeseen};
 use super::item::{Item, Outcome, Proposal, Settled, View};
 use super::manager::Native;
-use super::tools::Tools;
+use super::tools::{Tools, failed};
+use crate::sys::command::Finished;
 
 /// Everything planning needs to know of one machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,8 +88,8 @@ pub trait Dialect: Sync {
     /// Names of what is installed.
     fn installed(&self, tools: &Tools<'_>) -> Result<BTreeSet<String>, Silence>;
 
-    /// What a transaction would do; an error is the manager's reason why it cannot be.
-    fn foresee(&self, tools: &Tools<'_>, wish: &Question) -> Result<Transaction, Silence>;
+    /// What a transaction would do.
+    fn foresee(&self, tools: &Tools<'_>, wish: &Question) -> Result<Transaction, Unforeseen>;
 
     /// Asks the repositories what is new, where the manager does not do so by itself.
     fn refresh(&self, _tools: &Tools<'_>) -> Result<(), Silence> {
@@ -146,7 +150,7 @@ impl<D: Dialect> Native for Plain<D> {
     }
 
     fn weigh(&self, tools: &Tools<'_>, question: &Question) -> Result<AllEffects, Silence> {
-        Ok(weigh(&self.0, tools, question))
+        weigh(&self.0, tools, question)
     }
 
     fn consider(&self, view: &View<'_, State>, forecast: &AllEffects, items: &mut [Item]) {
@@ -178,19 +182,39 @@ impl<D: Dialect> Native for Plain<D> {
 }
 
 /// One look at all of it; only where more would happen than was asked for, one at each.
-fn weigh(dialect: &dyn Dialect, tools: &Tools<'_>, question: &Question) -> AllEffects {
+fn weigh(
+    dialect: &dyn Dialect,
+    tools: &Tools<'_>,
+    question: &Question,
+) -> Result<AllEffects, Silence> {
     let mut effects = AllEffects::new();
-    if let Ok(all) = dialect.foresee(tools, question) {
-        let wished = (all.removes.iter()).all(|name| question.remove.contains(name));
-        if wished && all.upgrades.is_empty() {
-            return effects;
+    match dialect.foresee(tools, question) {
+        Ok(all) => {
+            let wished = (all.removes.iter()).all(|name| question.remove.contains(name));
+            if wished && all.upgrades.is_empty() {
+                return Ok(effects);
+            }
         }
+        Err(Unforeseen::Silent(why)) => return Err(why),
+        Err(Unforeseen::Refused(_)) => {}
     }
     for name in question.install.iter().chain(&question.remove) {
         let alone = dialect.foresee(tools, &question.only(name));
-        effects::note(&mut effects, name, alone);
+        effects::note(&mut effects, name, alone)?;
     }
-    effects
+    Ok(effects)
+}
+
+/// A failed command as a refusal where it said one of these words, and as no answer where not.
+#[must_use]
+pub fn refusal(argv: &[&str], done: &Finished, words: &[&str]) -> Unforeseen {
+    let said = [&done.stdout[..], &done.stderr[..]].concat();
+    let said = String::from_utf8_lossy(&said);
+    if words.iter().any(|words| said.contains(words)) {
+        Unforeseen::Refused(failed(argv, done))
+    } else {
+        Unforeseen::Silent(failed(argv, done))
+    }
 }
 
 /// A name that can be a package's, and no option.

@@ -4,12 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Dialect, Package, Question, State};
+use super::{Dialect, Package, Question, State, is_name, refusal};
 use crate::escape::escape_str;
 use crate::modules::packages::answer::Silence;
-use crate::modules::packages::effects::Transaction;
+use crate::modules::packages::effects::{Transaction, Unforeseen};
 use crate::modules::packages::patterns::Patterns;
 use crate::modules::packages::tools::{ASK, Tools, failed};
+
+/// What it says of what cannot be had, and of what cannot be together.
+const REFUSALS: [&str; 3] = ["target not found", "could not satisfy", "conflicting"];
 
 /// The manager.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ impl Dialect for Pacman {
         let repositories: Vec<String> = lines(&tools.ask(&["pacman-conf", "--repo-list"])?)
             .map(str::to_owned)
             .collect();
-        let offered = parse_offered(&tools.ask(&["pacman", "--sync", "--list"])?)?;
+        let offered = parse_offered(&tools.ask(&["pacman", "--sync", "--list"])?, &repositories)?;
         let ignored = Patterns::new(lines(&tools.ask(&["pacman-conf", "IgnorePkg"])?));
         let explicit = query(tools, &["--query", "--quiet", "--explicit"])?;
         let explicit: BTreeSet<&str> = lines(&explicit).collect();
@@ -63,7 +66,7 @@ impl Dialect for Pacman {
     }
 
     /// A conflict it does not foresee: asked about one, it says no by itself, and then nothing is done.
-    fn foresee(&self, tools: &Tools<'_>, wish: &Question) -> Result<Transaction, Silence> {
+    fn foresee(&self, tools: &Tools<'_>, wish: &Question) -> Result<Transaction, Unforeseen> {
         let there = self.installed(tools)?;
         let mut transaction = Transaction::default();
         if !wish.install.is_empty() {
@@ -77,7 +80,15 @@ impl Dialect for Pacman {
                 "--",
             ];
             argv.extend(wish.install.iter().map(String::as_str));
-            for name in lines(&tools.ask(&argv)?) {
+            let done = tools.run(&argv, ASK)?;
+            if done.code() != 0 {
+                return Err(refusal(&argv, &done, &REFUSALS));
+            }
+            let text = String::from_utf8_lossy(&done.stdout).into_owned();
+            for name in lines(&text) {
+                if !is_name(name) {
+                    return Err(nonsense(name).into());
+                }
                 let set = if there.contains(name) {
                     &mut transaction.upgrades
                 } else {
@@ -102,8 +113,8 @@ impl Dialect for Pacman {
                 let text = String::from_utf8_lossy(&done.stdout).into_owned();
                 return Err(
                     match text.lines().find_map(|line| line.strip_prefix(":: ")) {
-                        Some(why) => Silence(escape_str(why)),
-                        None => failed(&argv, &done),
+                        Some(why) => Unforeseen::Refused(Silence(escape_str(why))),
+                        None => refusal(&argv, &done, &REFUSALS),
                     },
                 );
             }
@@ -158,14 +169,16 @@ fn nonsense(line: &str) -> Silence {
 fn parse_installed(text: &str) -> Result<Vec<(String, String)>, Silence> {
     lines(text)
         .map(|line| {
-            let (name, version) = line.split_once(' ').ok_or_else(|| nonsense(line))?;
+            let (name, version) = (line.split_once(' '))
+                .filter(|(_, version)| !version.contains(' '))
+                .ok_or_else(|| nonsense(line))?;
             Ok((name.to_owned(), version.to_owned()))
         })
         .collect()
 }
 
 /// Which repository offers a name: the first one, as pacman itself takes it.
-fn parse_offered(text: &str) -> Result<BTreeMap<String, String>, Silence> {
+fn parse_offered(text: &str, known: &[String]) -> Result<BTreeMap<String, String>, Silence> {
     let mut offered = BTreeMap::new();
     for line in lines(text) {
         let mut words = line.split(' ');
@@ -173,6 +186,9 @@ fn parse_offered(text: &str) -> Result<BTreeMap<String, String>, Silence> {
         else {
             return Err(nonsense(line));
         };
+        if !known.iter().any(|name| name == repository) {
+            return Err(nonsense(line));
+        }
         offered
             .entry(name.to_owned())
             .or_insert_with(|| repository.to_owned());
@@ -239,12 +255,12 @@ mod tests {
         let why = Pacman
             .foresee(&machine.tools(&abort), &wish(&[], &["simple"]))
             .unwrap_err()
-            .0;
+            .refused();
         assert!(why.contains("required by needs-simple"), "{why}");
         let why = Pacman
             .foresee(&machine.tools(&abort), &wish(&["nosuch"], &[]))
             .unwrap_err()
-            .0;
+            .refused();
         assert!(why.contains("target not found"), "{why}");
     }
 

@@ -16,8 +16,6 @@ pub struct Work {
     pub wish: Question,
     /// What may go besides: it was shown.
     pub may_remove: BTreeSet<String>,
-    /// What may never go unasked.
-    pub keep: BTreeSet<String>,
     /// Packages to note as asked for.
     pub manual: Vec<String>,
     /// Packages to note as not asked for.
@@ -182,10 +180,6 @@ pub fn settle(
         let text = format!("package {}", item.text);
         (settled.changes).push(item::change(manager, action, &text));
     }
-    work.keep = (view.target.packages.iter())
-        .filter(|(name, package)| package.manual || view.marked.contains(*name))
-        .map(|(name, _)| name.clone())
-        .collect();
     settled
 }
 

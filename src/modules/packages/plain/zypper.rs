@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use super::{Dialect, Package, Question, State, is_name, repos, rpm};
 use crate::escape::escape_str;
 use crate::modules::packages::answer::Silence;
-use crate::modules::packages::effects::Transaction;
+use crate::modules::packages::effects::{Transaction, Unforeseen};
 use crate::modules::packages::tools::{ASK, Tools, failed, shown};
 
 /// It never asks, and never looks at the network by itself.
 const CALM: [&str; 4] = ["zypper", "--non-interactive", "--no-color", "--no-refresh"];
+
+/// How it ends where it knows no package of a name (`ZYPPER_EXIT_INF_CAP_NOT_FOUND`).
+const NOT_FOUND: i32 = 104;
 
 /// The manager.
 #[derive(Debug)]
@@ -59,7 +62,7 @@ impl Dialect for Zypper {
         rpm::names(tools)
     }
 
-    fn foresee(&self, tools: &Tools<'_>, wish: &Question) -> Result<Transaction, Silence> {
+    fn foresee(&self, tools: &Tools<'_>, wish: &Question) -> Result<Transaction, Unforeseen> {
         let mut all = Transaction::default();
         for (verb, names) in [("install", &wish.install), ("remove", &wish.remove)] {
             if names.is_empty() {
@@ -77,14 +80,17 @@ impl Dialect for Zypper {
             let done = tools.run(&argv, ASK)?;
             let text = String::from_utf8_lossy(&done.stdout).into_owned();
             if let Some(problem) = problem(&text) {
-                return Err(Silence(format!(
+                return Err(Unforeseen::Refused(Silence(format!(
                     "`{}`: {}",
                     shown(&argv),
                     escape_str(problem)
-                )));
+                ))));
+            }
+            if done.code() == NOT_FOUND {
+                return Err(Unforeseen::Refused(failed(&argv, &done)));
             }
             if done.code() != 0 || !text.contains("</stream>") {
-                return Err(failed(&argv, &done));
+                return Err(failed(&argv, &done).into());
             }
             all = all.and(parse_transaction(&text));
         }

@@ -73,7 +73,7 @@ fn all(tools: &Tools<'_>, work: &Work, say: &mut dyn FnMut(&str)) -> Result<Vec<
     for name in &work.remove {
         say(&format!("removing {name}"));
         // Never --purge: snapd keeps a snapshot of the data.
-        note(name, tools.act(&["snap", "remove", name]).map(|_| ()));
+        note(name, remove(tools, name));
     }
     // Never without a name: that would hold back everything.
     for name in &work.hold {
@@ -118,6 +118,15 @@ fn bring(tools: &Tools<'_>, verb: &str, name: &str, snap: &Snap) -> Result<(), S
             "snapd said that it was done, and it is not there".to_owned(),
         )),
     }
+}
+
+fn remove(tools: &Tools<'_>, name: &str) -> Result<(), Silence> {
+    tools.act(&["snap", "remove", name])?;
+    if read(tools)?.contains_key(name) {
+        let why = "snapd said that it was done, and it is still there";
+        return Err(Silence(why.to_owned()));
+    }
+    Ok(())
 }
 
 /// The setting as it is; `None`: there is none.
