@@ -179,13 +179,12 @@ pub(super) fn at_a_glance(
             SessionState::Aborted => "stopped",
             _ => "failed",
         };
-        let mut part = format!("synced {direction} {other} {at}, {end}");
+        parts.push(format!("synced {direction} {other} {at}, {end}"));
         let anchor = newest_anchor(state, last.partner());
         let folders = anchor.into_iter().flat_map(|(_, a)| a.folders.values());
         if let Some(oldest) = folders.map(|folder| folder.full_scan_at).min() {
-            part += &format!(", everything compared {}", time(oldest));
+            parts.push(format!("everything compared {}", time(oldest)));
         }
-        parts.push(part);
     }
     if !snapshots.is_empty() {
         let least = if held.complete { "" } else { "at least " };
