@@ -435,9 +435,11 @@ impl Listing<'_> {
         let reply = client::plan(agent, wanted, &mut |_| Ok(())).map_err(doing())?;
         let totals = reply.plan.unwrap_or_default();
         say(format!(
-            "{} created, {} changed, {} with new attributes, {} deleted{since}; what was there before is in {}",
+            "{} created, {} changed, {} renamed, {} with new attributes, {} deleted{since}; what was there \
+             before is in {}",
             figures::number(totals.created),
             figures::number(totals.changed),
+            figures::number(totals.renamed),
             figures::number(totals.attributes),
             figures::number(totals.deleted),
             escape_str(&before.path),
@@ -485,10 +487,12 @@ impl Listing<'_> {
                 .map(|point| escape_bytes(&below(point.as_bytes(), path)));
             put("path", json!(place));
             put("inside", json!(escape_bytes(path)));
+            let from = change.from.as_ref();
+            put("from", json!(from.map(|from| escape_bytes(from))));
             put("detail", json!(change.detail));
             put("bytes", json!(change.bytes));
             let old = (change.action != Action::Create)
-                .then(|| escape_bytes(&below(before.path.as_bytes(), path)));
+                .then(|| escape_bytes(&below(before.path.as_bytes(), from.unwrap_or(path))));
             put("before", json!(old));
             let line = Value::Object(value).to_string();
             let written = writeln!(out, "{}", safe(&line));

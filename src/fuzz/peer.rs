@@ -31,7 +31,7 @@ pub(super) fn frames(bytes: &[u8]) -> bool {
             Kind::Call => drop(serde_json::from_slice::<Call>(payload)),
             Kind::Answer => answer(payload),
             Kind::Log => drop(serde_json::from_slice::<LogEvent>(payload)),
-            Kind::Ping | Kind::Pong | Kind::Stream => {}
+            Kind::Ping | Kind::Pong | Kind::Stream | Kind::Numbered => {}
         }
     }
     assert!(bytes.starts_with(&again), "frames are not what was sent");

@@ -9,6 +9,7 @@
 //! One thread goes through the plan and makes what needs no content (`lead`), others make files
 //! (`hand`), one makes lots durable and places them (`commit`).
 
+mod bases;
 mod commit;
 mod finish;
 mod fresh;
@@ -25,6 +26,7 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::{Receiver, bounded};
 use rustix::io::Errno;
 
+use self::bases::{Bases, Finder};
 use self::commit::Committer;
 use self::finish::{MadeDirs, delete_all, finish_dirs};
 use self::hand::{Hand, Line, ORDERS, Origin};
@@ -252,7 +254,13 @@ fn apply_staged(
     abort: &AbortFlag,
 ) -> Result<MadeDirs, ApplyError> {
     let made_before = move_all(shared, plan, applied, told, abort)?;
-    let outcome = Outcome::new(abort);
+    let is_there = matches!(origin, Origin::There(_));
+    let bases = if is_there {
+        Bases::of(plan)?
+    } else {
+        Bases::default()
+    };
+    let outcome = Outcome::new(abort, bases);
     let (orders, ordered) = bounded(ORDERS);
     let (lots, sealed) = bounded(1);
     let lead = Lead::new(shared, &outcome, told.another(), orders, lots)?.after(made_before);
@@ -262,6 +270,7 @@ fn apply_staged(
         told.another(),
         ordered,
         origin,
+        Finder::new(shared, &outcome.bases, plan),
         plan.begun,
     );
     let committer = Committer {

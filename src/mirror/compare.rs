@@ -22,7 +22,7 @@ use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::left::{Compared, Left};
 use super::links::{Leaders, unseen};
 use super::look::Looker;
-use super::moves::Moves;
+use super::moves::{Move, Moves, Occupied};
 use super::plan::{Old, Op, Ops, Planner, RANGES_MAX, Step};
 use super::ranges::Ranges;
 use super::scan::{ChunkEncoder, Notes, ScanError};
@@ -112,6 +112,8 @@ pub struct TargetScan<'a> {
     /// In a restricted scan, before it begins: what this machine knows of.
     restricted: Option<Vec<Suspect>>,
     is_restricted: bool,
+    /// Whether what was planned is compared once more.
+    is_planned: bool,
     suspects: Suspects,
     leaders: Leaders,
     looker: Looker<'a>,
@@ -160,6 +162,7 @@ impl<'a> TargetScan<'a> {
             compared: None,
             restricted: None,
             is_restricted: false,
+            is_planned: scan.restricted.as_ref().is_some_and(|r| r.planned),
             suspects: Suspects::default(),
             leaders: Leaders::default(),
             looker,
@@ -214,9 +217,13 @@ impl<'a> TargetScan<'a> {
         if let Some(ours) = self.restricted.take() {
             exchange::tell(&mut self.peer, &ours)?;
             let theirs = exchange::hear(self.incoming, self.abort)?;
-            let holds_mount = |path: &[u8]| self.looker.may_hold_mount(path);
+            // Where something is that was equal, only the kernel would know what to compare then.
+            let is_taken = |m: &Move| self.is_planned && self.tree.occupied(&m.to) != Occupied::No;
+            let is_barred = |m: &Move| self.looker.may_hold_mount(&m.from) || is_taken(m);
+            // What is planned is all that is in either place: it is visited, whoever touched it.
+            let touched = if self.is_planned { &[][..] } else { &ours };
             let moves =
-                exchange::accept(&ours, &theirs, self.tree, filter, holds_mount, self.abort)?;
+                exchange::accept(touched, &theirs, self.tree, filter, is_barred, self.abort)?;
             exchange::tell(&mut self.peer, &exchange::agreed(&moves))?;
             self.plan_moves(&moves)?;
             self.suspects = Suspects::new(theirs, ours, moves);

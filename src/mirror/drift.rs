@@ -129,7 +129,7 @@ pub struct Became {
 }
 
 /// What `look` says of the entry at `path`, or nothing if there is no such path.
-fn at<T>(
+pub(super) fn at<T>(
     tree: &Tree,
     dirs: &mut DirCache,
     path: &[u8],
@@ -153,6 +153,12 @@ impl<'a> Since<'a> {
             now_dirs: DirCache::default(),
             then_dirs: DirCache::default(),
         }
+    }
+
+    /// The tree as it was.
+    #[must_use]
+    pub fn tree_then(&self) -> &Tree {
+        &self.then
     }
 
     /// What became of what is at `path`, and was at `before`.

@@ -162,13 +162,13 @@ impl<'s> Touched<'s> {
 }
 
 /// On the target: which of the moves that the source offers will be made: those of what has not been
-/// touched here since both sides were equal, as far as `ours` tells.
+/// touched here since both sides were equal, as far as `ours` tells, and is not barred besides.
 pub fn accept(
     ours: &[Suspect],
     theirs: &[Suspect],
     tree: &Tree,
     filter: &Filter,
-    holds_mount: impl Fn(&[u8]) -> bool,
+    is_barred: impl Fn(&Move) -> bool,
     abort: &AbortFlag,
 ) -> Result<Moves, Interrupted> {
     let mut offered: Vec<Move> = theirs.iter().filter_map(move_of).collect();
@@ -185,7 +185,7 @@ pub fn accept(
             && !wanted.goes_along(&m)
             && !touched.is_at(&m.from)
             && !touched.is_at(&m.to)
-            && !holds_mount(&m.from)
+            && !is_barred(&m)
             && movable.is(&m, &m.from)?
         {
             wanted.add(m);

@@ -4,6 +4,7 @@
 //! own tree, compares and keeps the plan (`compare`, `plan`); when it is carried out the target
 //! asks for content (`apply`) and the source sends it (`serve`). The CLI relays (`relay`).
 
+pub mod alike;
 pub mod apply;
 pub mod codec;
 pub mod compare;
@@ -21,6 +22,7 @@ pub mod local;
 pub mod look;
 pub mod movable;
 pub mod moves;
+pub mod origins;
 pub mod packing;
 pub mod place;
 pub mod plan;
@@ -87,6 +89,8 @@ fn peer_payload(frame: &[u8]) -> Result<&[u8], Malformed> {
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_alike;
 #[cfg(test)]
 mod tests_anchor;
 #[cfg(test)]

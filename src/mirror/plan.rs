@@ -7,6 +7,7 @@ use std::io;
 
 use super::codec::{Malformed, Reader, put_bytes, put_u64};
 use super::entry::{Aspects, Kind, Meta, Time};
+use super::filter::Filter;
 use super::moves::{Move, Moves};
 use super::ranges::Ranges;
 use super::spool::{Spool, SpoolReader, SpoolWriter};
@@ -251,6 +252,7 @@ impl Planner {
             deletions: self.deletions.finish()?,
             totals: self.totals,
             begun: self.begun,
+            filter: None,
         })
     }
 }
@@ -274,6 +276,8 @@ pub struct FolderPlan {
     pub begun: Time,
     /// Totals.
     pub totals: PlanTotals,
+    /// The folder's filter: what is excluded is not even looked at to make other things out of it.
+    pub filter: Option<Filter>,
 }
 
 impl FolderPlan {
@@ -312,7 +316,11 @@ impl FolderPlan {
                 }
             }
         }
-        kept.finish()
+        let filter = self.filter.clone();
+        Ok(Self {
+            filter,
+            ..kept.finish()?
+        })
     }
 
     /// Whether nothing is to be done.

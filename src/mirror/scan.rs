@@ -19,6 +19,7 @@ use super::exchange;
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::links::{Leaders, unseen};
 use super::look::Looker;
+use super::origins::origins;
 use super::scope::{Closed, Way, directory_rules, with_rules};
 use super::suspects::{Suspect, Suspects, Within};
 use super::tree::{Names, Tree, Trust};
@@ -191,6 +192,8 @@ pub struct SourceScan<'a> {
     /// In a restricted scan, before it begins: what this machine knows of.
     restricted: Option<Vec<Suspect>>,
     is_restricted: bool,
+    /// Whether where things were is looked up.
+    finds_origins: bool,
     suspects: Suspects,
     finished: bool,
     /// What a person should know.
@@ -241,6 +244,7 @@ impl<'a> SourceScan<'a> {
             since: None,
             restricted: None,
             is_restricted: false,
+            finds_origins: scan.restricted.as_ref().is_some_and(|r| r.origins),
             suspects: Suspects::default(),
             finished: false,
             notes: Notes::default(),
@@ -302,6 +306,14 @@ impl<'a> SourceScan<'a> {
             None => Within::All { doubted: false },
             Some(mut ours) => {
                 let theirs = exchange::hear(self.incoming, self.abort)?;
+                if let Some(since) = self.since.as_ref().filter(|_| self.finds_origins) {
+                    match origins(self.tree, since.tree_then(), &theirs, self.abort) {
+                        Ok(found) => ours.extend(found),
+                        Err(DiffError::Interrupted(error)) => return Err(error.into()),
+                        // Then nothing is moved.
+                        Err(_) => {}
+                    }
+                }
                 exchange::offer(&mut ours, self.tree, &self.filter, self.abort)?;
                 exchange::tell(&mut self.batch, &ours)?;
                 let agreed = exchange::hear(self.incoming, self.abort)?;

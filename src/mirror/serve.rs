@@ -14,6 +14,7 @@ use crossbeam_channel::Receiver;
 use rustix::fs::Advice;
 use rustix::io::Errno;
 
+use super::alike::Alike;
 use super::codec::Malformed;
 use super::content::for_each_run;
 use super::delta::list::{PART_WEIGHT, Part};
@@ -71,6 +72,7 @@ pub struct Server<'a> {
     finished: bool,
     /// The way to the last file.
     way: Way<'a>,
+    alike: Alike<'a>,
     /// Files sent.
     pub files: u64,
     /// Bytes sent.
@@ -89,6 +91,8 @@ struct Wanted {
 /// What of a file is wanted.
 enum What {
     Whole,
+    /// All of it, or the names of others like it.
+    OrNames,
     Survey(Survey),
     Parts(Vec<Part>),
 }
@@ -105,7 +109,7 @@ impl What {
     /// What the question weighs besides its path.
     fn length(&self) -> usize {
         match self {
-            Self::Whole => 0,
+            Self::Whole | Self::OrNames => 0,
             Self::Survey(survey) => survey.weight(),
             Self::Parts(parts) => parts.len() * PART_WEIGHT,
         }
@@ -153,6 +157,7 @@ impl<'a> Server<'a> {
             packer: Packer::default(),
             finished: false,
             way: Way::new(tree, filter),
+            alike: Alike::new(tree, filter),
             files: 0,
             bytes: 0,
         }
@@ -176,10 +181,8 @@ impl<'a> Server<'a> {
             self.ahead -= next.ahead();
             self.wanted_bytes -= next.length;
             let id = next.id;
-            // A survey is followed by the parts that are wanted then.
-            let is_content = !matches!(next.what, What::Survey(_));
             match self.send(next, &mut buffer) {
-                Ok(()) => self.files += u64::from(is_content),
+                Ok(is_content) => self.files += u64::from(is_content),
                 Err(Stop::File(errno)) => {
                     self.batch.push(&Message::Failed {
                         id,
@@ -229,17 +232,32 @@ impl<'a> Server<'a> {
         Ok((file, size))
     }
 
-    fn send(&mut self, opened: Opened, buffer: &mut [u8]) -> Result<(), Stop> {
+    /// Answers a question; whether that was all of it: what a survey says is followed by the parts that are
+    /// wanted then, and names by another question.
+    fn send(&mut self, opened: Opened, buffer: &mut [u8]) -> Result<bool, Stop> {
         let id = opened.id;
         let (fd, size) = opened.file?;
         match &opened.what {
             What::Survey(how) => {
                 let abort = self.abort;
-                return survey(fd.as_fd(), size, id, how, abort, |m| self.say(m));
+                survey(fd.as_fd(), size, id, how, abort, |m| self.say(m))?;
+                return Ok(false);
             }
             What::Parts(parts) => {
                 let abort = self.abort;
-                return send_parts(fd.as_fd(), size, id, parts, abort, |m| self.say(m));
+                send_parts(fd.as_fd(), size, id, parts, abort, |m| self.say(m))?;
+                return Ok(true);
+            }
+            What::OrNames => {
+                let names = self.alike.to(fd.as_fd(), size)?;
+                for path in &names {
+                    self.say(&Message::Alike { id, path })?;
+                }
+                if !names.is_empty() {
+                    let hash = [0; 32];
+                    self.say(&Message::End { id, size, hash })?;
+                    return Ok(false);
+                }
             }
             What::Whole => {}
         }
@@ -249,7 +267,8 @@ impl<'a> Server<'a> {
             self.say(&Message::Data { id, offset, bytes })
         })?;
         let hash = hash.finish(size);
-        self.say(&Message::End { id, size, hash })
+        self.say(&Message::End { id, size, hash })?;
+        Ok(true)
     }
 
     /// Says something about a file, when there is room for it.
@@ -301,6 +320,7 @@ impl<'a> Server<'a> {
             for message in Messages::new(super::peer_payload(&frame)?) {
                 match message? {
                     Message::Fetch { id, path } => self.want(id, path, What::Whole)?,
+                    Message::FetchOrNames { id, path } => self.want(id, path, What::OrNames)?,
                     Message::Survey { id, path, survey } => {
                         self.want(id, path, What::Survey(survey))?;
                     }

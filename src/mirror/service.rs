@@ -320,12 +320,35 @@ impl MirrorService {
             suspects.extend_from_slice(found);
         } else {
             found.remove(&scan.root);
+            if restricted.planned {
+                let planned = self.planned(&scan.root)?;
+                suspects.extend_from_slice(&planned);
+                found.insert(scan.root.clone(), planned);
+            }
         }
         drop(found);
         if suspects.iter().any(|s| !is_valid_path(&s.path)) {
             return Err(fault(FaultKind::Invalid, "an impossible path"));
         }
         Ok(Some(suspects))
+    }
+
+    /// The paths of a plan.
+    fn planned(&self, root: &str) -> Result<Vec<Suspect>, Fault> {
+        let plan = self.plan(root)?;
+        let mut suspects = Vec::new();
+        for mut ops in [
+            plan.changes().map_err(|e| unreadable(&e))?,
+            plan.deletions().map_err(|e| unreadable(&e))?,
+        ] {
+            while let Some(op) = ops.next_op().map_err(|e| unreadable(&e))? {
+                if suspects.len() >= SUSPECTS_MAX {
+                    return Err(fault(FaultKind::Invalid, "too much is planned"));
+                }
+                suspects.push(Suspect::new(op.path, Mark::default()));
+            }
+        }
+        Ok(suspects)
     }
 
     fn serve(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
@@ -358,8 +381,17 @@ impl MirrorService {
                 planner.add(&op).unwrap();
             }
         }
+        let mut changed = planner.finish().unwrap();
+        changed.filter = plan.filter;
         let mut plans = self.plans.lock().unwrap();
-        plans.insert(root.to_owned(), planner.finish().unwrap());
+        plans.insert(root.to_owned(), changed);
+    }
+
+    /// Has the plan for a folder be this one, under these rules.
+    #[cfg(test)]
+    pub(super) fn put_plan(&self, root: &str, mut plan: FolderPlan, filter: Filter) {
+        plan.filter = Some(filter);
+        self.plans.lock().unwrap().insert(root.to_owned(), plan);
     }
 
     pub(super) fn plan(&self, root: &str) -> Result<FolderPlan, Fault> {
@@ -378,6 +410,11 @@ impl MirrorService {
         let peer = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
         let cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
         let looker = Looker::new(&tree, Path::new(&scan.root));
+        // What is compared once more was planned when it was compared first.
+        let begun = match &scan.restricted {
+            Some(restricted) if restricted.planned => Some(self.plan(&scan.root)?.begun),
+            _ => None,
+        };
         let mut target = TargetScan::new(
             &tree,
             looker,
@@ -396,7 +433,7 @@ impl MirrorService {
             target = target.since(open_tree(anchor, false)?);
         }
         let compared = target.run(&filter)?;
-        let (plan, notes, left, more) =
+        let (mut plan, mut notes, left, more) =
             (compared.plan, compared.notes, compared.left, compared.more);
         let mut reply = MirrorReply {
             items: compared.entries,
@@ -409,6 +446,12 @@ impl MirrorService {
             matched_rules: filter.matched(),
             ..MirrorReply::default()
         };
+        if begun.is_some() {
+            // It was told when all was compared.
+            notes.lines.clear();
+        }
+        plan.filter = Some(filter);
+        plan.begun = begun.unwrap_or(plan.begun);
         self.note_unseen(scan, more, &mut reply)?;
         report(context, USER_DATA, notes, &mut reply);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);

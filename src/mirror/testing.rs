@@ -224,8 +224,7 @@ impl Pair {
         }
         let restricted = self.suspects.is_some().then(|| Restricted {
             found: true,
-            left: Vec::new(),
-            compared: None,
+            ..Restricted::default()
         });
         let tree = |root: &Path| ScanTree {
             restricted: restricted.clone(),

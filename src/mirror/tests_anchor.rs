@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::drift::Drift;
+use super::entry::Time;
 use super::found;
 use super::suspects::{Mark, Suspect};
 use super::testing::Pair;
@@ -28,6 +29,10 @@ pub(super) struct Anchored {
     count: usize,
     anchor: Option<(SnapshotFacts, SnapshotFacts)>,
     left: Vec<LeftPath>,
+    /// Everything is compared, and then what is planned once more, for what was moved.
+    pub(super) compares_all: bool,
+    /// When both were equal.
+    equal_at: Option<Time>,
 }
 
 /// What one sync came to.
@@ -219,6 +224,8 @@ impl Anchored {
             count: 0,
             anchor: None,
             left: Vec::new(),
+            compares_all: false,
+            equal_at: None,
         })
     }
 
@@ -265,7 +272,12 @@ impl Anchored {
             self.snapshot(&self.lab.to.clone()),
         );
         let (mut source, mut target) = (self.tree(&now.path), self.tree(&to));
-        if let Some((ours, theirs)) = self.anchor.clone() {
+        if let Some((ours, theirs)) = self.anchor.clone().filter(|_| self.compares_all) {
+            source.anchor = Some(ours.path);
+            target.anchor = Some(theirs.path);
+            source.trust = self.equal_at.map(Trust::until);
+            target.trust = source.trust;
+        } else if let Some((ours, theirs)) = self.anchor.clone() {
             for (is_source, older, newer, root) in [
                 (true, &ours, &now.path, &now.path),
                 (false, &theirs, &before.path, &to),
@@ -283,9 +295,28 @@ impl Anchored {
                 found: true,
                 left: self.left.clone(),
                 compared: Some(before.path.clone()),
+                ..Restricted::default()
             });
         }
-        let (replies, passes) = self.scan(&source, &target);
+        let (mut replies, mut passes) = self.scan(&source, &target);
+        let totals = replies.1.plan.clone().unwrap();
+        if source.restricted.is_none()
+            && source.anchor.is_some()
+            && totals.created > 0
+            && totals.deleted > 0
+        {
+            source.restricted = Some(Restricted {
+                origins: true,
+                ..Restricted::default()
+            });
+            target.restricted = Some(Restricted {
+                planned: true,
+                ..Restricted::default()
+            });
+            let left = std::mem::take(&mut replies.1.left);
+            (replies, passes) = self.scan(&source, &target);
+            replies.1.left.extend(left);
+        }
         Scanned {
             now,
             before,
@@ -328,6 +359,7 @@ impl Anchored {
             .map(|(_, path)| LeftPath(path.clone().into_bytes()));
         self.left.extend(paths);
         self.anchor = Some((now, then));
+        self.equal_at = Some(crate::mirror::plan::now());
         Synced {
             changes,
             drift: scanned.1.drift,

@@ -51,7 +51,7 @@ fn large_files_are_changed_at_little_cost_whatever_else_there_is_about_them() {
          cp plain flags; setfattr -n user.a -v b flags; setfacl -m u:1234:rw flags; chmod 4750 flags
          cp plain frozen; chattr +i frozen; cp plain log; chattr +a log
          touch nocow; chattr +C nocow; cat plain >nocow; cp plain shrinks; cp plain grows
-         cp plain small-before; cp plain small-after; cp plain rewritten; cp plain becomes-cow
+         head -c 5000000 /dev/urandom >small-before; cp plain small-after; cp plain rewritten; cp plain becomes-cow
          head -c 2000000 /dev/urandom >sparse; truncate -s 40M sparse; cp plain touched",
     );
     let mut pair = Pair::new();

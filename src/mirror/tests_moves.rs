@@ -700,13 +700,64 @@ fn shuffle(top: &Path, rng: &mut Random, moves: usize) {
 }
 
 #[test]
+fn a_full_scan_knows_what_was_moved_from_where_nothing_is_to_where_nothing_was() {
+    let Some(mut anchored) = Anchored::new() else {
+        return;
+    };
+    anchored.compares_all = true;
+    let (from, to) = (anchored.lab.from.clone(), anchored.lab.to.clone());
+    sh(
+        &from,
+        "mkdir -p dir/deep a b c; for n in $(seq 50); do echo $n >dir/deep/$n; done
+         for d in a b c; do echo same >$d/x; touch -d @5 $d/x; echo $d >$d/y; done; echo 1 >one; echo 2 >two",
+    );
+    anchored.sync("", "");
+    sh(
+        &from,
+        "mv dir moved; echo more >>moved/deep/7; echo new >moved/deep/new; mv one uno; mv two moved/deep/zwei
+         mv moved/deep/9 neun
+         mv a z; mv b a; mv z b
+         mv c d; mkdir c; cp -p d/x c/x",
+    );
+    sh(&to, "echo there >dir/deep/there; echo other >dir/deep/8");
+    let synced = anchored.sync("", "");
+    assert_eq!((synced.errors, synced.behind.len()), (0, 0));
+    let mut renames = synced.renames;
+    renames.sort();
+    let expected = [
+        // Two directories that traded places are left, and so is one of which another has taken the name.
+        ("c/y", "d/y"),
+        ("dir", "moved"),
+        ("dir/deep/9", "neun"),
+        ("one", "uno"),
+        ("two", "moved/deep/zwei"),
+    ];
+    for (old, new) in expected {
+        let expected = (old.to_owned(), new.to_owned());
+        assert!(renames.contains(&expected), "{old} {new}: {renames:?}");
+    }
+    assert_eq!(renames.len(), expected.len(), "{renames:?}");
+    anchored.judge("full");
+}
+
+#[test]
 fn random_moves_are_followed_exactly() {
+    random_moves(false);
+}
+
+#[test]
+fn random_moves_are_followed_exactly_when_everything_is_compared() {
+    random_moves(true);
+}
+
+fn random_moves(compares_all: bool) {
     let first = number("PCS_SEED", 1);
     let mut renames = 0;
     for seed in first..first + number("PCS_SEEDS", 6) {
         let Some(mut anchored) = Anchored::new() else {
             return;
         };
+        anchored.compares_all = compares_all;
         let mut rng = Random::new(seed);
         let (from, to) = (anchored.lab.from.clone(), anchored.lab.to.clone());
         grow(&from, &mut rng, 90);

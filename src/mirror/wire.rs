@@ -112,6 +112,13 @@ pub enum Message<'a> {
         /// Path below the folder.
         path: &'a [u8],
     },
+    /// Target: send the content of this file, or [say](Self::Alike) which others share data with it.
+    FetchOrNames {
+        /// The request's number; it counts with those of fetches.
+        id: u64,
+        /// Path below the folder.
+        path: &'a [u8],
+    },
     /// Target: say how this file is cut, and what hashes its pieces have.
     Survey {
         /// The request's number; it counts with those of fetches.
@@ -153,6 +160,13 @@ pub enum Message<'a> {
         length: usize,
         /// See [`super::packing`].
         bytes: &'a [u8],
+    },
+    /// Source, instead of content: this other file shares data with the one asked for.
+    Alike {
+        /// The request's number.
+        id: u64,
+        /// Path below the folder.
+        path: &'a [u8],
     },
     /// Source: pieces of a surveyed file.
     Pieces {
@@ -255,12 +269,14 @@ impl Message<'_> {
             Self::Finished => 32,
             Self::Survey { .. } => 33,
             Self::Parts { .. } => 34,
+            Self::FetchOrNames { .. } => 35,
             Self::Data { .. } => 40,
             Self::End { .. } => 41,
             Self::Failed { .. } => 42,
             Self::Pieces { .. } => 43,
             Self::Part { .. } => 44,
             Self::Packed { .. } => 45,
+            Self::Alike { .. } => 46,
             Self::Change { .. } => 50,
             Self::Progress { .. } => 51,
         }
@@ -282,6 +298,8 @@ impl Message<'_> {
                 put_bytes(out, hash.as_ref().map_or(&[], |hash| &hash[..]));
             }
             Self::Fetch { id, path }
+            | Self::FetchOrNames { id, path }
+            | Self::Alike { id, path }
             | Self::WantHash { id, path }
             | Self::WantSince { id, path } => {
                 put_u64(out, *id);
@@ -497,6 +515,10 @@ impl<'a> Messages<'a> {
                 path: path(&mut body)?,
                 parts: read_parts(rest(&mut body)?)?,
             },
+            35 => Message::FetchOrNames {
+                id: body.u64()?,
+                path: path(&mut body)?,
+            },
             40 => {
                 let (id, offset) = (body.u64()?, body.u64()?);
                 let bytes = rest(&mut body)?;
@@ -538,6 +560,10 @@ impl<'a> Messages<'a> {
                     bytes,
                 }
             }
+            46 => Message::Alike {
+                id: body.u64()?,
+                path: path(&mut body)?,
+            },
             50 => Message::Change {
                 action: body.u8()?,
                 aspects: u16::try_from(body.u64()?).map_err(|_| Malformed("impossible aspects"))?,
@@ -822,6 +848,12 @@ pub struct Restricted {
     /// On the target: the folder in the snapshot that was compared, because what is known of parts
     /// of files holds for what they were then.
     pub compared: Option<String>,
+    /// On the target: what the plan of the scan before is about, and nothing that was found out.
+    #[serde(default)]
+    pub planned: bool,
+    /// On the source: of what the target names, what was elsewhere in the anchor is offered to be moved.
+    #[serde(default)]
+    pub origins: bool,
 }
 
 /// What a mirror request came to.
@@ -995,6 +1027,11 @@ mod tests {
                 id: 3,
                 path: b"p/q",
             },
+            Message::FetchOrNames {
+                id: 3,
+                path: b"p/q",
+            },
+            Message::Alike { id: 3, path: b"q" },
             Message::Survey {
                 id: 4,
                 path: b"p",

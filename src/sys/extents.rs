@@ -11,6 +11,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::search::{Disk, Key, OWN_TREE, Searcher, Step, malformed};
 
+/// `BTRFS_EXTENT_TREE_OBJECTID`: the tree of all extents of the filesystem.
+const EXTENT_TREE: u64 = 2;
+const EXTENT_ITEM: u8 = 168;
 const DIR_INDEX: u8 = 96;
 const EXTENT_DATA: u8 = 108;
 const INODE_ITEM: u8 = 1;
@@ -130,6 +133,55 @@ impl Extents {
         })
     }
 
+    /// The first `limit` extents of the inode `number`: where each is on disk, and how many bytes there.
+    pub fn first(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        number: u64,
+        limit: usize,
+    ) -> io::Result<Vec<(u64, u64)>> {
+        let mut found = Vec::new();
+        let keys = (
+            Key::new(number, EXTENT_DATA, 0),
+            Key::new(number, EXTENT_DATA, u64::MAX),
+        );
+        self.searcher.read(fd, OWN_TREE, keys, 0, |_, data| {
+            found.extend(parse_extent(data)?);
+            Ok(if found.len() < limit {
+                Step::Next
+            } else {
+                Step::Stop
+            })
+        })?;
+        Ok(found)
+    }
+
+    /// How often trees refer to this extent: where it is, and how many bytes it has there. What several
+    /// subvolumes have in one leaf of their trees counts once. 0 if it is not known yet.
+    pub fn references(&mut self, fd: BorrowedFd<'_>, (at, bytes): (u64, u64)) -> io::Result<u64> {
+        let key = Key::new(at, EXTENT_ITEM, bytes);
+        let mut count = 0;
+        self.searcher
+            .read(fd, EXTENT_TREE, (key, key), 0, |_, data| {
+                count = Disk(data).u64()?;
+                Ok(Step::Stop)
+            })?;
+        Ok(count)
+    }
+
+    /// Inodes of the subvolume `id` that refer to the extent at `logical`; none where they are too many.
+    pub fn sharers(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        logical: u64,
+        id: u64,
+    ) -> io::Result<BTreeSet<u64>> {
+        self.ask(fd, logical)?;
+        let all = referrers(&self.references)?.unwrap_or_default();
+        let ours = all.chunks_exact(3).filter(|one| one[2] == id);
+        Ok(ours.map(|one| one[0]).collect())
+    }
+
     /// Whether the subvolume has an inode of this number.
     pub fn exists(&mut self, fd: BorrowedFd<'_>, number: u64) -> io::Result<bool> {
         let key = Key::new(number, INODE_ITEM, 0);
@@ -147,6 +199,13 @@ impl Extents {
         fd: BorrowedFd<'_>,
         logical: u64,
     ) -> io::Result<Option<BTreeSet<u64>>> {
+        self.ask(fd, logical)?;
+        let all = referrers(&self.references)?;
+        Ok(all.map(|all| all.chunks_exact(3).map(|one| one[2]).collect()))
+    }
+
+    /// Has the kernel write down who refers to the extent at `logical`.
+    fn ask(&mut self, fd: BorrowedFd<'_>, logical: u64) -> io::Result<()> {
         let mut args = LogicalIno {
             logical,
             size: REFERENCES as u64,
@@ -165,18 +224,19 @@ impl Extents {
         };
         if result < 0 {
             let error = io::Error::last_os_error();
-            return match error.raw_os_error() {
-                // It is gone, or nobody refers to it any more.
-                Some(libc::ENOENT) => Ok(Some(BTreeSet::new())),
-                _ => Err(error),
-            };
+            // It is gone, or nobody refers to it any more.
+            if error.raw_os_error() != Some(libc::ENOENT) {
+                return Err(error);
+            }
+            self.references[..2].fill(0);
         }
-        holders_in(&self.references)
+        Ok(())
     }
 }
 
 /// `struct btrfs_data_container`: four numbers of 32 bits, then inode, offset and subvolume of each.
-fn holders_in(container: &[u64]) -> io::Result<Option<BTreeSet<u64>>> {
+/// `None` if there were more of them than it has room for.
+fn referrers(container: &[u64]) -> io::Result<Option<&[u64]>> {
     let [first, second, rest @ ..] = container else {
         return Err(malformed());
     };
@@ -189,8 +249,7 @@ fn holders_in(container: &[u64]) -> io::Result<Option<BTreeSet<u64>>> {
     if bytes_missing > 0 || missed > 0 {
         return Ok(None);
     }
-    let used = rest.get(..count as usize).ok_or_else(malformed)?;
-    Ok(Some(used.chunks_exact(3).map(|one| one[2]).collect()))
+    rest.get(..count as usize).map(Some).ok_or_else(malformed)
 }
 
 /// `struct btrfs_file_extent_item`: where the extent is and how long; `None` for a hole and for what is in
@@ -223,7 +282,7 @@ mod tests {
         };
         let home = btrfs.create_subvolume("home");
         run(&format!(
-            "cd '{0}'; head -c 3M /dev/urandom >large; echo small >small; truncate -s 1M hole; mkdir dir
+            "cd '{0}'; head -c 3M /dev/urandom >large; head -c 50000 /dev/urandom >alone; echo small >small; truncate -s 1M hole; mkdir dir
              cp --reflink=always large dir/clone; sync -f .; btrfs subvolume snapshot -r . ../snap
              rm large dir/clone; echo more >>small; sync -f .",
             home.display()
@@ -254,6 +313,23 @@ mod tests {
                 Some([id].into())
             );
         }
+        let clone = number("snap/dir/clone");
+        assert_eq!(extents.first(snap.as_fd(), large, 100).unwrap(), found);
+        assert_eq!(extents.first(snap.as_fd(), clone, 1).unwrap(), found[..1]);
+        for (at, bytes) in &found {
+            let sharers = extents.sharers(snap.as_fd(), *at, id).unwrap();
+            assert_eq!(sharers, [large, clone].into());
+            let count = extents.references(snap.as_fd(), (*at, *bytes)).unwrap();
+            assert!(count > 1, "{count}");
+        }
+        let alone = number("snap/alone");
+        let lone = extents.first(snap.as_fd(), alone, 100).unwrap();
+        let sharers = extents.sharers(snap.as_fd(), lone[0].0, id).unwrap();
+        assert_eq!(sharers, [alone].into());
+        assert_eq!(
+            extents.references(snap.as_fd(), (lone[0].0, 4096)).unwrap(),
+            0
+        );
         for path in ["snap/small", "snap/hole"] {
             let number = number(path);
             extents
@@ -287,16 +363,16 @@ mod tests {
             u64::from_ne_bytes(bytes.try_into().unwrap())
         };
         let one = [word(8, 0), word(3, 0), 257, 0, 5];
-        assert_eq!(holders_in(&one).unwrap(), Some([5].into()));
+        assert_eq!(referrers(&one).unwrap(), Some(&[257, 0, 5][..]));
         assert_eq!(
-            holders_in(&[word(0, 24), word(3, 0), 257, 0, 5]).unwrap(),
+            referrers(&[word(0, 24), word(3, 0), 257, 0, 5]).unwrap(),
             None
         );
         assert_eq!(
-            holders_in(&[word(0, 0), word(3, 3), 257, 0, 5]).unwrap(),
+            referrers(&[word(0, 0), word(3, 3), 257, 0, 5]).unwrap(),
             None
         );
-        assert!(holders_in(&[word(0, 0), word(6, 0), 257, 0, 5]).is_err());
-        assert!(holders_in(&[0]).is_err());
+        assert!(referrers(&[word(0, 0), word(6, 0), 257, 0, 5]).is_err());
+        assert!(referrers(&[0]).is_err());
     }
 }

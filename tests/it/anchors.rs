@@ -13,7 +13,9 @@ use crate::support::lab::{ATLAS, Lab, Output, VEGA};
 use crate::support::noise;
 use crate::support::oracle;
 use crate::support::random;
-use crate::support::scenario::{DONE, FILTER, PRIVATE, comparison, make_private_paths, work};
+use crate::support::scenario::{
+    DONE, FILTER, PRIVATE, comparison, last_log, make_private_paths, work,
+};
 use crate::support::seeds;
 use crate::support::stopped::STAGING;
 
@@ -267,6 +269,78 @@ fn every_reason_for_a_full_scan_is_told_and_the_sync_is_right() {
 
     let (run, how, _) = sync(&lab, &[]);
     assert_eq!(how, "anchor", "{}", run.text());
+}
+
+#[test]
+fn a_snapshot_made_again_other_folders_and_a_kernel_that_cannot_compare_are_told_too() {
+    let Some(lab) = Lab::fresh() else { return };
+    let theirs = anchored(&lab);
+    let ours = lab.dev(ATLAS).join("work");
+    let change = |n: u32| fs::write(ours.join("3"), format!("change {n}\n")).expect("writable");
+
+    // Of the same name, of the same subvolume, read-only, and not what the sync left.
+    let session = last_session(&lab, VEGA);
+    let mut all = snapshots(&lab, VEGA, "postsync").into_iter();
+    let half = all.find(|path| path.to_string_lossy().contains(&session));
+    let half = half.expect("there is one");
+    let half = half.to_str().expect("text");
+    let live = lab.disk(VEGA).join("@home");
+    btrfs(&["-q", "subvolume", "delete", "-c", half]);
+    let live = live.to_str().expect("text");
+    btrfs(&["-q", "subvolume", "snapshot", "-r", live, half]);
+    change(1);
+    let (run, how, _) = sync(&lab, &[]);
+    assert_eq!(how, "full", "{}", run.text());
+    let why = "the snapshot of the last sync was replaced by another one";
+    assert!(said(&run, why), "{}", run.text());
+    assert!(logged(&lab, why));
+    oracle::assert_homes_equal(&lab, PRIVATE);
+
+    // Another folder: that one is compared whole, and the one that was mirrored is not.
+    let folders = |folders: &str| {
+        format!(
+            "sync_modules: {{ user_data: true }}\n\
+             disk: {{ preflight_minimum: \"1%\", runtime_minimum: \"1%\", warning_threshold: \"1%\" }}\n\
+             btrfs_snapshots: {{ subvolumes: [\"@home\", \"@\"] }}\n\
+             user_data: {{ folders: [ {folders} ] }}\n"
+        )
+    };
+    let both = folders("{ path: /home, filter: home.filter }, { path: /opt }");
+    lab.configure_with(ATLAS, &both, FILTER);
+    fs::write(lab.disk(ATLAS).join("@/opt/tool"), "a tool\n").expect("writable");
+    change(2);
+    let (run, _, _) = sync(&lab, &[]);
+    let why = "full scan of /opt: /opt was not mirrored by the last sync";
+    assert!(said(&run, why), "{}", run.text());
+    assert!(!said(&run, "full scan of /home"), "{}", run.text());
+    assert!(logged(&lab, why));
+    oracle::assert_homes_equal(&lab, PRIVATE);
+    let (run, _, _) = sync(&lab, &[]);
+    assert!(!said(&run, "full scan"), "{}", run.text());
+    lab.configure(ATLAS, FILTER);
+    let (run, how, _) = sync(&lab, &[]);
+    assert_eq!(how, "anchor", "{}", run.text());
+
+    // A kernel without the ioctl, as far as the source can see.
+    change(3);
+    let run = lab.sync_without_send(&[AGAIN]);
+    assert!(DONE.contains(&run.status), "{}", run.text());
+    assert_eq!(comparison(&lab, ATLAS).0, "full", "{}", run.text());
+    let why = "on atlas, this kernel cannot compare snapshots";
+    assert!(said(&run, why), "{}", run.text());
+    assert!(logged(&lab, why));
+    oracle::assert_homes_equal(&lab, PRIVATE);
+    assert_eq!(fs::read(theirs.join("3")).expect("there"), b"change 3\n");
+    let (run, how, _) = sync(&lab, &[]);
+    assert_eq!(how, "anchor", "{}", run.text());
+}
+
+/// Whether the log of the last run says so.
+fn logged(lab: &Lab, what: &str) -> bool {
+    let text = last_log(lab, ATLAS);
+    let lines = text.lines().map(serde_json::from_str::<Value>);
+    let mut messages = lines.filter_map(|line| Some(line.ok()?["message"].as_str()?.to_owned()));
+    messages.any(|message| message.contains(what))
 }
 
 #[test]

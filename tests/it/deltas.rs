@@ -4,9 +4,11 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::awkward::Random;
+use crate::support::awkward::{Random, set_mtime};
 use crate::support::lab::{ATLAS, Lab, VEGA};
 use crate::support::noise;
 use crate::support::random::{self, BLOCK};
@@ -105,6 +107,81 @@ fn without_an_anchor_changed_blocks_and_lines_put_in_do_not_send_the_rest() {
         println!("a line at the head of {size} bytes cost {}", bytes - idle);
         assert!(bytes < idle + size / 200, "{bytes}, idle {idle}: {args:?}");
     }
+}
+
+/// Where on its disk the data of a file is, as the filesystem says.
+#[track_caller]
+fn places(path: &Path) -> Vec<String> {
+    let file = File::open(path).expect("there");
+    file.sync_all().expect("the disk takes it");
+    let list = Command::new("filefrag").arg("-v").arg(path).output();
+    let list = list.expect("filefrag is there");
+    let text = String::from_utf8_lossy(&list.stdout);
+    // `   0:        0..   16383:     219464..    235847:  16384:             last,shared,eof`
+    let lines = text
+        .lines()
+        .filter_map(|line| line.split(':').nth(2).map(str::trim));
+    let places: Vec<String> = lines
+        .filter(|place| place.contains(".."))
+        .map(str::to_owned)
+        .collect();
+    assert!(!places.is_empty(), "{}: {text}", path.display());
+    places
+}
+
+#[test]
+fn a_copy_on_the_source_becomes_one_on_the_target_and_is_not_sent() {
+    let Some(lab) = Lab::fresh() else { return };
+    let (ours, theirs) = (work(&lab, ATLAS), work(&lab, VEGA));
+    let size = 64 * MIB;
+    noise(&ours.join("image"), size);
+    noise(&ours.join("document"), 300_000);
+    let idle = idle(&lab, &[]);
+    let reflink = |from: &str, to: &str| {
+        let to = File::create(ours.join(to)).expect("writable");
+        let from = File::open(ours.join(from)).expect("there");
+        rustix::fs::ioctl_ficlone(to, from).expect("btrfs can");
+    };
+
+    reflink("image", "copy");
+    fs::create_dir_all(ours.join("new/deep")).expect("writable");
+    reflink("image", "new/deep/edited");
+    reflink("document", "new/document");
+    let edited = 50;
+    let mut random = Random::new(11);
+    random::edit(&ours.join("new/deep/edited"), edited, &mut random).expect("writable");
+    let (bytes, how) = cost(&lab, &[]);
+    assert_eq!(how, "anchor");
+    let cost_of_copies = bytes.saturating_sub(idle);
+    println!("two copies of {size} bytes, {edited} blocks changed, cost {cost_of_copies}");
+    assert!(cost_of_copies < size / 100 + edited * BLOCK, "{bytes}");
+    let image = places(&theirs.join("image"));
+    assert_eq!(places(&theirs.join("copy")), image);
+    let edited = places(&theirs.join("new/deep/edited"));
+    assert!(edited.len() > image.len(), "{edited:?}");
+    assert_eq!(
+        places(&theirs.join("new/document")),
+        places(&theirs.join("document"))
+    );
+
+    // A copy of what is new itself comes once.
+    noise(&ours.join("fresh"), 8 * MIB);
+    reflink("fresh", "again");
+    let (bytes, _) = cost(&lab, &[]);
+    println!("8 MiB and a copy of it cost {}", bytes - idle);
+    assert!(bytes - idle < 9 * MIB, "{bytes}, idle {idle}");
+    assert_eq!(places(&theirs.join("again")), places(&theirs.join("fresh")));
+
+    // Nothing is shared, but it is in the plan under another name: a copy of what is replaced.
+    fs::copy(ours.join("image"), ours.join("kept")).expect("writable");
+    let time = fs::metadata(ours.join("image")).expect("there");
+    set_mtime(&ours.join("kept"), time.mtime(), time.mtime_nsec()).expect("root may");
+    fs::write(ours.join("image"), "begun anew\n").expect("writable");
+    let before = places(&theirs.join("image"));
+    let (bytes, _) = cost(&lab, &[]);
+    println!("a copy of what was replaced costs {}", bytes - idle);
+    assert!(bytes - idle < size / 100, "{bytes}, idle {idle}");
+    assert_eq!(places(&theirs.join("kept")), before);
 }
 
 #[test]

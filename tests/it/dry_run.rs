@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::lab::{ATLAS, Lab, Output, VEGA};
 use crate::support::oracle;
 use crate::support::random;
-use crate::support::scenario::{Before, DONE, FILTER, home, make_private_paths, work};
+use crate::support::scenario::{Before, DONE, FILTER, PRIVATE, home, make_private_paths, work};
 
 /// The paths of a printed plan. One change a line: its sign (`+` created, `*` changed, `.` attributes,
 /// `-` deleted), a blank, the absolute path, and in parentheses what changes.
@@ -96,6 +96,109 @@ fn a_dry_run_lists_exactly_what_the_real_run_does() {
     }
     let signs: BTreeSet<char> = planned(&dry).into_iter().map(|(s, _)| s).collect();
     assert_eq!(signs, "+*.-".chars().collect());
+}
+
+#[test]
+fn what_was_renamed_is_listed_and_told_as_such_and_is_no_deletion() {
+    let Some(lab) = Lab::fresh() else { return };
+    lab.configure(ATLAS, FILTER);
+    make_private_paths(&lab);
+    let (ours, theirs) = (work(&lab, ATLAS), work(&lab, VEGA));
+    // More than a mass delete has.
+    let files = 1500;
+    for dir in ["old", "old/deep"] {
+        fs::create_dir(ours.join(dir)).expect("writable");
+    }
+    for n in 0..files {
+        fs::write(ours.join(format!("old/deep/{n}")), format!("{n}\n")).expect("writable");
+    }
+    fs::write(ours.join("letter"), "dear\n").expect("writable");
+    assert!(DONE.contains(&lab.sync(&[]).status));
+
+    let rename = |from: &str, to: &str| {
+        fs::rename(ours.join(from), ours.join(to)).expect("writable");
+    };
+    rename("old", "new");
+    rename("letter", "new/deep/message");
+    rename("new/deep/7", "seven");
+    fs::write(ours.join("new/deep/8"), "changed\n").expect("writable");
+    // Neither has a snapshot to ask the filesystem about: everything is compared.
+    let moved =
+        |old: &str, new: &str| format!("/home/dev/work/{old} \u{2192} /home/dev/work/{new}");
+    let expected = [
+        moved("letter", "new/deep/message"),
+        moved("old", "new"),
+        moved("old/deep/7", "seven"),
+    ];
+    let renames = |run: &Output| -> Vec<String> {
+        let lines = run.stdout.lines().map(str::trim_start);
+        let mut found: Vec<String> = lines
+            .filter_map(|line| Some(line.strip_prefix("> ")?.split(" (").next()?.to_owned()))
+            .collect();
+        found.sort();
+        found
+    };
+    let dry = lab.sync(&["--dry-run", "--allow-out-of-order"]);
+    assert!(DONE.contains(&dry.status), "{}", dry.text());
+    assert_eq!(renames(&dry), expected, "{}", dry.text());
+    let signs: Vec<(char, String)> = planned(&dry).into_iter().collect();
+    assert!(
+        signs.iter().all(|(sign, _)| !"+-".contains(*sign)),
+        "{signs:?}"
+    );
+    assert!(signs.contains(&('*', "/home/dev/work/new/deep/8".to_owned())));
+    assert!(
+        !dry.text().contains("--allow-mass-delete"),
+        "{}",
+        dry.text()
+    );
+    let json = lab.sync(&["--dry-run", "--allow-out-of-order", "--progress", "json"]);
+    let events = json.stdout.lines().map(|line| {
+        let event: serde_json::Value = serde_json::from_str(line).expect("an object a line");
+        event
+    });
+    let in_json = events.filter(|e| e["event"] == "change" && e["action"] == "rename");
+    let mut in_json: Vec<String> = in_json
+        .map(|e| format!("{} \u{2192} {}", e["from"], e["item"]).replace('"', ""))
+        .collect();
+    in_json.sort();
+    assert_eq!(in_json, expected);
+
+    // A real run that compares everything does it, without a question.
+    let ino = |path: &str| {
+        let stat = fs::metadata(theirs.join(path)).expect("there");
+        std::os::unix::fs::MetadataExt::ino(&stat)
+    };
+    let before = ino("old/deep/9");
+    let real = lab.sync(&["--allow-out-of-order", "--full-scan"]);
+    assert!(DONE.contains(&real.status), "{}", real.text());
+    assert_eq!(ino("new/deep/9"), before);
+    oracle::assert_homes_equal(&lab, PRIVATE);
+
+    // And what it did is told the same way afterwards.
+    let sessions = lab.pc_switcher(&["history", "--json"]).ok().stdout;
+    let last: serde_json::Value =
+        serde_json::from_str(sessions.lines().last().expect("a session")).expect("JSON");
+    assert_eq!(last["changed"]["renamed"], 3);
+    assert_eq!(last["changed"]["deleted"], 0);
+    let session = last["session"].as_str().expect("it has a name");
+    let told = lab.pc_switcher(&["history", session]).ok();
+    assert_eq!(renames(&told), expected, "{}", told.stdout);
+    assert!(told.stdout.contains(", 3 renamed, "), "{}", told.stdout);
+    let told = lab.pc_switcher(&["history", session, "--json"]).ok().stdout;
+    let lines = told.lines().map(|line| {
+        let change: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        change
+    });
+    for change in lines.filter(|change| change["sign"] == ">") {
+        let from = change["from"].as_str().expect("a path");
+        assert!(from.starts_with("dev/work/"), "{change}");
+        // The old version is where it was called so.
+        let kept = change["before"].as_str().expect("a path");
+        assert!(kept.ends_with(from), "{change}");
+        let kept = lab.inside(VEGA).join(kept.trim_start_matches('/'));
+        assert!(kept.exists(), "{change}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use pc_switcher::interrupt::AbortFlag;
 use pc_switcher::record::log::LogWriter;
 use pc_switcher::ui::{self, UiOptions};
 
-use crate::support::awkward::{chmod, chown};
+use crate::support::awkward::{chmod, chown, set_mtime};
 use crate::support::events_doc::Schema;
 use crate::support::lab::{ATLAS, Lab, VEGA};
 use crate::support::scenario::{DONE, FILTER, home, make_private_paths, work};
@@ -174,6 +174,61 @@ fn a_question_stands_where_the_lines_were_and_its_answer_counts() {
     });
     let status = terminal.end(|_| {});
     assert!(DONE.contains(&status), "{}", terminal.screen().join("\n"));
+}
+
+#[test]
+fn a_conflict_is_shown_with_both_versions_and_a_person_decides() {
+    let Some(lab) = Lab::fresh() else { return };
+    lab.configure(ATLAS, FILTER);
+    make_private_paths(&lab);
+    let (ours, theirs) = (work(&lab, ATLAS), work(&lab, VEGA));
+    fs::write(ours.join("letter"), "dear\n").expect("writable");
+    let first = lab.sync(&[]);
+    assert!(DONE.contains(&first.status), "{}", first.text());
+    fs::write(ours.join("letter"), "dear Ann\n").expect("writable");
+    set_mtime(&ours.join("letter"), 1_700_000_000, 0).expect("root may");
+    fs::write(theirs.join("letter"), "dear Bob, I am\n").expect("writable");
+    set_mtime(&theirs.join("letter"), 1_700_086_400, 0).expect("root may");
+
+    let command = "pc-switcher sync vega --yes --allow-out-of-order";
+    let dear_bob = || {
+        let text = fs::read(theirs.join("letter")).expect("there");
+        text == b"dear Bob, I am\n"
+    };
+    for (width, keys, expected) in [(40, "\x03", 130), (80, "\n", 4), (132, "a\n", 4)] {
+        let mut terminal = Terminal::open(&lab, (40, width), command);
+        terminal.until_words("Enter for abort:");
+        let screen = terminal.screen();
+        let flat = |text: &str| text.split_whitespace().collect::<String>();
+        let text = flat(&screen.join(" "));
+        for words in [
+            "1 path changed on both atlas and vega",
+            "/home/dev/work/letter",
+            "atlas 9 B of 2023-11-14 22:13:20 UTC",
+            "vega 15 B of 2023-11-15 22:13:20 UTC",
+            "--allow-conflicts",
+        ] {
+            assert!(
+                text.contains(&flat(words)),
+                "no {words:?} at {width} in\n{}",
+                screen.join("\n")
+            );
+        }
+        assert!(terminal.wrapped().is_empty(), "{:?}", terminal.wrapped());
+        terminal.send(keys);
+        assert_eq!(terminal.end(|_| {}), Some(expected), "{keys:?}");
+        assert!(dear_bob());
+        lab.assert_nothing_left_running();
+    }
+    let mut terminal = Terminal::open(&lab, (40, 80), command);
+    terminal.until_words("Enter for abort:");
+    terminal.send("c\n");
+    let status = terminal.end(|_| {});
+    assert!(DONE.contains(&status), "{}", terminal.screen().join("\n"));
+    assert_eq!(
+        fs::read(theirs.join("letter")).expect("there"),
+        b"dear Ann\n"
+    );
 }
 
 #[test]

@@ -10,11 +10,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::io::Errno;
 
+use super::bases::{Base, Finder};
 use super::fresh::Inside;
 use super::lot::Lot;
 use super::outcome::Outcome;
 use super::{ApplyError, write_error};
 use crate::escape::escape_str;
+use crate::mirror::alike::{ALIKE_MIN, NAMES_MAX};
 use crate::mirror::codec::Malformed;
 use crate::mirror::delta::ranged::{Prepared, prepare};
 use crate::mirror::delta::rebuild::{
@@ -24,8 +26,9 @@ use crate::mirror::delta::survey::Survey;
 use crate::mirror::delta::{self, partial};
 use crate::mirror::entry::{Time, split};
 use crate::mirror::packing::Unpacker;
-use crate::mirror::place::{DirCache, PlaceError, Shared};
+use crate::mirror::place::{self, DirCache, PlaceError, Shared};
 use crate::mirror::plan::{Old, Op};
+use crate::mirror::ranges::Ranges;
 use crate::mirror::staging::{self, LATE_FLAGS};
 use crate::mirror::told::Told;
 use crate::mirror::tree::Tree;
@@ -42,6 +45,9 @@ const WRITEBACK_STEP: u64 = 16 << 20;
 /// As many copies of old versions wait for what differs in them; each is an open file.
 const PREPARED_MAX: usize = 64;
 
+/// Files that wait for those they are made out of; with more, they come as a whole.
+const LATER_MAX: usize = 1024;
+
 /// Orders that wait for a hand.
 pub(super) const ORDERS: usize = 128;
 
@@ -56,6 +62,7 @@ pub(super) struct Order {
 }
 
 /// Where a file is made.
+#[derive(Clone)]
 pub(super) enum Spot {
     /// In the staging directory; it is moved by itself.
     Staged {
@@ -74,19 +81,58 @@ struct Asked {
     /// The question's length.
     bytes: usize,
     what: What,
+    /// Whether what it is made out of is a guess.
+    is_guess: bool,
 }
 
 /// What of a file was asked for.
 enum What {
-    /// All of it.
-    Whole,
-    /// How it is cut; and what has arrived of it before.
+    /// All of it; with `or_names`, the names of others like it will do.
+    Whole { or_names: bool },
+    /// How it is cut; where it is put together out of what has arrived of it before, another file or
+    /// its own old version.
     Survey {
         survey: Survey,
         arrived: Option<OwnedFd>,
+        base: Option<Arc<OwnedFd>>,
+        staged: String,
     },
     /// What can differ, which will be written into this.
     Parts(Prepared),
+}
+
+/// What is known of what a file is made out of, before it is asked for.
+enum Hint {
+    /// Nothing.
+    None,
+    /// It has to come.
+    Nothing,
+    /// This; whether that is a guess.
+    Like(Arc<OwnedFd>, bool),
+}
+
+/// A file that waits for the one it is made out of.
+struct Waiting {
+    order: Order,
+    /// Its path.
+    base: Vec<u8>,
+    is_guess: bool,
+}
+
+/// What came of a question for all of a file.
+enum Came {
+    /// The file was made, or cannot be.
+    File(Result<(), PlaceError>),
+    /// Names of others like it.
+    Names(Vec<Vec<u8>>),
+}
+
+/// What the source sent for a file.
+enum Sent {
+    /// Its content, up to here.
+    Content(u64),
+    /// Names of others like it.
+    Names(Vec<Vec<u8>>),
 }
 
 /// Where the content of files comes from.
@@ -140,6 +186,14 @@ pub(super) struct Hand<'a> {
     ask_no_more: bool,
     /// How many copies of old versions wait for what differs.
     prepared: usize,
+    /// Finds what files are made out of.
+    finder: Finder<'a>,
+    /// Files that wait for one that they are made out of, with its path.
+    later: Vec<Waiting>,
+    /// How many had been made when these were looked at.
+    made_then: u64,
+    /// What is asked for before anything else.
+    next: VecDeque<(Order, Hint)>,
     /// The last new directory.
     fresh: DirCache,
     /// The directory of the last file that was there already.
@@ -154,6 +208,7 @@ impl<'a> Hand<'a> {
         told: Told<'a>,
         orders: Receiver<Order>,
         origin: Origin<'a>,
+        finder: Finder<'a>,
         planned: Time,
     ) -> Self {
         Self {
@@ -167,6 +222,10 @@ impl<'a> Hand<'a> {
             asked_bytes: 0,
             ask_no_more: false,
             prepared: 0,
+            finder,
+            later: Vec::new(),
+            made_then: 0,
+            next: VecDeque::new(),
             fresh: DirCache::default(),
             dirs: DirCache::default(),
         }
@@ -183,11 +242,15 @@ impl<'a> Hand<'a> {
             }
             match self.orders.recv_timeout(Duration::from_millis(50)) {
                 Ok(order) => {
-                    self.ask_for(order)?;
+                    self.ask_for(order, Hint::None)?;
                     self.flush()?;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Disconnected) if self.later.is_empty() => break,
+                // Another hand is making it.
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
             }
         }
         if let Origin::There(line) = &mut self.origin {
@@ -215,16 +278,85 @@ impl<'a> Hand<'a> {
             && self.prepared < PREPARED_MAX
             && !self.ask_no_more
         {
-            let Ok(order) = self.orders.try_recv() else {
-                break;
+            self.resolve_later();
+            let (order, hint) = match self.next.pop_front() {
+                Some(next) => next,
+                None => match self.orders.try_recv() {
+                    Ok(order) => (order, Hint::None),
+                    Err(_) => break,
+                },
             };
-            self.ask_for(order)?;
+            self.ask_for(order, hint)?;
         }
         self.flush()
     }
 
-    fn ask_for(&mut self, order: Order) -> Result<(), ApplyError> {
-        let what = self.choose(&order)?;
+    /// Files whose base is made by now, or never will be, are next.
+    fn resolve_later(&mut self) {
+        let made = self.outcome.bases.made_so_far();
+        if self.later.is_empty() || made == self.made_then {
+            return;
+        }
+        self.made_then = made;
+        // All of them: one may wait for another that is behind it.
+        for waiting in std::mem::take(&mut self.later) {
+            let hint = match self.finder.find(&waiting.base) {
+                Base::Awaited { .. } => {
+                    self.later.push(waiting);
+                    continue;
+                }
+                Base::File(file) => Hint::Like(file, waiting.is_guess),
+                Base::Nothing => Hint::Nothing,
+            };
+            self.next.push_back((waiting.order, hint));
+        }
+    }
+
+    fn wait_for(&mut self, base: Vec<u8>, order: Order, is_guess: bool) {
+        self.later.push(Waiting {
+            order,
+            base,
+            is_guess,
+        });
+    }
+
+    /// What `order` is for is like one of these: made out of the first that is here.
+    fn take_names(&mut self, order: Order, names: Vec<Vec<u8>>) {
+        for path in names {
+            match self.finder.find(&path) {
+                Base::File(file) => {
+                    self.next.push_back((order, Hint::Like(file, false)));
+                    return;
+                }
+                // One that may wait itself could wait for this one.
+                Base::Awaited { will_come: true } if self.later.len() < LATER_MAX => {
+                    return self.wait_for(path, order, false);
+                }
+                Base::Awaited { .. } | Base::Nothing => {}
+            }
+        }
+        // The others are made out of this one.
+        self.outcome.bases.will_come(&order.op.path);
+        self.next.push_back((order, Hint::Nothing));
+    }
+
+    /// Asks for what `order` needs, or has it wait.
+    fn ask_for(&mut self, order: Order, mut hint: Hint) -> Result<(), ApplyError> {
+        if matches!(hint, Hint::None)
+            && matches!(self.origin, Origin::There(_))
+            && delta::worthy_ranges(&order.op).is_none()
+        {
+            match self.finder.guess(&order.op) {
+                Some((Base::File(file), _)) => hint = Hint::Like(file, true),
+                Some((Base::Awaited { .. }, path)) if self.later.len() < LATER_MAX => {
+                    self.wait_for(path, order, true);
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        let is_guess = matches!(hint, Hint::Like(_, true));
+        let what = self.choose(&order, hint)?;
         let path = &order.op.path[..];
         let mut bytes = path.len();
         if let What::Parts(prepared) = &what {
@@ -234,7 +366,10 @@ impl<'a> Hand<'a> {
         self.ask_no_more = matches!(what, What::Survey { .. });
         if let Origin::There(line) = &mut self.origin {
             match &what {
-                What::Whole => line.ask(|id| Message::Fetch { id, path })?,
+                What::Whole { or_names: false } => line.ask(|id| Message::Fetch { id, path })?,
+                What::Whole { or_names: true } => {
+                    line.ask(|id| Message::FetchOrNames { id, path })?;
+                }
                 What::Survey { survey, .. } => line.ask(|id| Message::Survey {
                     id,
                     path,
@@ -248,32 +383,87 @@ impl<'a> Hand<'a> {
             }
         }
         self.asked_bytes += bytes;
-        self.asked.push_back(Asked { order, bytes, what });
+        self.asked.push_back(Asked {
+            order,
+            bytes,
+            what,
+            is_guess,
+        });
         Ok(())
     }
 
     /// What of a file is asked for.
-    fn choose(&mut self, order: &Order) -> Result<What, ApplyError> {
-        let (Origin::There(_), Spot::Staged { staged, .. }) = (&self.origin, &order.spot) else {
-            return Ok(What::Whole);
-        };
+    fn choose(&mut self, order: &Order, hint: Hint) -> Result<What, ApplyError> {
         let op = &order.op;
+        if !matches!(self.origin, Origin::There(_)) || matches!(hint, Hint::Nothing) {
+            return Ok(What::Whole { or_names: false });
+        }
         let mut arrived = None;
-        if partial::is_worth_keeping(op) {
+        let (staged, is_staged) = match &order.spot {
+            Spot::Staged { staged, .. } => (staged.clone(), true),
+            Spot::Inside(_) => (String::new(), false),
+        };
+        if is_staged && partial::is_worth_keeping(op) {
             let opened = partial::open(self.shared.staging, self.shared.tree, op);
             arrived = opened.map_err(|errno| write_error(&op.path, errno))?;
         }
-        if arrived.is_none()
-            && let Some(prepared) = self.prepare(op, staged)?
-        {
-            return Ok(What::Parts(prepared));
+        let Hint::Like(base, _) = hint else {
+            if is_staged
+                && arrived.is_none()
+                && let Some(prepared) = self.prepare(op, &staged)?
+            {
+                return Ok(What::Parts(prepared));
+            }
+            if arrived.is_none() && !(is_staged && delta::is_worth_it(op)) {
+                self.outcome.bases.was_asked_for(op);
+                let or_names = op.meta.size >= ALIKE_MIN;
+                return Ok(What::Whole { or_names });
+            }
+            let old = op.old.as_ref().map_or(0, |old| old.size);
+            return Ok(What::Survey {
+                survey: first_look(op.meta.size.max(old)),
+                arrived,
+                base: None,
+                staged,
+            });
+        };
+        let staged = if is_staged {
+            staged
+        } else {
+            self.shared.staging.new_name()
+        };
+        if arrived.is_none() && op.meta.size < delta::DELTA_MIN {
+            return self.prepare_like(op, &base, &staged);
         }
-        if arrived.is_none() && !delta::is_worth_it(op) {
-            return Ok(What::Whole);
+        let size = Old::of(&base).map_or(0, |old| old.size);
+        Ok(What::Survey {
+            survey: first_look(op.meta.size.max(size)),
+            arrived,
+            base: Some(base),
+            staged,
+        })
+    }
+
+    /// Makes a copy of another file, all of which is compared.
+    fn prepare_like(&self, op: &Op, base: &OwnedFd, staged: &str) -> Result<What, ApplyError> {
+        let all: Ranges = std::iter::once(0..op.meta.size).collect();
+        match prepare(self.job(op, staged), base, &all) {
+            Ok(prepared) => Ok(What::Parts(prepared)),
+            Err(errno) => {
+                self.give_up_copy(op, staged, errno)?;
+                Ok(What::Whole { or_names: false })
+            }
         }
-        let old = op.old.as_ref().map_or(0, |old| old.size);
-        let survey = first_look(op.meta.size.max(old));
-        Ok(What::Survey { survey, arrived })
+    }
+
+    /// A copy could not be made: unless that is the end of everything, the file is made without.
+    fn give_up_copy(&self, op: &Op, staged: &str, errno: Errno) -> Result<(), ApplyError> {
+        self.outcome.stop.check()?;
+        if PlaceError::Io(errno).is_fatal() {
+            return Err(write_error(&op.path, errno));
+        }
+        self.discard(staged)
+            .map_err(|errno| write_error(&op.path, errno))
     }
 
     /// Makes a copy of the old version, where only ranges of it can differ.
@@ -291,16 +481,9 @@ impl<'a> Hand<'a> {
         let touched = Old::touched_at(&old);
         match prepared.and_then(|prepared| Ok((prepared, touched?))) {
             Ok((prepared, touched)) if touched < self.planned => return Ok(Some(prepared)),
-            Ok(_) => {}
-            Err(errno) => {
-                self.outcome.stop.check()?;
-                if PlaceError::Io(errno).is_fatal() {
-                    return Err(write_error(&op.path, errno));
-                }
-            }
+            Ok(_) => self.give_up_copy(op, staged, Errno::STALE)?,
+            Err(errno) => self.give_up_copy(op, staged, errno)?,
         }
-        self.discard(staged)
-            .map_err(|errno| write_error(&op.path, errno))?;
         Ok(None)
     }
 
@@ -341,19 +524,37 @@ impl<'a> Hand<'a> {
 
     /// Makes a file. Only what stops everything is an error.
     fn make(&mut self, asked: Asked) -> Result<(), ApplyError> {
-        let Asked { order, bytes, what } = asked;
+        let Asked {
+            order,
+            bytes,
+            what,
+            is_guess,
+        } = asked;
+        self.asked_bytes -= bytes;
         let item = match &order.spot {
             Spot::Staged { item, .. } => Some(*item),
             Spot::Inside(_) => None,
         };
         let made = match what {
-            What::Whole => self.make_whole(&order)?,
-            What::Survey { survey, arrived } => self.rebuild(&order, &survey, arrived)?,
-            What::Parts(prepared) => self.patch(&order, prepared)?,
+            What::Whole { or_names } => match self.make_whole(&order, or_names)? {
+                Came::File(made) => made,
+                Came::Names(names) => {
+                    self.take_names(order, names);
+                    return Ok(());
+                }
+            },
+            What::Survey {
+                survey,
+                arrived,
+                base,
+                staged,
+            } => self.rebuild(&order, &survey, arrived, base.zip(Some(is_guess)), &staged)?,
+            What::Parts(prepared) => self.patch(&order, prepared, is_guess)?,
         };
-        self.asked_bytes -= bytes;
         self.outcome.received.fetch_add(1, Ordering::Relaxed);
         let op = &order.op;
+        let bases = &self.outcome.bases;
+        bases.was_made(&op.path, made.is_ok().then_some(&order.spot));
         let spoiled = item.filter(|_| made.is_err());
         let noted = made.or_else(|error| self.outcome.failed(&op.path, &error));
         // Links to it look there first.
@@ -362,8 +563,9 @@ impl<'a> Hand<'a> {
         Ok(self.outcome.report(&mut self.told, &op.path)?)
     }
 
-    /// Makes a file of all its content. The inner error is the file's own.
-    fn make_whole(&mut self, order: &Order) -> Result<Result<(), PlaceError>, ApplyError> {
+    /// Makes a file of all its content, unless names of others like it come instead. The inner error is
+    /// the file's own.
+    fn make_whole(&mut self, order: &Order, or_names: bool) -> Result<Came, ApplyError> {
         let (op, fresh) = (&order.op, &mut self.fresh);
         let staging = self.shared.staging.dir();
         let (dir, name, is_inside) = match &order.spot {
@@ -378,46 +580,83 @@ impl<'a> Hand<'a> {
         let taken = match &mut self.origin {
             Origin::Here(tree, dirs) => {
                 self.outcome.bytes.fetch_add(op.bytes(), Ordering::Relaxed);
-                take_over(tree, dirs, op, file.as_ref().ok())
+                take_over(tree, dirs, op, file.as_ref().ok()).map(Sent::Content)
             }
             Origin::There(line) => {
-                line.receive(self.outcome, &mut self.told, op, file.as_ref().ok())?
+                let file = file.as_ref().ok();
+                line.receive(self.outcome, &mut self.told, op, or_names, file)?
             }
         };
-        let made = match (&file, taken) {
-            (Ok(file), Ok(end)) => finish(file, op, end, is_inside),
-            (Err(errno), _) => Err((*errno).into()),
-            (_, Err(error)) => Err(error),
+        let came = match (&file, taken) {
+            (_, Ok(Sent::Names(names))) => Came::Names(names),
+            (Ok(file), Ok(Sent::Content(end))) => Came::File(finish(file, op, end, is_inside)),
+            (Err(errno), _) => Came::File(Err((*errno).into())),
+            (_, Err(error)) => Came::File(Err(error)),
         };
-        if let Spot::Inside(inside) = &order.spot {
-            if made.is_ok() {
-                inside.top.add(op);
-            } else if file.is_ok() {
+        match (&order.spot, &came) {
+            (Spot::Inside(inside), Came::File(Ok(()))) => inside.top.add(op),
+            (Spot::Inside(inside), _) if file.is_ok() => {
                 // Nothing unfinished is placed with its directory: if it cannot be taken out (a full
                 // disk refuses that, too), the lot is never finished, and nothing of it is placed.
                 let dir = inside.open(self.shared, &mut self.fresh);
                 dir.and_then(|dir| staging::discard(dir.as_fd(), name))
                     .map_err(|e| write_error(&op.path, e))?;
             }
+            (Spot::Staged { staged, .. }, Came::Names(_)) if file.is_ok() => {
+                // It is begun once more, with another file's content.
+                let discarded = self.shared.staging.unlink(staged);
+                discarded.map_err(|e| write_error(&op.path, e))?;
+            }
+            _ => {}
         }
-        Ok(made)
+        Ok(came)
     }
 
-    /// Makes a file of its old version, what has arrived of it before, and what is missing then.
+    /// Puts what was made in the staging directory under the name `staged` to where it belongs.
+    fn settle(
+        &mut self,
+        order: &Order,
+        staged: &str,
+        file: &OwnedFd,
+    ) -> Result<Result<(), PlaceError>, ApplyError> {
+        let Spot::Inside(inside) = &order.spot else {
+            return Ok(Ok(()));
+        };
+        let (op, staging) = (&order.op, self.shared.staging.dir());
+        let (_, name) = split(&op.path);
+        let dir = match inside.open(self.shared, &mut self.fresh) {
+            Ok(dir) => dir,
+            Err(errno) => return Ok(Err(errno.into())),
+        };
+        if let Err(error) = place::rename_new(staging, staged.as_bytes(), dir, name) {
+            return Ok(Err(error));
+        }
+        if op.meta.flags & LATE_FLAGS != 0
+            && let Err(errno) = staging::set_flags(file.as_fd(), op.meta.flags, u32::MAX)
+        {
+            // As above: nothing unfinished is placed with its directory.
+            staging::discard(dir.as_fd(), name).map_err(|e| write_error(&op.path, e))?;
+            return Ok(Err(errno.into()));
+        }
+        inside.top.add(op);
+        Ok(Ok(()))
+    }
+
+    /// Makes a file of `base` (and whether that is a guess) or its old version, what has arrived of it
+    /// before, and what is missing then.
     fn rebuild(
         &mut self,
         order: &Order,
         survey: &Survey,
         arrived: Option<OwnedFd>,
+        base: Option<(Arc<OwnedFd>, bool)>,
+        staged: &str,
     ) -> Result<Result<(), PlaceError>, ApplyError> {
         let op = &order.op;
-        let (Origin::There(_), Spot::Staged { staged, .. }) = (&self.origin, &order.spot) else {
-            return Err(Malformed("asked of nobody").into());
-        };
-        let old = if delta::is_worth_it(op) {
-            self.open_old(op).map(Some)
-        } else {
-            Ok(None)
+        let old = match &base {
+            Some((base, _)) => base.try_clone().map(Some).map_err(|_| Errno::MFILE.into()),
+            None if delta::is_worth_it(op) => self.open_old(op).map(Some),
+            None => Ok(None),
         };
         let job = self.job(op, staged);
         let before = self.outcome.bytes.load(Ordering::Relaxed);
@@ -430,12 +669,23 @@ impl<'a> Hand<'a> {
             told: &mut self.told,
             path: &op.path,
         };
-        let rebuilt = rebuild(&mut line, job, survey, old, arrived);
+        let mut rebuilt = rebuild(&mut line, job, survey, old, arrived);
         self.ask_no_more = false;
+        if let (Some(_), Err(Trouble::File(error))) = (&base, &rebuilt)
+            && !error.is_fatal()
+        {
+            // That other file is no reason for this one not to come.
+            self.outcome.stop.check()?;
+            rebuilt = Err(Trouble::AsAWhole);
+        }
         let as_a_whole = matches!(rebuilt, Err(Trouble::AsAWhole));
-        let made = self.finish_delta(op, before, rebuilt)?;
+        let is_guess = base.is_some_and(|(_, is_guess)| is_guess);
+        let made = self.finish_delta(op, before, rebuilt, is_guess)?;
         if !as_a_whole {
-            return Ok(made);
+            return match made {
+                Ok(file) => self.settle(order, staged, &file),
+                Err(error) => Ok(Err(error)),
+            };
         }
         if let Err(errno) = self.discard(staged) {
             return Ok(Err(errno.into()));
@@ -445,7 +695,10 @@ impl<'a> Hand<'a> {
             line.ask(|id| Message::Fetch { id, path })?;
         }
         self.flush()?;
-        self.make_whole(order)
+        match self.make_whole(order, false)? {
+            Came::File(made) => Ok(made),
+            Came::Names(_) => Err(Malformed("names nobody asked for").into()),
+        }
     }
 
     /// Makes a file of its old version and those of its parts that differ.
@@ -453,8 +706,10 @@ impl<'a> Hand<'a> {
         &mut self,
         order: &Order,
         prepared: Prepared,
+        is_guess: bool,
     ) -> Result<Result<(), PlaceError>, ApplyError> {
         let op = &order.op;
+        let staged = prepared.staged.clone();
         let before = self.outcome.bytes.load(Ordering::Relaxed);
         let Origin::There(line) = &mut self.origin else {
             return Err(Malformed("asked of nobody").into());
@@ -464,7 +719,11 @@ impl<'a> Hand<'a> {
             line.answer(outcome, told, &op.path, take)
         });
         self.prepared -= 1;
-        self.finish_delta(op, before, received)
+        let made = self.finish_delta(op, before, received, is_guess)?;
+        match made {
+            Ok(file) => self.settle(order, &staged, &file),
+            Err(error) => Ok(Err(error)),
+        }
     }
 
     /// Gives what was made out of an old version its attributes, and counts what of it was here.
@@ -473,14 +732,18 @@ impl<'a> Hand<'a> {
         op: &Op,
         before: u64,
         made: Result<OwnedFd, Trouble>,
-    ) -> Result<Result<(), PlaceError>, ApplyError> {
+        is_guess: bool,
+    ) -> Result<Result<OwnedFd, PlaceError>, ApplyError> {
         self.outcome.stop.check()?;
         match made {
             Ok(file) => {
                 let arrived = self.outcome.bytes.load(Ordering::Relaxed) - before;
                 let kept = op.bytes().saturating_sub(arrived);
                 self.outcome.kept.fetch_add(kept, Ordering::Relaxed);
-                Ok(finish(&file, op, op.meta.size, false))
+                if is_guess {
+                    self.outcome.bases.learn(kept >= op.bytes() / 2);
+                }
+                Ok(finish(&file, op, op.meta.size, false).map(|()| file))
             }
             Err(Trouble::All(error)) => Err(error),
             Err(Trouble::File(error)) => Ok(Err(error)),
@@ -538,18 +801,29 @@ impl Line<'_> {
         outcome: &Outcome,
         told: &mut Told<'_>,
         op: &Op,
+        or_names: bool,
         file: Option<&OwnedFd>,
-    ) -> Result<Result<u64, PlaceError>, ApplyError> {
+    ) -> Result<Result<Sent, PlaceError>, ApplyError> {
+        let mut names: Vec<Vec<u8>> = Vec::new();
         let mut hash = ContentHash::new();
         let mut written = 0;
         let mut begun = 0;
         let ended = self.answer(outcome, told, &op.path, &mut |message| {
+            if let Message::Alike { path, .. } = message
+                && or_names
+                && written == 0
+                && names.len() < NAMES_MAX
+            {
+                names.push(path.to_vec());
+                return Ok(());
+            }
             let Message::Data { offset, bytes, .. } = message else {
                 return Err(Malformed("out of place while files are sent").into());
             };
             // Forwards only, so that there is an end to it.
             let end = offset.saturating_add(bytes.len() as u64);
-            if *offset < written || end <= *offset || end > op.meta.size {
+            let is_more = *offset < written || end <= *offset || end > op.meta.size;
+            if is_more || !names.is_empty() {
                 return Err(Malformed("more content than the file has").into());
             }
             written = end;
@@ -565,8 +839,9 @@ impl Line<'_> {
             Ok(())
         })?;
         let result = match ended {
+            Ok(_) if !names.is_empty() => Ok(Sent::Names(names)),
             Ok((size, theirs)) if size == op.meta.size && theirs == hash.finish(size) => {
-                Ok(written)
+                Ok(Sent::Content(written))
             }
             Ok(_) => Err("arrived damaged: its size or hash is wrong".to_owned()),
             Err(text) => Err(text),
@@ -605,6 +880,7 @@ impl Line<'_> {
             }
             match &message {
                 Message::Data { id, .. }
+                | Message::Alike { id, .. }
                 | Message::Pieces { id, .. }
                 | Message::Part { id, .. }
                     if *id == expected =>

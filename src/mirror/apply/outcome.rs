@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use super::bases::Bases;
 use super::{ApplyError, write_error};
 use crate::escape::escape_bytes;
 use crate::interrupt::{AbortFlag, Interrupted};
@@ -44,6 +45,8 @@ pub(super) struct Outcome {
     pub(super) kept: AtomicU64,
     /// Files received: no change yet, but progress.
     pub(super) received: AtomicU64,
+    /// What files are made out of.
+    pub(super) bases: Bases,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -52,13 +55,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Outcome {
     /// Of work that has not begun.
-    pub(super) fn new(abort: &AbortFlag) -> Self {
+    pub(super) fn new(abort: &AbortFlag, bases: Bases) -> Self {
         Self {
             results: Mutex::default(),
             stop: abort.below(),
             bytes: AtomicU64::new(0),
             kept: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            bases,
         }
     }
 

@@ -7,8 +7,9 @@ use crate::escape::escape_bytes;
 use crate::event::ProgressUpdate;
 use crate::mirror::entry::Time;
 use crate::mirror::relay::run_pair;
+use crate::mirror::suspects::SUSPECTS_MAX;
 use crate::mirror::tree::Trust;
-use crate::mirror::wire::{Message, MirrorReply, MirrorRequest, Restricted, ScanTree};
+use crate::mirror::wire::{Message, MirrorReply, MirrorRequest, PlanTotals, Restricted, ScanTree};
 use crate::module::{ModuleContext, ModuleError};
 
 /// Scans that may follow one another because names of hard links turned up.
@@ -129,6 +130,7 @@ pub(super) fn scan(context: &ModuleContext<'_>, planned: &Planned) -> Result<Sca
                 found: true,
                 left,
                 compared,
+                ..Restricted::default()
             })
         };
         few[0].restricted = found(Vec::new(), None);
@@ -148,9 +150,56 @@ pub(super) fn scan(context: &ModuleContext<'_>, planned: &Planned) -> Result<Sca
         }
     }
     let (source, target) = once(context, &planned.path, &trees)?;
+    let (source, target) = with_moves(context, &planned.path, &trees, (source, target))?;
     Ok(Scanned {
         source,
         target,
         full_scan: why,
     })
+}
+
+/// After a full scan: where something new was elsewhere in the anchor, it is moved instead of being made and
+/// deleted. What is planned is compared once more for that.
+fn with_moves(
+    context: &ModuleContext<'_>,
+    folder: &str,
+    trees: &[ScanTree; 2],
+    whole: (MirrorReply, MirrorReply),
+) -> Result<(MirrorReply, MirrorReply), ModuleError> {
+    let is_known = trees
+        .iter()
+        .all(|t| t.anchor.is_some() && t.trust.is_some());
+    let totals = whole.1.plan.clone().unwrap_or_default();
+    let is_worth_it = (1..=SUSPECTS_MAX as u64).contains(&totals.changes());
+    if !is_known || !is_worth_it || totals.created == 0 || totals.deleted == 0 {
+        return Ok(whole);
+    }
+    let mut few = trees.clone();
+    few[0].restricted = Some(Restricted {
+        origins: true,
+        ..Restricted::default()
+    });
+    few[1].restricted = Some(Restricted {
+        planned: true,
+        ..Restricted::default()
+    });
+    let Ok((source, target)) = restricted(context, folder, few)? else {
+        // The plan is that of the scan that did not do.
+        return once(context, folder, trees);
+    };
+    let (mut of_source, mut of_target) = whole;
+    of_source.looked += source.looked;
+    of_source.errors = of_source.errors.max(source.errors);
+    of_target.looked += target.looked;
+    of_target.errors = of_target.errors.max(target.errors);
+    of_target.left.extend(target.left);
+    of_target.left.sort();
+    of_target.left.dedup();
+    of_target.left_more |= target.left_more;
+    of_target.drift = target.drift;
+    of_target.plan = target.plan.map(|plan| PlanTotals {
+        existing: totals.existing,
+        ..plan
+    });
+    Ok((of_source, of_target))
 }

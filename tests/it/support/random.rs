@@ -169,7 +169,7 @@ fn change(
     let stat = fs::symlink_metadata(path)?;
     let fresh = name(random, 1_000_000 + number);
     let parent = path.parent().expect("below the root").to_owned();
-    match random.below(11) {
+    match random.below(12) {
         0 => remove(path),
         1 | 2 if stat.is_file() => fs::write(path, content(random)),
         3 if stat.is_file() && stat.len() > 0 => {
@@ -204,6 +204,18 @@ fn change(
             create(random, root, path)
         }
         9 => create(random, root, &parent.join(fresh)),
+        10 if stat.is_file() => {
+            // A copy by reflink, changed in one place as often as not.
+            let copy = parent.join(fresh);
+            let made = File::create(&copy)?;
+            if rustix::fs::ioctl_ficlone(&made, File::open(path)?).is_err() {
+                fs::copy(path, &copy)?;
+            }
+            if stat.len() > 0 && random.below(2) == 0 {
+                made.write_all_at(b"changed", random.below(stat.len()))?;
+            }
+            Ok(())
+        }
         _ => attributes(random, path),
     }
 }
