@@ -11,7 +11,7 @@ LAB = tests/lab
 
 PACKAGING = packaging
 
-.PHONY: help build demo test soak fuzz lint bench static install uninstall deb release package-check clean-lab
+.PHONY: help build demo test soak fuzz lint bench bench-undo static install uninstall deb release package-check clean-lab
 
 help:
 	@echo "make demo     two real machines on this one, a real sync between them, the proof"
@@ -20,6 +20,7 @@ help:
 	@echo "make fuzz     lets a fuzzer loose on all that reads foreign bytes, TIME=60 seconds each"
 	@echo "make lint     formatting, clippy and documentation, warnings are errors"
 	@echo "make bench    side by side with rsync; writes the table of BENCHMARKS.md"
+	@echo "make bench-undo  what rollbacks and status cost with a million files, each with its limit"
 	@echo "make static   one static program that runs on any Linux of this architecture"
 	@echo "make deb      a Debian package of it"
 	@echo "make release  a tarball of it with its checksum, the same bytes each time"
@@ -57,6 +58,10 @@ lint:
 bench:
 	@$(LAB)/need.sh build lab
 	@$(LAB)/bench.sh
+
+bench-undo:
+	@$(LAB)/need.sh build lab
+	@$(LAB)/bench-undo.sh
 
 static:
 	@$(PACKAGING)/static.sh

@@ -6,8 +6,8 @@
 //! ping, the word to stop) goes first.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 
@@ -104,23 +104,12 @@ pub struct Outgoing {
     queue: Option<Sender<Vec<u8>>>,
     first: Option<Sender<Vec<u8>>>,
     waker: Option<Arc<Waker>>,
-    backlog: Mutex<Backlog>,
 }
 
 impl Outgoing {
     /// Queues `bytes`; never blocks.
     pub fn send(&self, bytes: Vec<u8>) -> Result<(), Gone> {
         self.put(self.queue.as_ref(), bytes)
-    }
-
-    /// Queues `bytes` unless more than `most` would wait then; whether it did. Never blocks.
-    pub fn send_within(&self, bytes: Vec<u8>, most: usize) -> Result<bool, Gone> {
-        let waiting = self.queue.as_ref().map_or(0, Sender::len);
-        let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
-        if backlog.add(bytes.len(), waiting + 1) > most {
-            return Ok(false);
-        }
-        self.send(bytes).map(|()| true)
     }
 
     /// Queues `bytes`, whole frames, before everything that is queued already; never blocks.
@@ -145,7 +134,6 @@ impl From<Sender<Vec<u8>>> for Outgoing {
             queue: Some(queue),
             first: None,
             waker: None,
-            backlog: Mutex::default(),
         }
     }
 }
@@ -185,7 +173,6 @@ impl Queue {
             queue: Some(sender),
             first: Some(first_sender),
             waker: Some(Arc::clone(&waker)),
-            backlog: Mutex::default(),
         };
         Ok((
             outgoing,

@@ -13,7 +13,9 @@ use super::met::{Meets, Met};
 use crate::agent::client::AgentError;
 use crate::change::Change;
 use crate::config::Config;
-use crate::event::{Event, EventSink, ProgressEvent, ProgressUpdate};
+use crate::escape::escape_str;
+use crate::event::{Event, EventSink, Host, ProgressEvent, ProgressUpdate, SessionState};
+use crate::figures;
 use crate::mirror::local::{FolderRules, LocalPlan, Side, client};
 use crate::mirror::told;
 use crate::mirror::wire::{Message, PlanTotals};
@@ -30,7 +32,7 @@ use crate::snapshot::{SnapshotFacts, Subvolume};
 pub const NAME: &str = "status";
 
 /// How long it may take to find out what snapshots hold: there is an answer within two seconds.
-const SPACE_LIMIT: Duration = Duration::from_millis(800);
+pub(super) const SPACE_LIMIT: Duration = Duration::from_millis(800);
 
 /// Everything a look is given.
 pub struct Work<'a> {
@@ -153,6 +155,50 @@ fn newest_anchor<'a>(
             .filter(|_| is_with)
             .map(|anchor| (entry, anchor))
     })
+}
+
+/// Where a machine stands, as far as that can be seen without writing anything, in one line; `None` if no sync has
+/// left anything there.
+pub(super) fn at_a_glance(
+    state: &MachineState,
+    snapshots: &[SnapshotFacts],
+    held: &Held,
+) -> Option<String> {
+    let undone = undone(&state.history);
+    let time = |at: Timestamp| at.strftime("%F %T UTC").to_string();
+    let mut parts = Vec::new();
+    for last in last_syncs(state).into_iter().take(3) {
+        let (direction, other) = match last.role {
+            Host::Source => ("to", last.partner()),
+            Host::Target => ("from", last.partner()),
+        };
+        let (at, other) = (time(last.ended_at), escape_str(&other.hostname));
+        let end = match last.state {
+            SessionState::Completed if undone.contains(&last.session) => "rolled back since",
+            SessionState::Completed => "completed",
+            SessionState::Aborted => "stopped",
+            _ => "failed",
+        };
+        parts.push(format!("synced {direction} {other} {at}, {end}"));
+        let anchor = newest_anchor(state, last.partner());
+        let folders = anchor.into_iter().flat_map(|(_, a)| a.folders.values());
+        if let Some(oldest) = folders.map(|folder| folder.full_scan_at).min() {
+            parts.push(format!("everything compared {}", time(oldest)));
+        }
+    }
+    if !snapshots.is_empty() {
+        let least = if held.complete { "" } else { "at least " };
+        parts.push(format!(
+            "{}, only they hold {least}{}",
+            figures::counted(snapshots.len() as u64, "snapshot"),
+            figures::bytes(held.freed(|_| true))
+        ));
+    }
+    if parts.is_empty() {
+        return None;
+    }
+    parts.push("`pc-switcher status` tells what was changed since".to_owned());
+    Some(parts.join("; "))
 }
 
 fn look(work: &Work<'_>, met: &Met, only: Option<&MachineName>) -> Result<Standing, RunError> {
@@ -321,7 +367,6 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::SessionState;
     use crate::record::anchor::Recorded;
     use crate::record::testing::{anchor, entry};
 
@@ -332,7 +377,7 @@ mod tests {
             ..entry(session, from, to, SessionState::Completed)
         };
         let mut pulled = with_anchor("00000002", "vega", "atlas");
-        pulled.role = crate::event::Host::Target;
+        pulled.role = Host::Target;
         let mut rollback = entry("00000005", "atlas", "vega", SessionState::Completed);
         rollback.rollback_of = Some("00000004".to_owned());
         let state = MachineState {

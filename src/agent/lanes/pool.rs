@@ -66,8 +66,6 @@ pub enum Dealt {
     First(u64),
     /// It has gone over a lane; or nowhere, because a lane is lost and the stream with it.
     Gone,
-    /// Nowhere: too much waits already.
-    TooMuch,
 }
 
 /// All lanes of an agent.
@@ -147,7 +145,7 @@ impl Pool {
 
     /// Sends a frame of a stream over a lane, or says how it goes over the first connection, where `waiting`
     /// bytes wait already.
-    pub fn deal(&self, payload: &[u8], waiting: u64, most: usize) -> Dealt {
+    pub fn deal(&self, payload: &[u8], waiting: u64) -> Dealt {
         let mut dealer = lock(&self.dealer);
         if lock(&self.lost).is_some() {
             return Dealt::Gone;
@@ -165,7 +163,7 @@ impl Pool {
             dealer.is_numbered = true;
             dealer.is_first = true;
         }
-        dealer.deal(payload, waiting, most)
+        dealer.deal(payload, waiting)
     }
 
     /// How to open lanes, if that is worth it now; it is said once.
@@ -265,7 +263,7 @@ impl Pool {
 }
 
 impl Dealer {
-    fn deal(&mut self, payload: &[u8], waiting: u64, most: usize) -> Dealt {
+    fn deal(&mut self, payload: &[u8], waiting: u64) -> Dealt {
         let number = self.next;
         self.next += 1;
         if std::mem::take(&mut self.is_first) {
@@ -281,20 +279,21 @@ impl Dealer {
         let order = (0..all).map(|step| (self.turn + step) % all);
         match order.min_by_key(|at| waits(*at)) {
             None | Some(0) => Dealt::First(number),
-            Some(at) if self.lanes[at - 1].send(payload, number, most) => Dealt::Gone,
-            Some(_) => Dealt::TooMuch,
+            Some(at) => {
+                self.lanes[at - 1].send(payload, number);
+                Dealt::Gone
+            }
         }
     }
 }
 
 impl Lane {
-    /// Sends a frame; whether no more than `most` waits then.
-    fn send(&mut self, payload: &[u8], number: u64, most: usize) -> bool {
+    fn send(&mut self, payload: &[u8], number: u64) {
         let mut bytes = Vec::with_capacity(payload.len() + HEAD);
         encode_numbered(number, payload, &mut bytes);
         self.queued += bytes.len() as u64;
         // If it has ended, that is told as what it is.
-        self.outgoing.send_within(bytes, most).unwrap_or(true)
+        let _ = self.outgoing.send(bytes);
     }
 
     /// Bytes that were queued and have not gone.
@@ -420,7 +419,7 @@ mod tests {
         let megabyte = vec![0; 1 << 20];
         let mut dealt = 0;
         while pool.wanted().is_none() {
-            assert_eq!(pool.deal(&megabyte, 0, usize::MAX), Dealt::Plain);
+            assert_eq!(pool.deal(&megabyte, 0), Dealt::Plain);
             dealt += 1;
         }
         assert_eq!(dealt << 20, WORTH_IT);
@@ -432,18 +431,17 @@ mod tests {
         let (pool, kept) = pool();
         let _streams = pool.streams();
         pool.begins();
-        assert_eq!(pool.deal(PAYLOAD, 0, usize::MAX), Dealt::Plain);
+        assert_eq!(pool.deal(PAYLOAD, 0), Dealt::Plain);
         open(&pool, &kept, 2);
         let mut numbers = Vec::new();
         for at in 0..99 {
             if at == 50 {
                 pool.begins();
             }
-            match pool.deal(PAYLOAD, 0, usize::MAX) {
+            match pool.deal(PAYLOAD, 0) {
                 Dealt::First(number) => numbers.push(number),
                 Dealt::Gone => assert!(at != 0 && at != 50),
                 Dealt::Plain => panic!("without a number"),
-                Dealt::TooMuch => panic!("nothing waits"),
             }
         }
         assert!(numbers.len() < 99 && numbers.contains(&0) && numbers.contains(&50));
@@ -461,15 +459,13 @@ mod tests {
         let (pool, kept) = pool();
         let _streams = pool.streams();
         open(&pool, &kept, 1);
-        assert_eq!(pool.deal(PAYLOAD, u64::MAX, usize::MAX), Dealt::First(0));
+        assert_eq!(pool.deal(PAYLOAD, u64::MAX), Dealt::First(0));
         for _ in 0..10 {
-            assert_eq!(pool.deal(PAYLOAD, u64::MAX, usize::MAX), Dealt::Gone);
+            assert_eq!(pool.deal(PAYLOAD, u64::MAX), Dealt::Gone);
         }
         // Nothing has gone of what is on the lane by now.
         assert_eq!(kept.numbers(0).len(), 10);
-        assert_eq!(pool.deal(PAYLOAD, 0, usize::MAX), Dealt::First(11));
-        // More than may wait anywhere is not kept for one that takes it.
-        assert_eq!(pool.deal(PAYLOAD, u64::MAX, 1), Dealt::TooMuch);
+        assert_eq!(pool.deal(PAYLOAD, 0), Dealt::First(11));
     }
 
     #[test]
@@ -478,7 +474,7 @@ mod tests {
         open(&pool, &kept, 2);
         kept.close(0);
         assert_eq!(pool.lost(), None);
-        pool.deal(PAYLOAD, 0, usize::MAX);
+        pool.deal(PAYLOAD, 0);
         assert_eq!(pool.count(), 1);
         let streams = pool.streams();
         assert_eq!(pool.lost(), None);
@@ -491,7 +487,7 @@ mod tests {
             }
         };
         assert_eq!(lost.reason, "cut");
-        assert_eq!(pool.deal(PAYLOAD, 0, usize::MAX), Dealt::Gone);
+        assert_eq!(pool.deal(PAYLOAD, 0), Dealt::Gone);
         drop(streams);
         assert_eq!(pool.lost(), None);
         pool.end(Duration::ZERO);

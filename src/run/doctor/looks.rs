@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Checks, State};
+use crate::agent::client::AgentError;
 use crate::agent::health::{Health, Login};
 use crate::agent::protocol::{Reply, Request};
 use crate::escape::escape_str;
@@ -11,7 +12,9 @@ use crate::exit::ExitStatus;
 use crate::figures;
 use crate::modules::{btrfs_snapshots, space, user_data};
 use crate::run::error::RunError;
-use crate::run::{CORE, Pair, Peer, Run, clocks, gates, initialise, logins, preflight, validate};
+use crate::run::{
+    CORE, Pair, Peer, Run, clocks, gates, initialise, logins, preflight, status, validate,
+};
 use crate::snapshot::Subvolume;
 
 /// Less than this is left in `/run`: not enough to be sure that an agent fits.
@@ -34,6 +37,9 @@ pub(super) fn all(
     }
     validation(run, pair, hosts, checks)?;
     disks(run, pair, hosts, checks)?;
+    for host in hosts {
+        standing(run, pair.peer(*host), checks)?;
+    }
     if hosts.len() == 2 {
         together(run, pair, checks)?;
     }
@@ -189,6 +195,42 @@ fn memory(peer: &Peer, checks: &mut Checks) -> Result<(), RunError> {
                 ),
             },
         ),
+    }
+    Ok(())
+}
+
+/// What `status` tells of a machine, as far as that can be seen without writing: to learn what was changed since
+/// the last sync takes a snapshot. What cannot be read is said by the checks it stands in the way of.
+fn standing(run: &Run, peer: &Peer, checks: &mut Checks) -> Result<(), RunError> {
+    let dir = &run.shared.config.btrfs_snapshots.snapshot_dir;
+    let limit = u64::try_from(status::SPACE_LIMIT.as_millis()).unwrap_or(u64::MAX);
+    let requests = [
+        Request::ReadState,
+        Request::ListSnapshots {
+            snapshot_dir: dir.clone(),
+            with_space: false,
+        },
+        Request::SnapshotSpace {
+            snapshot_dir: dir.clone(),
+            limit_millis: limit,
+        },
+    ];
+    let mut replies = Vec::with_capacity(requests.len());
+    for request in requests {
+        match peer.machine.agent.call(request) {
+            Ok(reply) => replies.push(reply),
+            Err(AgentError::Fault { .. }) => return Ok(()),
+            Err(error) => return Err(RunError::agent("looking where it stands")(error)),
+        }
+    }
+    if let [
+        Reply::State(state),
+        Reply::Snapshots(snapshots),
+        Reply::Held(held),
+    ] = &replies[..]
+        && let Some(message) = status::at_a_glance(state, snapshots, held)
+    {
+        checks.ok("standing", peer.machine.host, message);
     }
     Ok(())
 }

@@ -249,3 +249,41 @@ fn gates_are_warnings_that_name_their_flags() {
     );
     assert_eq!(checkup.status(), ExitStatus::Warnings);
 }
+
+#[test]
+fn where_a_machine_stands_is_told_without_writing() {
+    use crate::event::SessionState;
+    use crate::record::testing::{entry, snapshot};
+    let world = world();
+    let session = "0a11ce00";
+    for host in [Host::Source, Host::Target] {
+        world.with(host, |m| {
+            let mut last = entry(session, "atlas", "vega", SessionState::Completed);
+            last.role = host;
+            m.state.history = vec![last];
+            m.snapshots.push(snapshot(&format!(
+                "@home-presync-20260101T000000Z-{session}"
+            )));
+        });
+    }
+    let checkup = looked(&world);
+    for (host, words) in [
+        (
+            Host::Source,
+            "synced to vega 1970-01-01 00:00:00 UTC, completed; 1 snapshot, ",
+        ),
+        (
+            Host::Target,
+            "synced from atlas 1970-01-01 00:00:00 UTC, completed; 1 snapshot, ",
+        ),
+    ] {
+        let check = one(&checkup, "standing", Some(host));
+        assert!(check.message.starts_with(words), "{}", check.message);
+        assert!(
+            check.message.contains("pc-switcher status"),
+            "{}",
+            check.message
+        );
+        world.with(host, |m| assert!(m.mutations().is_empty()));
+    }
+}
