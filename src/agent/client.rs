@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, tick, unbounded};
 
+use super::lanes::order::NUMBER;
+use super::lanes::pool::{Dealt, LanePlan, Pool, Streaming};
 use super::link::{Closed, Gone, Incoming, Link, Outgoing, Traffic};
 use super::protocol::{
-    Answer, Call, Fault, FaultKind, Frame, FrameError, Kind, PEER_SILENCE, PING_EVERY, Reply,
-    Request, encode_frame,
+    Answer, Call, Fault, FaultKind, Frame, FrameError, Kind, MAX_FRAME, PEER_SILENCE, PING_EVERY,
+    Reply, Request, encode_frame, encode_numbered,
 };
-use crate::event::{Event, EventSink, Host, LogEvent, Working};
+use crate::event::{Event, EventSink, Host, LogEvent, LogLevel, Working};
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::prompt::{Choice, PromptError, Prompter, Question};
 
@@ -68,6 +70,9 @@ pub enum AgentError {
 /// After this long without a frame, though one comes every few seconds, a link that ends was dead.
 const SILENT: Duration = Duration::from_secs(PING_EVERY.as_secs() * 3);
 
+/// Name under which connections are spoken of.
+const LOG_NAME: &str = "core";
+
 /// How long an agent that said it was stopped may take to be gone.
 const ENDING: Duration = Duration::from_secs(2);
 
@@ -84,6 +89,9 @@ struct Shared {
     next_id: AtomicU64,
     latency_nanos: AtomicU64,
     traffic: Traffic,
+    /// Bytes queued for the link.
+    queued: AtomicU64,
+    lanes: Arc<Pool>,
     banner: String,
 }
 
@@ -134,6 +142,8 @@ impl AgentClient {
             next_id: AtomicU64::new(1),
             latency_nanos: AtomicU64::new(0),
             traffic: link.traffic,
+            queued: AtomicU64::new(0),
+            lanes: Arc::new(Pool::new(&abort)),
             banner: link.banner,
         });
         let (stream_tx, stream) = unbounded();
@@ -221,10 +231,22 @@ impl AgentClient {
         }
     }
 
-    /// How the link ended, if it has.
+    /// How the link ended, if it has; or how another connection did that had a share of a stream.
     #[must_use]
     pub fn closed(&self) -> Option<Closed> {
-        lock(&self.shared.closed).clone()
+        let closed = lock(&self.shared.closed).clone();
+        closed.or_else(|| self.shared.lanes.lost())
+    }
+
+    /// Has streams go over more connections, once there is enough to send.
+    pub fn plan_lanes(&self, plan: LanePlan) {
+        self.shared.lanes.plan(plan);
+    }
+
+    /// A stream is to be sent: until this is dropped, all connections that have a share of it are needed.
+    #[must_use]
+    pub fn streams(&self) -> Streaming {
+        self.shared.lanes.streams()
     }
 
     /// Asks `request` and waits for the reply without a time limit (the agent's silence has one).
@@ -260,12 +282,17 @@ impl AgentClient {
         }
         // Not after the content that is under way.
         let is_urgent = matches!(request, Request::Abort);
+        match request {
+            Request::Service { .. } => self.shared.lanes.begins(),
+            Request::Abort => self.shared.lanes.abandon(),
+            _ => {}
+        }
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (tx, rx) = bounded(1);
         lock(&self.shared.pending).insert(id, tx);
         let payload = serde_json::to_vec(&Call { id, request })
             .expect("requests are plain data that JSON can hold");
-        if payload.len() + 1 > super::protocol::MAX_FRAME {
+        if payload.len() + 1 > MAX_FRAME {
             lock(&self.shared.pending).remove(&id);
             return Err(self.nonsense("our own request is too large for a frame"));
         }
@@ -314,7 +341,76 @@ impl AgentClient {
 
     /// Sends a stream frame.
     pub fn send_stream(&self, payload: &[u8]) -> Result<(), AgentError> {
-        self.send(Kind::Stream, payload)
+        if payload.len() + NUMBER >= MAX_FRAME {
+            return Err(self.nonsense("a frame of a stream is too large to be passed on"));
+        }
+        let lanes = &self.shared.lanes;
+        if let Some(plan) = lanes.wanted() {
+            self.open_lanes(plan);
+        }
+        let sent = self.shared.traffic.totals().0;
+        let waiting = (self.shared.queued.load(Ordering::Relaxed)).saturating_sub(sent);
+        match lanes.deal(payload, waiting) {
+            Dealt::Gone => Ok(()),
+            Dealt::Plain => self.send(Kind::Stream, payload),
+            Dealt::First(number) => {
+                let mut bytes = Vec::with_capacity(payload.len() + NUMBER + 5);
+                encode_numbered(number, payload, &mut bytes);
+                self.queue(bytes, Outgoing::send)
+            }
+        }
+    }
+
+    /// Opens more connections on a thread of its own; those that there are go on meanwhile.
+    fn open_lanes(&self, plan: LanePlan) {
+        let client = self
+            .cleaning_up()
+            .with_abort(self.shared.lanes.ended().clone());
+        let done = self.shared.lanes.opens();
+        let started = std::thread::Builder::new()
+            .name("lanes".to_owned())
+            .spawn(move || {
+                let opened = client.let_in(&plan);
+                let lanes = &client.shared.lanes;
+                let (have, wanted) = (lanes.count() + 1, plan.lanes + 1);
+                match opened {
+                    _ if lanes.ended().is_raised() => {}
+                    Ok(()) => {
+                        let text = format!("{have} connections carry what is sent");
+                        client.say(LogLevel::Full, text);
+                    }
+                    Err(reason) => {
+                        let text = format!(
+                            "what is sent goes over {have} of {wanted} connections: {reason}"
+                        );
+                        client.say(LogLevel::Info, text);
+                    }
+                }
+                drop(done);
+            });
+        if let Err(error) = started {
+            self.say(LogLevel::Info, format!("no more connections: {error}"));
+        }
+    }
+
+    /// Opens the lanes of a plan; the error is why there are fewer.
+    fn let_in(&self, plan: &LanePlan) -> Result<(), String> {
+        let offer = match self.call(Request::LetIn(plan.lanes)) {
+            Ok(Reply::Lanes(offer)) => offer,
+            Ok(_) => return Err(self.nonsense("no place for connections").to_string()),
+            Err(error) => return Err(error.to_string()),
+        };
+        let open = |_| self.shared.lanes.open(&*plan.opener, &offer);
+        let opened = (0..plan.lanes).try_for_each(open);
+        let closed = self.call(Request::LetInNoMore);
+        opened.map_err(|error| error.to_string())?;
+        closed.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn say(&self, level: LogLevel, message: String) {
+        let host = Some(self.shared.host);
+        let context = serde_json::Map::new();
+        self.events.log(level, LOG_NAME, host, message, context);
     }
 
     /// Payloads of stream frames from the agent; disconnected once the link has ended.
@@ -326,6 +422,7 @@ impl AgentClient {
     /// Closes the agent's stdin, which ends it; waits up to `limit` for the link to end.
     pub fn close(&self, limit: Duration) {
         lock(&self.shared.outgoing).take();
+        self.shared.lanes.end(limit);
         self.ends_within(limit);
     }
 
@@ -357,6 +454,16 @@ impl AgentClient {
     ) -> Result<(), AgentError> {
         let mut bytes = Vec::with_capacity(payload.len() + 5);
         encode_frame(kind, payload, &mut bytes);
+        self.queue(bytes, queue)
+    }
+
+    fn queue(
+        &self,
+        bytes: Vec<u8>,
+        queue: impl FnOnce(&Outgoing, Vec<u8>) -> Result<(), Gone>,
+    ) -> Result<(), AgentError> {
+        let length = bytes.len() as u64;
+        self.shared.queued.fetch_add(length, Ordering::Relaxed);
         let sent = match &*lock(&self.shared.outgoing) {
             Some(outgoing) => queue(outgoing, bytes).is_ok(),
             None => false,
@@ -542,14 +649,16 @@ impl Dispatcher {
                 }
             }
             Kind::Pong | Kind::Ping => {}
-            Kind::Call => return Err(FrameError::Kind(Kind::Call as u8).to_string()),
+            kind @ (Kind::Call | Kind::Numbered) => {
+                return Err(FrameError::Kind(kind as u8).to_string());
+            }
         }
         Ok(())
     }
 }
 
 fn silence(heard: Instant) -> String {
-    format!("no answer for {} s", heard.elapsed().as_secs())
+    Closed::silent(heard).reason
 }
 
 fn broken(reason: String) -> Closed {

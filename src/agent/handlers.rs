@@ -8,6 +8,8 @@ use rustix::fs::Mode;
 
 use super::facts::{agent_facts, disk_facts};
 use super::health::health;
+use super::lanes::LaneOffer;
+use super::lanes::door::{Door, Serve};
 use super::person::{Person, find_person};
 use super::places::Places;
 use super::programs::{install_self, run_program};
@@ -148,10 +150,19 @@ impl Handlers {
                 let path = self.person()?.run_directory(&self.run_directory()?)?;
                 Ok(Reply::Path(path.to_string_lossy().into_owned()))
             }
-            Request::Many(_) | Request::Service { .. } | Request::Abort | Request::Goodbye => {
-                Err(Fault::invalid("not possible among many requests"))
-            }
+            Request::Many(_)
+            | Request::Service { .. }
+            | Request::LetIn(_)
+            | Request::LetInNoMore
+            | Request::Abort
+            | Request::Goodbye => Err(Fault::invalid("not possible among many requests")),
         }
+    }
+
+    /// Opens a door for further connections of the person.
+    pub fn let_in(&self, count: usize, serve: Serve) -> Result<(Door, LaneOffer), Fault> {
+        self.check_locked()?;
+        Door::open(&self.run_directory()?, self.uid(), count, serve)
     }
 
     fn store(&self) -> std::sync::MutexGuard<'_, StateStore> {

@@ -9,6 +9,7 @@ mod fault;
 pub mod handlers;
 pub mod health;
 pub mod inflow;
+pub mod lanes;
 pub mod link;
 pub mod outgoing;
 pub mod person;

@@ -11,6 +11,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::health::Health;
+use super::lanes::LaneOffer;
+use super::lanes::order::{NUMBER, put_number};
 use crate::event::LogEvent;
 use crate::record::{HistoryEntry, Incomplete, LockHolder, MachineState};
 use crate::snapshot::space::Held;
@@ -48,6 +50,8 @@ pub enum Kind {
     Pong = 5,
     /// Either way: bytes of a service, relayed by the CLI between the agents or meant for itself.
     Stream = 16,
+    /// CLI to agent, over several connections: the same with a number at the end (see [`super::lanes`]).
+    Numbered = 17,
 }
 
 impl Kind {
@@ -61,6 +65,7 @@ impl Kind {
             4 => Self::Ping,
             5 => Self::Pong,
             16 => Self::Stream,
+            17 => Self::Numbered,
             _ => return None,
         })
     }
@@ -113,6 +118,23 @@ pub fn encode_frame(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
     );
     out.push(kind as u8);
     out.extend_from_slice(payload);
+}
+
+/// Appends a frame of kind [`Kind::Numbered`] to `out`.
+///
+/// # Panics
+/// Like [`encode_frame`].
+pub fn encode_numbered(number: u64, payload: &[u8], out: &mut Vec<u8>) {
+    let length = payload.len() + NUMBER + 1;
+    assert!(
+        length <= MAX_FRAME,
+        "own frame of {length} bytes exceeds the maximum"
+    );
+    let announced = u32::try_from(length).expect("bounded by MAX_FRAME");
+    out.extend_from_slice(&announced.to_le_bytes());
+    out.push(Kind::Numbered as u8);
+    out.extend_from_slice(payload);
+    put_number(out, number);
 }
 
 /// Cuts a byte stream into frames; fed with whatever arrived.
@@ -324,6 +346,10 @@ pub enum Request {
         /// What it changes, for `--confirm-each-command`; `None` for a request that only reads.
         changes: Option<String>,
     },
+    /// Lets so many further connections in, which carry a share of the streams (see [`super::lanes`]).
+    LetIn(usize),
+    /// Lets no more in.
+    LetInNoMore,
     /// Stops what is running and cleans up; answered when done.
     Abort,
     /// Ends the agent in good order.
@@ -360,6 +386,8 @@ pub enum Reply {
     UserConfig(BTreeMap<String, String>),
     /// To [`Request::RunDirectory`].
     Path(String),
+    /// To [`Request::LetIn`].
+    Lanes(LaneOffer),
     /// To [`Request::Service`].
     Service(serde_json::Value),
 }
@@ -467,6 +495,7 @@ impl Request {
             Self::WriteUserConfig { name, .. } => return format!("writing {name}"),
             Self::RunDirectory => "making a directory for the log",
             Self::Service { name, .. } => return format!("working on {name}"),
+            Self::LetIn(_) | Self::LetInNoMore => "opening more connections",
             Self::Abort => "stopping its work",
             Self::Goodbye => "ending its agent",
         };
@@ -488,6 +517,8 @@ impl Request {
             | Self::SnapshotSpace { .. }
             | Self::ReadUserConfig
             | Self::RunDirectory
+            | Self::LetIn(_)
+            | Self::LetInNoMore
             | Self::Abort
             | Self::Goodbye => None,
             Self::Many(requests) => {

@@ -8,8 +8,9 @@
 //! closed output each end it: the abort flag is raised, services release what they hold, children
 //! are killed, and after 5 s at most the process is gone, whatever its threads are doing.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,11 +24,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::handlers::Handlers;
-use super::inflow::Inflow;
+use super::inflow::{Backlog, Inflow};
+use super::lanes::door::Door;
+use super::lanes::order::Order;
 use super::outgoing::{Outgoing, Writer, outgoing};
 use super::places::{Places, RUN_DIR};
 use super::protocol::{
-    AGENT_SILENCE, Call, Fault, FaultKind, FrameSplitter, Kind, Reply, Request, banner,
+    AGENT_SILENCE, Call, Fault, FaultKind, FrameSplitter, Kind, PING_EVERY, Reply, Request, banner,
 };
 use super::service::{Service, ServiceContext};
 use crate::event::{EventSink, LogLevel};
@@ -35,6 +38,7 @@ use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
 use crate::sys::command::{kill_running_groups, raise_open_files_limit};
 use crate::sys::guardian::guard_groups;
+use crate::sys::poll::wait_for;
 use crate::sys::process::{close_inherited_descriptors, leave_at_once};
 
 /// Calls that run at the same time.
@@ -51,6 +55,9 @@ const CALLS_WAIT: Duration = Duration::from_secs(3);
 
 /// Of that, how long the last answers have to be written.
 const WRITE_WAIT: Duration = Duration::from_millis(500);
+
+/// Read from a lane in one call.
+const LANE_READ: usize = 128 << 10;
 
 /// Name under which the agent itself logs.
 const LOG_NAME: &str = "agent";
@@ -208,6 +215,9 @@ struct Shared {
     session: OnceLock<String>,
     batch: Mutex<Arc<Batch>>,
     stream: Mutex<Stream>,
+    /// Numbered frames of the stream.
+    order: Mutex<Order>,
+    door: Mutex<Option<Door>>,
     ending: Sender<End>,
     is_ending: AtomicBool,
     started: Instant,
@@ -244,6 +254,8 @@ impl Server {
             session: OnceLock::new(),
             batch: Mutex::default(),
             stream: Mutex::default(),
+            order: Mutex::default(),
+            door: Mutex::default(),
             ending,
             is_ending: AtomicBool::new(false),
             started: Instant::now(),
@@ -303,6 +315,7 @@ impl Server {
         });
         let batch = Arc::clone(&lock(&shared.batch));
         batch.abort.raise();
+        lock(&shared.door).take();
         shared.close_stream();
         if let Some(complaint) = end.complaint() {
             shared.log(LogLevel::Error, complaint);
@@ -445,7 +458,12 @@ impl Shared {
                     Kind::Ping => self.out.pong(),
                     Kind::Pong => {}
                     Kind::Stream => {
-                        if let Some(end) = self.take_stream(frame.payload, input) {
+                        if let Some(end) = self.take_stream(vec![frame.payload], input) {
+                            return end;
+                        }
+                    }
+                    Kind::Numbered => {
+                        if let Some(end) = self.take_numbered(frame.payload, input) {
                             return end;
                         }
                     }
@@ -461,16 +479,39 @@ impl Shared {
         }
     }
 
-    /// Queues a stream frame for the services that run; waits only while their queue is full.
-    fn take_stream(&self, payload: Vec<u8>, input: &OwnedFd) -> Option<End> {
-        let backlog = match &lock(&self.stream).current {
+    /// Queues stream frames for the services that run; waits only while their queue is full.
+    fn take_stream(&self, payloads: Vec<Vec<u8>>, input: &impl AsFd) -> Option<End> {
+        let backlog = self.queue_stream(payloads)?;
+        self.wait_for_room(&backlog, input)
+    }
+
+    /// The same with a frame that has a number, when it is its turn.
+    fn take_numbered(&self, payload: Vec<u8>, input: &impl AsFd) -> Option<End> {
+        // Queued before another connection's frames can be.
+        let mut order = lock(&self.order);
+        let backlog = match order.take(payload) {
+            Ok(ready) => self.queue_stream(ready),
+            Err(disorder) => return Some(End::Broken(disorder.to_string())),
+        };
+        drop(order);
+        let backlog = backlog?;
+        self.wait_for_room(&backlog, input)
+    }
+
+    fn queue_stream(&self, payloads: Vec<Vec<u8>>) -> Option<Arc<Backlog>> {
+        match &lock(&self.stream).current {
             Some((Some(inflow), _)) => {
-                inflow.push(payload);
-                inflow.backlog()
+                for payload in payloads {
+                    inflow.push(payload);
+                }
+                Some(inflow.backlog())
             }
             // For a call that has just ended, or was never made.
-            _ => return None,
-        };
+            _ => None,
+        }
+    }
+
+    fn wait_for_room(&self, backlog: &Backlog, input: &impl AsFd) -> Option<End> {
         while !backlog.wait_for_room(Duration::from_millis(100)) {
             // Behind what is not read yet, the CLI may have gone. (If the wait takes as long as a
             // silence, the agent ends as well: the CLI has had no answer to its pings either.)
@@ -479,6 +520,61 @@ impl Shared {
             }
         }
         None
+    }
+
+    /// Reads the frames of a further connection, and says now and then that it is there, until it ends. What
+    /// its end means is for the CLI to decide, which sees it, too.
+    fn serve_lane(&self, mut lane: UnixStream) {
+        let mut splitter = FrameSplitter::new();
+        let mut buffer = vec![0; LANE_READ];
+        let mut told = Instant::now();
+        while !self.is_ending.load(Ordering::SeqCst) {
+            let pause = PING_EVERY.saturating_sub(told.elapsed());
+            if pause.is_zero() {
+                // There is always room for it, unless nobody reads what we say.
+                let _ = lane.write(b".");
+                told = Instant::now();
+                continue;
+            }
+            if wait_for(&lane, true, false, pause).is_err() {
+                return;
+            }
+            let count = match lane.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => count,
+                Err(e) if is_for_later(&e) => continue,
+                Err(_) => return,
+            };
+            splitter.feed(&buffer[..count]);
+            loop {
+                let end = match splitter.next_frame() {
+                    Ok(Some(frame)) if frame.kind == Kind::Numbered => {
+                        self.take_numbered(frame.payload, &lane)
+                    }
+                    Ok(None) => break,
+                    Ok(Some(_)) => Some(End::Broken("a frame that is not for a lane".to_owned())),
+                    Err(e) => Some(End::Broken(e.to_string())),
+                };
+                match end {
+                    None => {}
+                    Some(End::InputClosed) => return,
+                    Some(end) => return self.end(end),
+                }
+            }
+        }
+    }
+
+    /// Opens the door for further connections, or closes it.
+    fn answer_door(self: &Arc<Self>, request: &Request) -> Result<Reply, Fault> {
+        lock(&self.door).take();
+        let Request::LetIn(count) = request else {
+            return Ok(Reply::Done);
+        };
+        let shared = Arc::clone(self);
+        let serve = Arc::new(move |lane| shared.serve_lane(lane));
+        let (door, offer) = self.handlers.let_in(*count, serve)?;
+        *lock(&self.door) = Some(door);
+        Ok(Reply::Lanes(offer))
     }
 
     /// Starts a call on a thread of its own.
@@ -554,7 +650,7 @@ impl Shared {
     }
 
     fn answer_call(
-        &self,
+        self: &Arc<Self>,
         id: u64,
         request: Request,
         incoming: Option<StreamUse>,
@@ -564,6 +660,7 @@ impl Shared {
             (Request::Service { name, body, .. }, Some(incoming)) => {
                 self.call_service(&name, body, incoming, abort)
             }
+            (request @ (Request::LetIn(_) | Request::LetInNoMore), _) => self.answer_door(&request),
             (request, _) => self.handlers.answer(request, abort),
         }))
         .unwrap_or_else(|panic| {
@@ -652,11 +749,16 @@ impl Drop for StreamUse {
 }
 
 /// What poll(2) says of the input within `limit`.
-fn poll_input(input: &OwnedFd, events: PollFlags, limit: Duration) -> PollFlags {
+fn poll_input(input: &impl AsFd, events: PollFlags, limit: Duration) -> PollFlags {
     let mut fds = [PollFd::from_borrowed_fd(input.as_fd(), events)];
     let limit = Timespec::try_from(limit).expect("a few seconds fit");
     let _ = poll(&mut fds, Some(&limit));
     fds[0].revents()
+}
+
+/// Whether a read of a descriptor that does not block may be tried again.
+fn is_for_later(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 /// Waits for input on a descriptor that somebody else made non-blocking.
@@ -665,7 +767,7 @@ fn wait_readable(input: &OwnedFd) {
 }
 
 /// Whether nobody holds the other end of the input any more, read or unread bytes aside.
-fn is_hung_up(input: &OwnedFd) -> bool {
+fn is_hung_up(input: &impl AsFd) -> bool {
     let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
     poll_input(input, PollFlags::RDHUP, Duration::ZERO).intersects(gone)
 }

@@ -12,8 +12,10 @@ use std::thread::JoinHandle;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::agent::protocol::{Answer, Frame, MAX_FRAME, encode_frame};
-use crate::event::LogEvent;
+use crate::agent::lanes::WELCOME;
+use crate::agent::protocol::{Answer, Frame, MAX_FRAME, encode_frame, encode_numbered};
+use crate::event::{Host, LogEvent};
+use crate::record::LockHolder;
 use crate::sys::command::command;
 use crate::sys::testing::is_root;
 
@@ -172,6 +174,7 @@ fn agent_with(silence: Duration) -> (Cli<UnixStream>, JoinHandle<ExitStatus>) {
     let thread = std::thread::spawn(move || {
         let root = tempfile::tempdir().unwrap();
         let places = Places::below(root.path());
+        std::fs::create_dir(root.path().join("run")).unwrap();
         let server = Server::start(vec![Box::new(TestService)], places, input.into(), far).unwrap();
         Server { silence, ..server }.wait()
     });
@@ -267,6 +270,103 @@ fn a_stream_goes_to_the_running_service_and_never_to_the_next() {
     close(&cli);
     assert_eq!(cli.frame_of(Kind::Stream).payload, b"last");
     assert!(cli.answer(50).unwrap_err().message.contains("stream ended"));
+    assert_eq!(thread.join().unwrap(), ExitStatus::Done);
+}
+
+/// Connects a further connection to an agent that has greeted us.
+fn lane(cli: &mut Cli<UnixStream>) -> UnixStream {
+    cli.call(90, Request::Lock(holder()));
+    assert!(matches!(cli.answer(90), Ok(Reply::Lock(None))));
+    cli.call(91, Request::LetIn(1));
+    let offer = match cli.answer(91) {
+        Ok(Reply::Lanes(offer)) => offer,
+        other => panic!("{other:?}"),
+    };
+    let mut lane = UnixStream::connect(&offer.path).unwrap();
+    lane.write_all(format!("{}\n", offer.secret).as_bytes())
+        .unwrap();
+    let mut welcome = vec![0; WELCOME.len() + 1];
+    lane.read_exact(&mut welcome).unwrap();
+    assert_eq!(welcome, format!("{WELCOME}\n").into_bytes());
+    cli.call(92, Request::LetInNoMore);
+    assert!(matches!(cli.answer(92), Ok(Reply::Done)));
+    assert!(!std::path::Path::new(&offer.path).exists());
+    lane
+}
+
+fn holder() -> LockHolder {
+    LockHolder {
+        session: "0123abcd".to_owned(),
+        role: Host::Target,
+        from: "atlas".to_owned(),
+        pid: 1,
+        since: jiff::Timestamp::now(),
+    }
+}
+
+fn numbered(number: u64, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_numbered(number, payload, &mut bytes);
+    bytes
+}
+
+#[test]
+fn what_comes_over_two_connections_is_one_stream() {
+    let (mut cli, thread) = agent();
+    cli.hello();
+    cli.call(1, Request::LetIn(1));
+    let fault = cli.answer(1).unwrap_err();
+    assert!(fault.message.contains("lock"), "{fault:?}");
+    let mut lane = lane(&mut cli);
+    // Three of four go over the lane, and the request they are for comes after them.
+    let payload = |number: u64| number.to_le_bytes().repeat(1000);
+    for number in (0..400).filter(|n| n % 4 != 0) {
+        lane.write_all(&numbered(number, &payload(number))).unwrap();
+    }
+    cli.service(2, "echo");
+    for number in (0..400).step_by(4) {
+        cli.stream
+            .write_all(&numbered(number, &payload(number)))
+            .unwrap();
+    }
+    for number in 0..400 {
+        let got = cli.frame_of(Kind::Stream).payload;
+        assert!(got == payload(number), "frame {number}");
+    }
+    lane.write_all(&numbered(400, b"")).unwrap();
+    assert!(matches!(cli.answer(2), Ok(Reply::Service(n)) if n == 400));
+    // That a lane ends is not for the agent to judge.
+    drop(lane);
+    cli.call(3, Request::ReadState);
+    assert!(cli.answer(3).is_ok());
+    close(&cli);
+    assert_eq!(thread.join().unwrap(), ExitStatus::Done);
+}
+
+#[test]
+fn a_lane_carries_nothing_but_what_it_is_for() {
+    for bytes in [
+        numbered(7, b"x").repeat(2),
+        [1, 0, 0, 0, Kind::Ping as u8].to_vec(),
+        vec![0xff; 8],
+    ] {
+        let (mut cli, thread) = agent();
+        cli.hello();
+        let mut lane = lane(&mut cli);
+        lane.write_all(&bytes).unwrap();
+        assert_eq!(thread.join().unwrap(), ExitStatus::Failed, "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_lane_says_that_it_is_there() {
+    let (mut cli, thread) = agent();
+    cli.hello();
+    let mut lane = lane(&mut cli);
+    let mut sign = [0; 1];
+    lane.read_exact(&mut sign).unwrap();
+    assert_eq!(&sign, b".");
+    close(&cli);
     assert_eq!(thread.join().unwrap(), ExitStatus::Done);
 }
 

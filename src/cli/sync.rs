@@ -48,7 +48,11 @@ pub fn run(global: &GlobalArgs, args: &SyncArgs) -> ExitStatus {
     let ended = sync(Setup {
         options,
         session,
-        machines: Arc::new(Reach::new(&args.host).limited(limit)),
+        machines: Arc::new(
+            Reach::new(&args.host)
+                .limited(limit)
+                .over(config.transfers()),
+        ),
         prompter: console.prompter(),
         events: console.events.clone(),
         abort: console.abort.clone(),

@@ -17,6 +17,8 @@ use super::{
 
 /// Most problems reported at once.
 const MAX_PROBLEMS: usize = 100;
+/// Connections for content.
+const TRANSFERS: RangeInclusive<u64> = 1..=16;
 /// Longest pretended work of a dummy: a day.
 const DURATIONS: RangeInclusive<u64> = 0..=86_400;
 
@@ -52,6 +54,7 @@ impl<'a> Checker<'a> {
         let log_file_level = self.level(top.take("log_file_level"), LogLevel::Full);
         let log_cli_level = self.level(top.take("log_cli_level"), LogLevel::Info);
         let bandwidth_limit = self.rate(top.take("bandwidth_limit"));
+        let transfers = self.transfers(top.take("transfers"));
         let modules_field = top.take("sync_modules");
         let user_data_switch = modules_field.as_ref().and_then(user_data_key);
         let of_root = |problem: &ConfigProblem| problem.key_path.is_empty();
@@ -96,6 +99,7 @@ impl<'a> Checker<'a> {
             log_file_level,
             log_cli_level,
             bandwidth_limit,
+            transfers,
             sync_modules,
             disk,
             btrfs_snapshots,
@@ -104,6 +108,12 @@ impl<'a> Checker<'a> {
             dummy_success,
             dummy_fail,
         }
+    }
+
+    /// How many connections; null leaves it to the machine.
+    fn transfers(&mut self, field: Option<Field<'_>>) -> Option<usize> {
+        let field = field.filter(|field| !field.node.is_null())?;
+        usize::try_from(self.number(Some(field), TRANSFERS, 1)).ok()
     }
 
     fn sync_modules(&mut self, field: Option<Field<'_>>) -> Vec<(String, bool)> {

@@ -8,6 +8,7 @@ pub(super) const TOP: Keys = &[
     ("log_file_level", "log_file_level"),
     ("log_cli_level", "log_cli_level"),
     ("bandwidth_limit", "bandwidth_limit"),
+    ("transfers", "transfers"),
     ("sync_modules", "sync_modules"),
     ("sync_jobs", "sync_modules"),
     ("disk", "disk"),

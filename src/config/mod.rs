@@ -130,6 +130,8 @@ pub struct Config {
     pub log_cli_level: LogLevel,
     /// Bytes a second that are sent to the target; `None`: as many as the line takes.
     pub bandwidth_limit: Option<u64>,
+    /// Over how many connections content goes; `None`: by what this machine has.
+    pub transfers: Option<usize>,
     /// Sync modules with their switch, in the order of execution.
     pub sync_modules: Vec<(String, bool)>,
     /// Free-space limits.
@@ -156,6 +158,7 @@ impl Config {
             log_file_level: LogLevel::Full,
             log_cli_level: LogLevel::Info,
             bandwidth_limit: None,
+            transfers: None,
             sync_modules: Vec::new(),
             disk: DiskConfig::default(),
             btrfs_snapshots: SnapshotConfig::default(),
@@ -164,6 +167,15 @@ impl Config {
             dummy_success: DummySuccessConfig::default(),
             dummy_fail: DummyFailConfig::default(),
         }
+    }
+
+    /// Over how many connections content goes: as said, else half as many as there are cores, at most 4.
+    #[must_use]
+    pub fn transfers(&self) -> usize {
+        self.transfers.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            (cores / 2).clamp(1, 4)
+        })
     }
 
     /// Whether the sync module `name` is switched on.

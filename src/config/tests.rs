@@ -118,6 +118,7 @@ fn values_of_every_kind_are_read() {
         log_file_level: LogLevel::Debug,
         log_cli_level: LogLevel::Warning,
         bandwidth_limit: Some(2_500_000),
+        transfers: Some(3),
         sync_modules: vec![
             ("dummy_fail".to_owned(), false),
             ("user_data".to_owned(), true),
@@ -169,6 +170,7 @@ fn what_is_left_out_has_its_default() {
             log_file_level: LogLevel::Full,
             log_cli_level: LogLevel::Info,
             bandwidth_limit: None,
+            transfers: None,
             sync_modules: vec![("user_data".to_owned(), true)],
             disk: DiskConfig::default(),
             btrfs_snapshots: SnapshotConfig::default(),

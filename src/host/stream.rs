@@ -26,6 +26,18 @@ pub struct Closed {
     pub orderly: bool,
 }
 
+impl Closed {
+    /// The end of a stream of which nothing was heard since.
+    #[must_use]
+    pub fn silent(since: std::time::Instant) -> Self {
+        Self {
+            reason: format!("no answer for {} s", since.elapsed().as_secs()),
+            stderr: String::new(),
+            orderly: false,
+        }
+    }
+}
+
 /// Bytes that went over a link.
 #[derive(Debug, Clone, Default)]
 pub struct Traffic(Arc<(AtomicU64, AtomicU64)>);

@@ -68,6 +68,7 @@ pub fn run_pair(
     for agent in [source, target] {
         while agent.stream().try_recv().is_ok() {}
     }
+    let _streams = target.streams();
     let target_call = begin(target, target_request, changes)?;
     let source_call = begin(source, source_request, None)?;
     let (mut source_reply, mut target_reply) = (None, None);

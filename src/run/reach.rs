@@ -1,6 +1,7 @@
 //! How machines are really reached: a local agent through `sudo`, and SSH.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::machines::{Access, MachineError, Machines};
@@ -8,10 +9,15 @@ use crate::agent::client::AgentClient;
 use crate::agent::deploy::{
     AgentAccess, AgentBinary, DeployError, start_agent, start_extra_agent, start_local_agent,
 };
-use crate::event::Host;
+use crate::agent::lanes::pool::{LanePlan, OpenLane};
+use crate::agent::lanes::{LANES_MAX, LaneOffer, WELCOME};
+use crate::event::{EventSink, Host};
+use crate::host::opening::Opening;
 use crate::host::ssh::{self, SshConnection, SshOptions};
+use crate::host::stream::{ByteSink, Outgoing, Traffic};
 use crate::host::throttle::Throttle;
-use crate::prompt::{PromptError, Prompter, Question, Secret, Survey};
+use crate::interrupt::AbortFlag;
+use crate::prompt::{NeverAsk, PromptError, Prompter, Question, Secret, Survey};
 
 /// What a machine does before there is anybody to ask.
 const STARTING: &str = "receiving and starting the agent";
@@ -23,6 +29,7 @@ pub struct Reach {
     ssh: SshOptions,
     first: Mutex<Option<AgentAccess>>,
     memory: Arc<Memory>,
+    transfers: usize,
 }
 
 impl Reach {
@@ -34,7 +41,15 @@ impl Reach {
             ssh: SshOptions::default(),
             first: Mutex::default(),
             memory: Arc::default(),
+            transfers: 1,
         }
+    }
+
+    /// With as many connections for content, if there is much of it.
+    #[must_use]
+    pub fn over(mut self, transfers: usize) -> Self {
+        self.transfers = transfers;
+        self
     }
 
     /// With at most so many bytes a second for all connections together, if that is said.
@@ -107,13 +122,23 @@ impl Machines for Reach {
         });
         let (link, how) = started.map_err(|error| self.unreached(error))?;
         *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
-        Ok(AgentClient::new(
+        let agent = AgentClient::new(
             link,
             Host::Target,
             &self.host,
             access.events.clone(),
             access.abort.clone(),
-        ))
+        );
+        agent.plan_lanes(LanePlan {
+            lanes: self.transfers.saturating_sub(1).min(LANES_MAX),
+            opener: Arc::new(Lanes {
+                host: self.host.clone(),
+                ssh: self.ssh.clone(),
+                events: access.events.clone(),
+                memory: Arc::clone(&self.memory),
+            }),
+        });
+        Ok(agent)
     }
 
     fn target_again(&self, access: &Access, first: u32) -> Result<AgentClient, MachineError> {
@@ -139,6 +164,41 @@ impl Machines for Reach {
             access.events.clone(),
             access.abort.clone(),
         ))
+    }
+}
+
+/// Opens further connections to the target.
+struct Lanes {
+    host: String,
+    ssh: SshOptions,
+    events: EventSink,
+    memory: Arc<Memory>,
+}
+
+impl OpenLane for Lanes {
+    fn open(
+        &self,
+        offer: &LaneOffer,
+        sink: Box<dyn ByteSink>,
+        traffic: Traffic,
+        abort: &AbortFlag,
+    ) -> Result<Outgoing, Box<dyn Error + Send + Sync>> {
+        // Nobody is disturbed for what only makes it faster.
+        let prompter = Repeating {
+            inner: Arc::new(NeverAsk),
+            memory: Mutex::new(self.memory.answers()),
+        };
+        let connection = ssh::connect(&self.host, &self.ssh, &prompter, &self.events, abort)?;
+        let words = Secret::new(format!("{}\n", offer.secret));
+        let opening = Opening {
+            at_once: vec![words.expose().as_bytes()],
+            banner: WELCOME,
+            ..Opening::default()
+        };
+        match connection.open_socket(&offer.path, opening)? {
+            (_, Ok(lane)) => Ok(lane.run("lane", sink, traffic)?),
+            (_, Err(_)) => Err("the agent there did not let it in".into()),
+        }
     }
 }
 

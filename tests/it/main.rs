@@ -24,6 +24,7 @@ mod harness;
 mod help;
 mod history;
 mod interrupted;
+mod lanes;
 mod layers;
 mod layouts;
 mod logs;

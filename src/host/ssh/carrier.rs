@@ -137,6 +137,13 @@ impl Carrier {
         self.is_tcp
     }
 
+    /// Whatever was not sent yet is not sent any more when this is closed.
+    pub(super) fn discard(&self) {
+        if self.is_tcp {
+            let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
+        }
+    }
+
     /// The session's own handle on the socket.
     pub(super) fn for_session(&self) -> io::Result<OwnedFd> {
         self.socket.try_clone()

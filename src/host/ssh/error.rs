@@ -154,6 +154,12 @@ pub enum SshError {
         /// What failed.
         detail: String,
     },
+    /// The server does not let us reach a socket there.
+    #[error("the ssh server of {host} does not pass it on (AllowStreamLocalForwarding)")]
+    SocketRefused {
+        /// As typed.
+        host: String,
+    },
     /// A question at login got no answer.
     #[error(transparent)]
     Prompt(PromptError),
@@ -272,6 +278,10 @@ impl SshError {
                         "run it on a terminal without --batch to be asked for the password; `ssh {host}` must work"
                     )
                 }
+            }
+            Self::SocketRefused { .. } => {
+                "AllowStreamLocalForwarding yes in its sshd_config; or transfers: 1 in the configuration"
+                    .to_owned()
             }
             Self::TimedOut { host, .. } | Self::Lost { host, .. } => {
                 format!(

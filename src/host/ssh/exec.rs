@@ -7,11 +7,15 @@ use ssh2::Channel;
 
 use super::SshConnection;
 use super::error::SshError;
-use super::session::WireError;
+use super::session::{CHANNEL_REFUSED, WireError};
 use crate::escape::escape_str;
 use crate::sys::poll::wait_for;
 
 use super::carrier::STEP;
+
+/// What people are told when nobody says more.
+pub(super) const CLOSED_THERE: &str =
+    "the connection was closed by the other side or by the network";
 
 /// What people are told when libssh2 says "transport read".
 pub(super) fn broken_words(error: &std::io::Error) -> String {
@@ -19,9 +23,7 @@ pub(super) fn broken_words(error: &std::io::Error) -> String {
     match text.to_lowercase().as_str() {
         "transport read"
         | "unable to send channel data"
-        | "failure while draining incoming flow" => {
-            "the connection was closed by the other side or by the network".to_owned()
-        }
+        | "failure while draining incoming flow" => CLOSED_THERE.to_owned(),
         lower => lower.to_owned(),
     }
 }
@@ -140,6 +142,23 @@ impl SshConnection {
             .drive(limit, &self.abort, || channel.exec(command))
             .map_err(|e| self.broken(e, "starting a command", limit))?;
         Ok(channel)
+    }
+
+    /// Opens a channel to the socket at `path`, which the server reaches as the person.
+    pub(super) fn connect_socket(&self, path: &str, limit: Duration) -> Result<Channel, SshError> {
+        let session = &self.wire.session;
+        let opened = self.wire.drive(limit, &self.abort, || {
+            session.channel_direct_streamlocal(path, None)
+        });
+        opened.map_err(|error| {
+            if error.is(CHANNEL_REFUSED) {
+                SshError::SocketRefused {
+                    host: self.config.alias.clone(),
+                }
+            } else {
+                self.broken(error, "reaching a socket", limit)
+            }
+        })
     }
 
     /// Closes the command's stdin.

@@ -1,5 +1,5 @@
-//! A program on the other machine whose standard streams are kept: started, opened, then handed
-//! to a thread of its own that moves bytes both ways until it ends.
+//! A program on the other machine whose standard streams are kept, or a socket there: started, opened,
+//! then handed to a thread of its own that moves bytes both ways until it ends.
 //!
 //! The thread owns the session. It never blocks in libssh2: it writes what it can, reads what is
 //! there, and sleeps in poll(2) on the socket and on the queue's waker. libssh2 wants the same
@@ -14,7 +14,7 @@ use ssh2::Channel;
 use super::SshConnection;
 use super::carrier::STEP;
 use super::error::SshError;
-use super::exec::{WINDOW, broken_words, how_it_ended};
+use super::exec::{CLOSED_THERE, WINDOW, broken_words, how_it_ended};
 use crate::host::opening::{BANNER_TIMEOUT, Conversation, Opened, Opening, STALL_TIMEOUT};
 use crate::host::stream::{ByteSink, Closed, Outgoing, Queue, Tail, Traffic};
 use crate::sys::poll::{interest, wait_any, wait_for};
@@ -28,11 +28,13 @@ const WRITES_PER_TURN: usize = 16;
 /// How long a program may take to end after its stdin was closed.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A program that was started and has said its first words.
+/// A program that was started and has said its first words; or what listens on a socket.
 pub struct Program {
     connection: SshConnection,
     channel: Channel,
     stderr: Tail,
+    /// A socket has no exit status.
+    is_socket: bool,
 }
 
 impl std::fmt::Debug for Program {
@@ -54,7 +56,28 @@ impl SshConnection {
         command: &str,
         opening: Opening<'_>,
     ) -> Result<(Opened, String, Result<Program, SshConnection>), SshError> {
-        let mut channel = self.start(command, Duration::from_secs(30))?;
+        let channel = self.start(command, Duration::from_secs(30))?;
+        self.open_on(channel, opening, false)
+    }
+
+    /// Connects to the socket at `path` there, as the person, and goes through `opening` with what
+    /// listens on it. No program is started for that.
+    pub fn open_socket(
+        self,
+        path: &str,
+        opening: Opening<'_>,
+    ) -> Result<(Opened, Result<Program, SshConnection>), SshError> {
+        let channel = self.connect_socket(path, Duration::from_secs(30))?;
+        let (opened, _, program) = self.open_on(channel, opening, true)?;
+        Ok((opened, program))
+    }
+
+    fn open_on(
+        self,
+        mut channel: Channel,
+        opening: Opening<'_>,
+        is_socket: bool,
+    ) -> Result<(Opened, String, Result<Program, SshConnection>), SshError> {
         let mut talk = Conversation::new(opening);
         let opened = self.converse(&mut channel, &mut talk)?;
         let stderr = talk.into_stderr();
@@ -64,6 +87,7 @@ impl SshConnection {
                 connection: self,
                 channel,
                 stderr,
+                is_socket,
             };
             return Ok((opened, text, Ok(program)));
         }
@@ -213,6 +237,11 @@ impl Pump {
                 Ok(read) => read,
                 Err(reason) => return Some(reason),
             };
+            // A program is told to end; what carries content for one may be cut off.
+            if self.program.is_socket && self.program.connection.abort.is_raised() {
+                self.program.connection.wire.carrier.discard();
+                return Some("it was not wanted any more".to_owned());
+            }
             if wrote || read {
                 continue;
             }
@@ -347,10 +376,12 @@ impl Pump {
             let _ = program.channel.close();
             false
         };
-        let end = closed.then(|| how_it_ended(&program.channel));
+        let has_status = closed && !program.is_socket;
+        let end = has_status.then(|| how_it_ended(&program.channel));
         let reason = reason.unwrap_or_else(|| match &end {
             Some(Ok(status)) => format!("agent exited with status {status}"),
             Some(Err(signal)) => format!("agent was killed by SIG{signal}"),
+            None if program.is_socket => CLOSED_THERE.to_owned(),
             None => "agent ended".to_owned(),
         });
         Closed {

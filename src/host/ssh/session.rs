@@ -54,6 +54,9 @@ pub(super) const AUTHENTICATION_FAILED: ErrorCode = ErrorCode::Session(-18);
 /// Its error for a key the server does not know, or whose signature it did not like.
 pub(super) const PUBLICKEY_UNVERIFIED: ErrorCode = ErrorCode::Session(-19);
 
+/// Its error for a channel that the server will not open.
+pub(super) const CHANNEL_REFUSED: ErrorCode = ErrorCode::Session(-21);
+
 /// Why a call was given up.
 #[derive(Debug)]
 pub(super) enum WireError {

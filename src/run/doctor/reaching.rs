@@ -94,6 +94,7 @@ fn ssh_step(error: &SshError) -> &'static str {
         | SshError::Handshake { .. }
         | SshError::TimedOut { .. }
         | SshError::Lost { .. }
+        | SshError::SocketRefused { .. }
         | SshError::Local { .. } => "connection",
     }
 }

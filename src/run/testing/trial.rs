@@ -146,6 +146,7 @@ fn config(path: PathBuf, modules: impl Iterator<Item = &'static str>) -> Config 
         log_file_level: LogLevel::Full,
         log_cli_level: LogLevel::Info,
         bandwidth_limit: None,
+        transfers: None,
         sync_modules: modules.map(|name| (name.to_owned(), true)).collect(),
         disk: DiskConfig {
             preflight_minimum: Space::Percent(20),

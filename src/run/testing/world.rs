@@ -149,8 +149,8 @@ impl MachineWorld {
                 Reply::Done
             }
             Request::RunDirectory => Reply::Path("/run/pc-switcher/user-1000".into()),
-            Request::Abort | Request::Goodbye => Reply::Done,
-            Request::Service { .. } | Request::Many(_) => {
+            Request::LetInNoMore | Request::Abort | Request::Goodbye => Reply::Done,
+            Request::Service { .. } | Request::LetIn(_) | Request::Many(_) => {
                 return Err(fault(FaultKind::Invalid, "no such service"));
             }
         })
