@@ -49,8 +49,8 @@ impl<'a> Movable<'a> {
         let Ok(Some(found)) = dir.and_then(|dir| self.tree.look(dir.as_fd(), name)) else {
             return Ok(false);
         };
-        // What may not be changed stays where it is; and all names of an inode are judged together.
-        if found.meta.flags & LATE_FLAGS != 0 || found.meta.multi {
+        // What may not be changed stays where it is.
+        if found.meta.flags & LATE_FLAGS != 0 {
             return Ok(false);
         }
         match found.meta.kind {

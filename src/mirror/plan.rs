@@ -2,9 +2,11 @@
 //!
 //! A dry run lists exactly these; a real run carries out exactly these.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::Arc;
 
+use super::alike::ALIKE_MIN;
 use super::codec::{Malformed, Reader, put_bytes, put_u64};
 use super::entry::{Aspects, Kind, Meta, Time};
 use super::filter::Filter;
@@ -188,6 +190,9 @@ impl Op {
     }
 }
 
+/// Sizes of new content that are kept in mind.
+const SIZES_MAX: usize = 1 << 16;
+
 /// Collects operations.
 pub struct Planner {
     changes: SpoolWriter,
@@ -195,6 +200,8 @@ pub struct Planner {
     totals: PlanTotals,
     /// Leaders of hard-link groups that get a new inode: all further names must be linked anew.
     new_leaders: HashSet<Vec<u8>>,
+    /// How often new content of a size comes that something else could be like.
+    sizes: HashMap<u64, u32>,
     buffer: Vec<u8>,
     begun: Time,
 }
@@ -207,6 +214,7 @@ impl Planner {
             deletions: SpoolWriter::new()?,
             totals: PlanTotals::default(),
             new_leaders: HashSet::new(),
+            sizes: HashMap::new(),
             buffer: Vec::new(),
             begun: now(),
         })
@@ -236,6 +244,13 @@ impl Planner {
         if op.meta.multi && op.meta.leader.is_none() && op.step != Step::Delete {
             self.new_leaders.insert(op.path.clone());
         }
+        let size = op.meta.size;
+        if op.step == Step::Fetch
+            && size >= ALIKE_MIN
+            && (self.sizes.len() < SIZES_MAX || self.sizes.contains_key(&size))
+        {
+            *self.sizes.entry(size).or_default() += 1;
+        }
         self.buffer.clear();
         op.encode(&mut self.buffer);
         if op.step == Step::Delete {
@@ -252,6 +267,7 @@ impl Planner {
             deletions: self.deletions.finish()?,
             totals: self.totals,
             begun: self.begun,
+            sizes: Arc::new(self.sizes),
             filter: None,
         })
     }
@@ -276,6 +292,8 @@ pub struct FolderPlan {
     pub begun: Time,
     /// Totals.
     pub totals: PlanTotals,
+    /// How many files with new content have a size, of those that another file could be like.
+    pub sizes: Arc<HashMap<u64, u32>>,
     /// The folder's filter: what is excluded is not even looked at to make other things out of it.
     pub filter: Option<Filter>,
 }
@@ -321,6 +339,13 @@ impl FolderPlan {
             filter,
             ..kept.finish()?
         })
+    }
+
+    /// Whether some of what comes could be like what goes, or like something else that comes.
+    #[must_use]
+    pub fn may_hold_copies(&self) -> bool {
+        let goes = self.totals.changed > 0 || !self.deletions.is_empty();
+        !self.sizes.is_empty() && (goes || self.sizes.values().any(|count| *count > 1))
     }
 
     /// Whether nothing is to be done.

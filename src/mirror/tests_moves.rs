@@ -700,6 +700,41 @@ fn shuffle(top: &Path, rng: &mut Random, moves: usize) {
 }
 
 #[test]
+fn names_of_files_that_have_several_are_renamed_and_keep_what_they_name() {
+    let Some(mut anchored) = Anchored::new() else {
+        return;
+    };
+    let (from, to) = (anchored.lab.from.clone(), anchored.lab.to.clone());
+    sh(
+        &from,
+        "mkdir d e; for f in one two three four five; do head -c 5000 /dev/urandom >$f; done
+         ln one one-b; ln one d/one-c; ln two two-b; ln three three-b; ln four four-b; ln five five-b
+         ln five e/five-c",
+    );
+    anchored.sync("", "");
+    let ino = |path: &str| fs::metadata(to.join(path)).unwrap().ino();
+    let before = ["one", "two", "three", "five"].map(ino);
+    sh(
+        &from,
+        // The first name; all of them; one of which the other goes; one with new content; with a directory,
+        // into another, to the name that another of its names had.
+        "mv one 0ne; mv two a; mv two-b d/b; mv three 3; rm three-b; mv four 4; echo more >>4
+         mv e f; mv five f/five; mv five-b five",
+    );
+    let synced = anchored.sync("", "");
+    assert_eq!((synced.errors, synced.behind.len()), (0, 0));
+    assert_eq!(["0ne", "a", "3", "five"].map(ino), before);
+    assert_eq!(["one-b", "d/b", "3", "f/five-c"].map(ino), before);
+    assert_eq!((ino("4"), ino("f/five")), (ino("four-b"), before[3]));
+    // Of two names that are given up and two that are new, the one is moved, the other linked.
+    for name in ["0ne", "a", "3"] {
+        let is_it = |(_, to): &(String, String)| to == name;
+        assert!(synced.renames.iter().any(is_it), "{:?}", synced.renames);
+    }
+    anchored.judge("names");
+}
+
+#[test]
 fn a_full_scan_knows_what_was_moved_from_where_nothing_is_to_where_nothing_was() {
     let Some(mut anchored) = Anchored::new() else {
         return;

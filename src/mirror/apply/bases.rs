@@ -23,10 +23,10 @@ use crate::mirror::place::{DirCache, Shared};
 use crate::mirror::plan::{FolderPlan, Old, Op, Step};
 use crate::mirror::scope::Way;
 
-/// Sizes of which something is new; with more, some are not looked for.
-const SIZES_MAX: usize = 1 << 16;
 /// Files that others may be like.
 const CANDIDATES_MAX: usize = 4096;
+/// ... and as many of one size.
+const OF_A_SIZE_MAX: usize = 256;
 /// Files made just now that are kept in mind for others.
 const MADE_MAX: usize = 1 << 16;
 /// So many guesses may be wrong, and twice as many as were right.
@@ -81,16 +81,9 @@ fn is_new_file(op: &Op) -> bool {
 impl Bases {
     /// What the files of `plan` may be like.
     pub(super) fn of(plan: &FolderPlan) -> io::Result<Self> {
-        let mut sizes: HashMap<u64, u32> = HashMap::new();
-        let mut changes = plan.changes()?;
-        while let Some(op) = changes.next_op()? {
-            if is_new_file(&op) && (sizes.len() < SIZES_MAX || sizes.contains_key(&op.meta.size)) {
-                *sizes.entry(op.meta.size).or_default() += 1;
-            }
-        }
         let mut candidates: HashMap<u64, Vec<Candidate>> = HashMap::new();
         let mut count = 0;
-        if sizes.is_empty() {
+        if !plan.may_hold_copies() {
             return Ok(Self::default());
         }
         for mut ops in [plan.deletions()?, plan.changes()?] {
@@ -104,12 +97,14 @@ impl Bases {
                 let new = is_new_file(&op).then_some((op.meta.size, op.meta.mtime, true));
                 for (size, mtime, is_new) in old.into_iter().chain(new) {
                     // One of the new ones is the file itself.
-                    let others = sizes
-                        .get(&size)
-                        .map_or(0, |count| count - u32::from(is_new));
-                    if others > 0 && count < CANDIDATES_MAX {
+                    let new_ones = plan.sizes.get(&size).copied().unwrap_or(0);
+                    if new_ones <= u32::from(is_new) || count >= CANDIDATES_MAX {
+                        continue;
+                    }
+                    let others = candidates.entry(size).or_default();
+                    if others.len() < OF_A_SIZE_MAX {
                         count += 1;
-                        candidates.entry(size).or_default().push(Candidate {
+                        others.push(Candidate {
                             path: op.path.clone(),
                             mtime,
                             is_new,
