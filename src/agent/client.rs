@@ -94,6 +94,7 @@ struct Shared {
     pending: Mutex<Pending>,
     closed: Mutex<Option<Closed>>,
     is_closed: AtomicBool,
+    is_aborted: AtomicBool,
     next_id: AtomicU64,
     latency_nanos: AtomicU64,
     traffic: Traffic,
@@ -149,6 +150,7 @@ impl AgentClient {
             pending: Mutex::new(HashMap::new()),
             closed: Mutex::new(None),
             is_closed: AtomicBool::new(false),
+            is_aborted: AtomicBool::new(false),
             next_id: AtomicU64::new(1),
             latency_nanos: AtomicU64::new(0),
             traffic: link.traffic,
@@ -295,13 +297,19 @@ impl AgentClient {
         if let (Some(confirm), Some(what)) = (&self.confirm, request.mutation()) {
             self.confirm_one(confirm, &what)?;
         }
-        // Not after the content that is under way.
-        let is_urgent = matches!(request, Request::Abort);
         match request {
             Request::Service { .. } => self.shared.lanes.begins(),
-            Request::Abort => self.shared.lanes.abandon(),
+            Request::Abort => {
+                self.shared.is_aborted.store(true, Ordering::SeqCst);
+                self.shared.lanes.abandon();
+                if let Some(outgoing) = &*lock(&self.shared.outgoing) {
+                    outgoing.drop_rest();
+                }
+            }
             _ => {}
         }
+        // Content that was to be sent is not wanted any more, and nothing waits for it.
+        let is_urgent = self.shared.is_aborted.load(Ordering::SeqCst);
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (tx, rx) = bounded(1);
         lock(&self.shared.pending).insert(id, tx);

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 
@@ -104,6 +104,8 @@ pub struct Outgoing {
     queue: Option<Sender<Vec<u8>>>,
     first: Option<Sender<Vec<u8>>>,
     waker: Option<Arc<Waker>>,
+    /// What is not urgent is not sent any more.
+    only_first: Arc<AtomicBool>,
 }
 
 impl Outgoing {
@@ -115,6 +117,12 @@ impl Outgoing {
     /// Queues `bytes`, whole frames, before everything that is queued already; never blocks.
     pub fn send_first(&self, bytes: Vec<u8>) -> Result<(), Gone> {
         self.put(self.first.as_ref().or(self.queue.as_ref()), bytes)
+    }
+
+    /// Forgets everything that is queued and was not to go first, now and later: the line is needed for what
+    /// follows.
+    pub fn drop_rest(&self) {
+        self.only_first.store(true, Ordering::SeqCst);
     }
 
     fn put(&self, queue: Option<&Sender<Vec<u8>>>, bytes: Vec<u8>) -> Result<(), Gone> {
@@ -134,6 +142,7 @@ impl From<Sender<Vec<u8>>> for Outgoing {
             queue: Some(queue),
             first: None,
             waker: None,
+            only_first: Arc::default(),
         }
     }
 }
@@ -161,6 +170,7 @@ pub(crate) struct Queue {
     written: usize,
     held: Option<Vec<u8>>,
     ended: bool,
+    only_first: Arc<AtomicBool>,
 }
 
 impl Queue {
@@ -169,10 +179,12 @@ impl Queue {
         let (sender, chunks) = unbounded();
         let (first_sender, first) = unbounded();
         let waker = Arc::new(Waker::new()?);
+        let only_first = Arc::<AtomicBool>::default();
         let outgoing = Outgoing {
             queue: Some(sender),
             first: Some(first_sender),
             waker: Some(Arc::clone(&waker)),
+            only_first: Arc::clone(&only_first),
         };
         Ok((
             outgoing,
@@ -184,6 +196,7 @@ impl Queue {
                 written: 0,
                 held: None,
                 ended: false,
+                only_first,
             },
         ))
     }
@@ -203,6 +216,16 @@ impl Queue {
         // A chunk is whole frames, so between two of them there is room for another.
         if let Ok(first) = self.first.try_recv() {
             self.chunk = first;
+            return;
+        }
+        if self.only_first.load(Ordering::SeqCst) {
+            self.held = None;
+            self.ended = loop {
+                match self.chunks.try_recv() {
+                    Ok(_) => {}
+                    Err(end) => break end == TryRecvError::Disconnected,
+                }
+            };
             return;
         }
         if let Some(held) = self.held.take() {
@@ -318,6 +341,30 @@ mod tests {
         queue.wrote(5);
         assert_eq!(queue.front(), vec![2; 100_000]);
         queue.wrote(100_000);
+        drop(outgoing);
+        assert!(queue.front().is_empty() && queue.is_finished());
+    }
+
+    #[test]
+    fn what_is_dropped_makes_room_for_what_is_urgent() {
+        let (outgoing, mut queue) = Queue::new().unwrap();
+        for byte in 1..100 {
+            outgoing.send(vec![byte; 100_000]).unwrap();
+        }
+        assert_eq!(queue.front(), vec![1; 100_000]);
+        queue.wrote(60_000);
+        outgoing.drop_rest();
+        outgoing.send_first(vec![200; 5]).unwrap();
+        outgoing.send(vec![201; 5]).unwrap();
+        // What was begun goes to its end: it is a frame.
+        assert_eq!(queue.front(), vec![1; 40_000]);
+        queue.wrote(40_000);
+        assert_eq!(queue.front(), [200; 5]);
+        queue.wrote(5);
+        assert!(queue.front().is_empty() && !queue.is_finished());
+        outgoing.send_first(vec![202; 5]).unwrap();
+        assert_eq!(queue.front(), [202; 5]);
+        queue.wrote(5);
         drop(outgoing);
         assert!(queue.front().is_empty() && queue.is_finished());
     }

@@ -13,6 +13,7 @@ use crate::support::oracle;
 use crate::support::processes::{self, Part};
 use crate::support::random;
 use crate::support::scenario::{DONE, FILTER, PRIVATE, last_log, make_private_paths, sent, work};
+use crate::support::stopped::STAGING;
 
 /// Four connections for `/home`.
 const FOUR: &str = "sync_modules: { user_data: true }\ntransfers: 4\n\
@@ -191,4 +192,33 @@ fn ctrl_c_ends_all_connections_on_a_slow_line() {
     let again = lab.sync(&["--allow-incomplete", "--allow-out-of-order"]);
     assert!(DONE.contains(&again.status), "{}", again.text());
     oracle::assert_homes_equal(&lab, PRIVATE);
+}
+
+#[test]
+fn ctrl_c_on_a_slow_line_is_heard_there_before_what_was_to_be_sent() {
+    let Some(lab) = Lab::fresh() else { return };
+    let one = FOUR.replace("transfers: 4", "transfers: 1");
+    for host in [ATLAS, VEGA] {
+        lab.configure_with(host, &one, FILTER);
+    }
+    bulk(&lab);
+    // A buffer on the way as a line of 10 Mbit/s may have one: it is filled, and nothing overtakes it.
+    lab.verb(&["netem", "100mbit", "20ms", "0%", "128"]).ok();
+    let run = lab.start_sync(&[]);
+    let staging = lab.home(VEGA).join(STAGING);
+    assert!(Lab::wait_until(PATIENCE, || staging.exists()));
+    let arrived = |bytes: u64| sent(&lab)[0] >= bytes;
+    let before = sent(&lab)[0];
+    assert!(Lab::wait_until(PATIENCE, || arrived(before + (10 << 20))));
+    lab.verb(&["netem", "10mbit", "20ms", "0%", "128"]).ok();
+    let since = Instant::now();
+    assert!(processes::signal(&lab, Part::Cli, Signal::INT));
+    let run = run.wait().expect(130);
+    println!(
+        "interrupted at 10 Mbit/s: ended after {:?}",
+        since.elapsed()
+    );
+    // Whoever waits in vain says so.
+    assert!(!run.text().contains("no answer"), "{}", run.text());
+    lab.assert_nothing_left_running();
 }
