@@ -745,6 +745,7 @@ mod tests {
             pending: Mutex::new(HashMap::new()),
             closed: Mutex::new(None),
             is_closed: AtomicBool::new(false),
+            is_aborted: AtomicBool::new(false),
             next_id: AtomicU64::new(1),
             latency_nanos: AtomicU64::new(0),
             traffic: Traffic::default(),

@@ -20,7 +20,10 @@ fn a_sync_of_dummies_takes_two_seconds() {
     lab.configure_with(ATLAS, yaml, FILTER);
     assert!(DONE.contains(&lab.sync(&[]).status));
     let mut best = Duration::MAX;
-    for _ in 0..3 {
+    // Other work on the machine is no fault of ours: the best of some, each deploying the agent.
+    for _ in 0..5 {
+        let argv = ["rm", "-f", "/usr/local/bin/pc-switcher"];
+        lab.exec(VEGA, &argv).ok();
         let since = Instant::now();
         let run = lab.sync(&["--allow-out-of-order"]);
         best = best.min(since.elapsed());
@@ -29,7 +32,7 @@ fn a_sync_of_dummies_takes_two_seconds() {
     }
     println!("nothing changed, the agent deployed: {best:?}");
     let is_ci = std::env::var_os("CI").is_some();
-    let limit = Duration::from_secs(if is_ci { 3 } else { 2 });
+    let limit = Duration::from_secs(if is_ci { 8 } else { 2 });
     assert!(best < limit, "{best:?}");
 }
 
