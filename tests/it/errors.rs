@@ -227,7 +227,14 @@ fn a_target_that_is_busy_with_a_sync_of_its_own() {
     let theirs = lab.disk(VEGA).join("@/usr/local/bin/pc-switcher");
     let _installed = Changed::to(theirs.clone(), ours);
     chmod(&theirs, 0o755).expect("root may");
-    // Nobody answers at that address: it holds its own lock while it waits for the connection.
+    // Nobody answers at that address, and it takes long to give it up, for it seems to be known where it is: it
+    // holds its own lock while it waits for the connection.
+    let neighbour = |verb: &str| {
+        let address =
+            format!("ip neigh {verb} 10.77.0.9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent");
+        lab.exec(VEGA, &["sh", "-c", &address]).ok();
+    };
+    neighbour("replace");
     let mut busy = lab.start_as_dev(
         VEGA,
         &["pc-switcher", "--batch", "sync", "10.77.0.9", "--yes"],
@@ -237,6 +244,7 @@ fn a_target_that_is_busy_with_a_sync_of_its_own() {
     assert!(busy.is_running(), "{}", busy.wait().text());
     assert!(processes::signal_on(&lab, VEGA, "sync", Signal::INT));
     busy.wait().expect(130);
+    neighbour("del");
     told("lock_held", run, 6);
     forget(&lab);
 }
