@@ -408,7 +408,9 @@ fn a_cli_that_does_not_read_holds_up_the_service() {
     assert!(cli.stream.read(&mut buffer).unwrap() > 0);
     drop(cli);
     let started = Instant::now();
-    assert_eq!(thread.join().unwrap(), ExitStatus::Done);
+    // Who is first to meet the end, the one that reads or the one that writes, is chance.
+    let ended = thread.join().unwrap();
+    assert!(matches!(ended, ExitStatus::Done | ExitStatus::Connection));
     assert!(started.elapsed() < END_WITHIN);
 }
 
