@@ -101,7 +101,13 @@ fn a_large_file_edited_on_the_target_meanwhile_is_left_alone() {
     );
     let mut pair = Pair::new();
     pair.mirror(&lab.from, &lab.to, "");
-    sh(&lab.from, &format!("{EDIT} edit a 3; edit b 3; edit c 3"));
+    // At different times, so that none is taken for a copy of another.
+    sh(
+        &lab.from,
+        &format!(
+            "{EDIT} for n in a b c; do edit $n 3; done; touch -d @7 a; touch -d @8 b; touch -d @9 c"
+        ),
+    );
     pair.scan(&lab.from, &lab.to, "", false).unwrap();
     sh(&lab.to, &format!("{EDIT} edit b 9; cp b kept; rm c"));
     let applied = pair.apply(&lab.from, &lab.to).unwrap();

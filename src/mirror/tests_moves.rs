@@ -744,7 +744,8 @@ fn a_full_scan_knows_what_was_moved_from_where_nothing_is_to_where_nothing_was()
     sh(
         &from,
         "mkdir -p dir/deep a b c; for n in $(seq 50); do echo $n >dir/deep/$n; done
-         for d in a b c; do echo same >$d/x; touch -d @5 $d/x; echo $d >$d/y; done; echo 1 >one; echo 2 >two",
+         for d in a b c; do echo same >$d/x; touch -d @5 $d/x; echo $d >$d/y; done; echo 1 >one; echo 2 >two
+         touch -d @6 a/y; touch -d @7 b/y",
     );
     anchored.sync("", "");
     sh(
