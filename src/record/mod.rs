@@ -130,9 +130,7 @@ impl HistoryEntry {
             _ => false,
         }
     }
-}
 
-impl HistoryEntry {
     /// The machine that remembers it.
     #[must_use]
     pub fn own_name(&self) -> &MachineName {
