@@ -279,6 +279,8 @@ fn append(
             escape_str(&wanted.name)
         )));
     }
+    // Its name is the promise that it is whole, also after a power cut.
+    file.sync_all().map_err(fail)?;
     std::fs::rename(unfinished, directory.join(&wanted.name)).map_err(fail)
 }
 
