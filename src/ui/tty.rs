@@ -200,37 +200,44 @@ impl<'a> Keys<'a> {
     pub(super) fn next(&mut self, abort: &AbortFlag) -> Result<Key, Interrupted> {
         loop {
             abort.check()?;
+            // Several may have come at once.
+            match take_key(&mut self.typed) {
+                Some(Key::Char('\u{4}')) => return Err(Interrupted),
+                Some(key) => return Ok(key),
+                None => {}
+            }
             let step = Timespec::try_from(STEP).expect("a short time");
             let ready = poll(&mut [PollFd::new(self.tty, PollFlags::IN)], Some(&step));
             match ready {
-                Err(Errno::INTR) => continue,
+                Err(Errno::INTR) => {}
                 Err(_) => return Err(Interrupted),
                 Ok(0) => {
                     // An escape that nothing follows is the key of that name.
                     if self.typed.first() == Some(&0x1b) {
                         self.typed.clear();
                     }
-                    if self.typed.is_empty() {
-                        return Ok(Key::Nothing);
-                    }
+                    return Ok(Key::Nothing);
                 }
                 Ok(_) => {
                     let mut piece = [0; 64];
                     match rustix::io::read(self.tty, &mut piece) {
-                        Err(Errno::INTR | Errno::AGAIN) => continue,
+                        Err(Errno::INTR | Errno::AGAIN) => {}
                         Ok(0) | Err(_) => return Err(Interrupted),
                         Ok(n) => self.typed.extend_from_slice(&piece[..n]),
                     }
                 }
             }
-            if let Some((key, used)) = parse_key(&self.typed) {
-                self.typed.drain(..used);
-                match key {
-                    Some(Key::Char('\u{4}')) => return Err(Interrupted),
-                    Some(key) => return Ok(key),
-                    None => {}
-                }
-            }
+        }
+    }
+}
+
+/// Takes the first key that means something off what was typed; `None` if what is left is none yet.
+fn take_key(typed: &mut Vec<u8>) -> Option<Key> {
+    loop {
+        let (key, used) = parse_key(typed)?;
+        typed.drain(..used);
+        if key.is_some() {
+            return key;
         }
     }
 }
@@ -278,10 +285,9 @@ mod tests {
     #[test]
     fn keys_are_read_whole() {
         let all = |typed: &[u8]| {
-            let (mut rest, mut keys) = (typed, Vec::new());
-            while let Some((key, used)) = parse_key(rest) {
-                keys.extend(key);
-                rest = &rest[used..];
+            let (mut rest, mut keys) = (typed.to_vec(), Vec::new());
+            while let Some(key) = take_key(&mut rest) {
+                keys.push(key);
             }
             (keys, rest.len())
         };

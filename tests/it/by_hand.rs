@@ -86,7 +86,8 @@ fn a_review_at_forty_columns_installs_skips_and_notes_what_belongs_to_a_machine(
     });
     assert_eq!(terminal.wrapped(), Vec::<String>::new());
     // asks: yes; needs-virtual: not now; simple: yes. held: removed; mine: vega's alone.
-    terminal.send("yny");
+    // Keys that come all at once, as from one that is held down, are all heard: down, and up again.
+    terminal.send("\u{1b}[B\u{1b}[Ayny");
     terminal.send("yx\r");
     let status = terminal.end(|_| {});
     assert_eq!(status, Some(0), "{}", terminal.text());
