@@ -19,7 +19,7 @@ help:
 	@echo "make soak     the random tests and kill tests with SEEDS=20 seeds, or SEEDS=7,8,9"
 	@echo "make fuzz     lets a fuzzer loose on all that reads foreign bytes, TIME=60 seconds each"
 	@echo "make lint     formatting, clippy and documentation, warnings are errors"
-	@echo "make bench    side by side with rsync; writes the table of BENCHMARKS.md"
+	@echo "make bench    side by side with rsync, tar and btrfs send; prints the tables of BENCHMARKS.md"
 	@echo "make bench-undo  what rollbacks and status cost with a million files, each with its limit"
 	@echo "make static   one static program that runs on any Linux of this architecture"
 	@echo "make deb      a Debian package of it"
