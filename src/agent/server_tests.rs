@@ -19,6 +19,9 @@ use crate::record::LockHolder;
 use crate::sys::command::command;
 use crate::sys::testing::is_root;
 
+/// Who has not ended after this long never will, however busy the machine is.
+const HANGS: Duration = Duration::from_secs(30);
+
 /// A service that does what the test asks of it.
 struct TestService;
 
@@ -239,7 +242,7 @@ fn pings_and_short_calls_are_answered_while_a_service_ignores_its_stream() {
         cli.call(id, Request::ReadState);
         assert!(cli.answer(id).is_ok());
     }
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < HANGS);
     close(&cli);
     assert_eq!(cli.answer(1).unwrap_err().kind, FaultKind::Interrupted);
     assert_eq!(thread.join().unwrap(), ExitStatus::Done);
@@ -390,7 +393,7 @@ fn a_service_that_does_not_read_holds_up_the_sender_in_the_end() {
     drop(cli);
     let started = Instant::now();
     thread.join().unwrap();
-    assert!(started.elapsed() < END_WITHIN);
+    assert!(started.elapsed() < HANGS);
 }
 
 #[test]
@@ -411,7 +414,7 @@ fn a_cli_that_does_not_read_holds_up_the_service() {
     // Who is first to meet the end, the one that reads or the one that writes, is chance.
     let ended = thread.join().unwrap();
     assert!(matches!(ended, ExitStatus::Done | ExitStatus::Connection));
-    assert!(started.elapsed() < END_WITHIN);
+    assert!(started.elapsed() < HANGS);
 }
 
 #[test]
@@ -712,7 +715,7 @@ fn when_stdin_closes_the_process_and_all_its_children_end() {
     let started = Instant::now();
     drop(cli.stream.0.stdin.take());
     assert_eq!(wait_for(&mut cli).code(), Some(0));
-    assert!(started.elapsed() < END_WITHIN);
+    assert!(started.elapsed() < HANGS);
     assert_gone(&pids);
     assert_eq!(std::fs::read(&finished).unwrap(), b"finished");
 }
@@ -730,7 +733,7 @@ fn a_call_that_is_deaf_cannot_keep_the_process() {
     let started = Instant::now();
     drop(cli.stream.0.stdin.take());
     wait_for(&mut cli);
-    assert!(started.elapsed() < END_WITHIN + Duration::from_secs(1));
+    assert!(started.elapsed() < HANGS);
     assert_gone(&pids);
 }
 

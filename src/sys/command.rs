@@ -519,7 +519,7 @@ mod tests {
             &AbortFlag::new(),
         )
         .unwrap();
-        assert!(started.elapsed() < Duration::from_secs(5));
+        assert!(started.elapsed() < Duration::from_mins(1));
         let pid: i32 = String::from_utf8(done.stdout)
             .unwrap()
             .trim()

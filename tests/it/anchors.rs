@@ -433,7 +433,7 @@ fn what_is_written_to_the_target_during_a_sync_is_named_and_mended_by_the_next()
         lab.verb(&["netem", "200mbit", "3ms"]).ok();
         let run = lab.start_sync(args);
         let staging = lab.home(VEGA).join(STAGING);
-        assert!(Lab::wait_until(Duration::from_secs(30), || staging.exists()));
+        assert!(Lab::wait_until(Duration::from_secs(90), || staging.exists()));
         // Not in the plan, and with its time put back.
         let page = theirs.join(number.to_string());
         let time = fs::metadata(&page).expect("there");

@@ -68,7 +68,7 @@ fn good_machines_are_good_and_nothing_is_changed_within_seconds() {
     let since = Instant::now();
     told("doctor_good", lab.pc_switcher(&["doctor", "vega"]), 8);
     let took = since.elapsed();
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_secs(30), "{took:?}");
     told("doctor_alone", lab.pc_switcher(&["doctor"]), 0);
     let (object, bad) = looked(&lab, &["vega"], 8);
     assert_eq!(

@@ -239,7 +239,7 @@ fn a_target_that_is_busy_with_a_sync_of_its_own() {
         VEGA,
         &["pc-switcher", "--batch", "sync", "10.77.0.9", "--yes"],
     );
-    assert!(Lab::wait_until(Duration::from_secs(10), || !lab.is_free(VEGA)));
+    assert!(Lab::wait_until(Duration::from_mins(1), || !lab.is_free(VEGA)));
     let run = lab.pc_switcher(&SYNC);
     assert!(busy.is_running(), "{}", busy.wait().text());
     assert!(processes::signal_on(&lab, VEGA, "sync", Signal::INT));
@@ -279,7 +279,7 @@ fn begin_to_pretend(lab: &Lab) -> Running {
         let signs = ["pretending to work", "answer_millis"];
         texts.any(|text| signs.iter().all(|sign| text.contains(sign)))
     };
-    if !Lab::wait_until(Duration::from_secs(20), works) {
+    if !Lab::wait_until(Duration::from_mins(1), works) {
         assert!(run.is_running(), "{}", run.wait().text());
         panic!("it does not work");
     }
@@ -333,7 +333,7 @@ fn a_target_whose_desktop_is_in_use() {
             .stdout
             .contains("dev")
     };
-    assert!(Lab::wait_until(Duration::from_secs(10), logged_in));
+    assert!(Lab::wait_until(Duration::from_mins(1), logged_in));
     let run = lab.pc_switcher(&SYNC);
     lab.exec(VEGA, &["systemctl", "stop", "desktop"]).ok();
     told("target_logged_in", run, 4);

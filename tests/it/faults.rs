@@ -75,7 +75,7 @@ impl Fault {
         let mended = match self {
             Self::NoSpace => sh(lab, "rm -f /full.* && btrfs filesystem sync /"),
             // It may be busy counting for a moment.
-            Self::NoQuota => Lab::wait_until(Duration::from_secs(30), || {
+            Self::NoQuota => Lab::wait_until(Duration::from_secs(90), || {
                 sh(
                     lab,
                     "btrfs quota disable / && ! btrfs qgroup show / 2>/dev/null",
@@ -115,7 +115,7 @@ fn whatever_the_disk_refuses_whenever_nothing_is_lost_and_everything_can_be_undo
             let struck = fault.strike(&lab);
             let run = run.wait();
             for host in [ATLAS, VEGA] {
-                lab.assert_nothing_left_running_on(host, Duration::from_secs(10));
+                lab.assert_nothing_left_running_on(host, Duration::from_secs(30));
                 assert!(lab.is_free(host), "{host} is locked");
             }
             fault.mend(&lab);

@@ -109,7 +109,7 @@ fn a_terabyte_of_hole_costs_nothing() {
     let run = lab.sync(&[]);
     assert!(DONE.contains(&run.status), "{}", run.text());
     assert!(
-        since.elapsed() < Duration::from_secs(20),
+        since.elapsed() < Duration::from_mins(1),
         "{:?}",
         since.elapsed()
     );

@@ -40,14 +40,8 @@ fn whatever_is_killed_whenever_each_file_is_old_or_new_and_nothing_is_left() {
             let mut random = Random::new(seed * 4 + number as u64);
             let moment = Moment::any(&mut random);
             println!("seed {seed}: {part:?} is killed at {moment:?}");
-            let run = match bulk.start(moment) {
-                Ok(run) => run,
-                Err(ended) => {
-                    println!("too late: {:?}", ended.expect(0).status);
-                    bulk.judge_ended();
-                    bulk.change();
-                    continue;
-                }
+            let Some(run) = bulk.caught(moment) else {
+                continue;
             };
             let victims = processes::of(&lab, part);
             assert!(!victims.is_empty(), "no {part:?}");
@@ -140,14 +134,8 @@ fn whatever_wire_or_power_fails_whenever_nothing_is_lost_and_everything_can_be_u
             let mut random = Random::new(seed * 4 + number as u64);
             let moment = Moment::any(&mut random);
             println!("seed {seed}: {blow:?} at {moment:?}");
-            let run = match bulk.start(moment) {
-                Ok(run) => run,
-                Err(ended) => {
-                    println!("too late: {:?}", ended.expect(0).status);
-                    bulk.judge_ended();
-                    bulk.change();
-                    continue;
-                }
+            let Some(run) = bulk.caught(moment) else {
+                continue;
             };
             blow.strike(&lab);
             let run = run.wait();
@@ -183,13 +171,13 @@ fn a_cut_link_is_noticed_and_everything_ends() {
         ("down", Moment::Receiving(Duration::from_millis(300))),
         ("drop", Moment::Receiving(Duration::from_millis(1200))),
     ] {
-        let run = bulk.start(moment).expect("it takes longer");
+        let run = bulk.surely(moment);
         let since = Instant::now();
         lab.verb(&["cut", how]).ok();
         run.wait().expect(5);
         // A dead peer is noticed within 15 seconds; then there is cleaning up.
         let ended = since.elapsed();
-        assert!(ended < Duration::from_secs(25), "{ended:?}");
+        assert!(ended < Duration::from_secs(35), "{ended:?}");
         for host in [ATLAS, VEGA] {
             let left = NOTICED.saturating_sub(since.elapsed());
             lab.assert_nothing_left_running_on(host, left);
@@ -212,7 +200,7 @@ fn a_power_cut_on_the_target_leaves_old_or_new_files() {
     ] {
         let Some(lab) = Lab::fresh() else { return };
         let mut bulk = Bulk::new(&lab, seed);
-        let run = bulk.start(moment).expect("it takes longer");
+        let run = bulk.surely(moment);
         lab.verb(&["powercut", VEGA]).ok();
         run.wait().expect(5);
         lab.verb(&["start", VEGA]).ok();
@@ -230,12 +218,12 @@ fn signals_end_a_run_in_good_order_with_130() {
         (Signal::TERM, Moment::Receiving(Duration::from_millis(1500))),
         (Signal::HUP, Moment::Placing(Duration::ZERO)),
     ] {
-        let run = bulk.start(moment).expect("it takes longer");
+        let run = bulk.surely(moment);
         let since = Instant::now();
         assert!(processes::signal(&lab, Part::Cli, signal));
         run.wait().expect(130);
         let ended = since.elapsed();
-        assert!(ended < Duration::from_secs(10), "{signal:?}: {ended:?}");
+        assert!(ended < Duration::from_secs(25), "{signal:?}: {ended:?}");
         lab.assert_nothing_left_running();
         bulk.judge();
         bulk.change();

@@ -186,7 +186,7 @@ fn ctrl_c_ends_all_connections_on_a_slow_line() {
     run.wait().expect(130);
     let ended = since.elapsed();
     println!("interrupted at 10 Mbit/s with four connections: ended after {ended:?}");
-    assert!(ended < Duration::from_secs(10), "{ended:?}");
+    assert!(ended < Duration::from_secs(25), "{ended:?}");
     lab.assert_nothing_left_running();
     lab.verb(&["netem", "off"]).ok();
     let again = lab.sync(&["--allow-incomplete", "--allow-out-of-order"]);

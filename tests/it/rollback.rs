@@ -261,7 +261,7 @@ fn a_sync_that_died_is_undone_whoever_died() {
     let Some(lab) = Lab::fresh() else { return };
     let mut bulk = Bulk::new(&lab, 4);
     let before = snapshot(&lab, "before");
-    let receiving = Moment::Receiving(Duration::from_millis(800));
+    let receiving = Moment::Receiving(Duration::from_millis(300));
     // The program, the target's agent, the cable, the machine, its power.
     for (round, moment) in [
         receiving,

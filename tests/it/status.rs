@@ -112,7 +112,7 @@ fn a_run_that_died_is_told_with_what_to_do() {
     lab.verb(&["netem", "100mbit", "1ms"]).ok();
     let run = lab.start_sync(&[]);
     let staging = lab.home(VEGA).join(".pc-switcher-staging");
-    assert!(Lab::wait_until(std::time::Duration::from_secs(30), || {
+    assert!(Lab::wait_until(std::time::Duration::from_secs(90), || {
         staging.exists()
     }));
     let running = lab.pc_switcher(&["status", VEGA]).stdout;

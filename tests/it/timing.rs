@@ -90,7 +90,7 @@ fn a_difference_of_content_alone_is_found_by_verify() {
     lab.verb(&["netem", "200mbit", "3ms"]).ok();
     let run = lab.start_sync(&["--verify", "--allow-out-of-order"]);
     let staging = lab.home(VEGA).join(STAGING);
-    assert!(Lab::wait_until(Duration::from_secs(30), || staging.exists()));
+    assert!(Lab::wait_until(Duration::from_secs(90), || staging.exists()));
     let page = target.join("77");
     let time = fs::metadata(&page).and_then(|m| m.modified());
     fs::write(&page, "rage 77\n").expect("writable");
@@ -140,7 +140,7 @@ fn a_bandwidth_limit_is_kept_and_nobody_takes_anybody_for_gone() {
         let least = Duration::from_secs(size / rate);
         // What is sent at once after a pause; and the rest of a sync, with snapshots and all.
         assert!(took + Duration::from_millis(500) > least, "{took:?}");
-        assert!(took < least * 5 / 4 + Duration::from_secs(5), "{took:?}");
+        assert!(took < least * 5 / 4 + Duration::from_secs(20), "{took:?}");
     }
 }
 
@@ -190,5 +190,5 @@ fn few_changes_among_many_files_are_told_and_undone_in_seconds() {
         "{many} files, 100 of them changed: status {told:?}, history {listed:?}, history SESSION {shown:?}, \
          rollback {undone:?}"
     );
-    assert!(told < Duration::from_secs(5) && undone < Duration::from_secs(10));
+    assert!(told < Duration::from_secs(15) && undone < Duration::from_secs(30));
 }

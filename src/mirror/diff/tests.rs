@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::*;
 use crate::escape::escape_bytes;
@@ -20,6 +21,9 @@ use crate::sys::testing::{TestBtrfs, run};
 
 /// One disk for all tests here; the guardian process takes it away when this process ends.
 static DISK: LazyLock<Option<TestBtrfs>> = LazyLock::new(TestBtrfs::new);
+
+/// Longer than a tick of the clock from which files get their times.
+const TICK: Duration = Duration::from_millis(20);
 
 /// A subvolume of its own, and snapshots of it.
 struct Lab {
@@ -48,8 +52,10 @@ impl Lab {
         ));
     }
 
-    /// Makes a snapshot.
+    /// Makes a snapshot. What is done to the live subvolume before and after it is done at
+    /// different times: the kernel's coarse clock ticks at least every 10 ms (`CONFIG_HZ`).
     fn snapshot(&self, name: &str) -> PathBuf {
+        std::thread::sleep(TICK);
         let (live, top) = (
             File::open(&self.live).unwrap(),
             File::open(&self.top).unwrap(),

@@ -86,7 +86,7 @@ fn an_interrupted_module_cleans_up_and_later_ones_are_not_reached() {
     });
     let begun = Instant::now();
     let outcome = Trial::of(&world, vec![work, TestModule::new("later")]).run();
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(25));
     assert_eq!(outcome.code(), 130);
     assert_eq!(cleaned.load(Ordering::SeqCst), 1);
     assert!(statuses(&outcome).contains(&("later", ModuleStatus::Skipped)));
@@ -203,7 +203,7 @@ fn a_lost_target_fails_with_5_and_the_sources_marker_stays() {
     });
     let begun = Instant::now();
     let outcome = Trial::of(&world, vec![work]).run();
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(25));
     assert_eq!(outcome.code(), 5, "{}", outcome.error());
     assert_eq!(outcome.ended.report.state, SessionState::Failed);
     for host in BOTH {

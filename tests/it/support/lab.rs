@@ -443,7 +443,7 @@ impl Lab {
     #[track_caller]
     pub fn assert_nothing_left_running(&self) {
         for host in [ATLAS, VEGA] {
-            self.assert_nothing_left_running_on(host, Duration::from_secs(5));
+            self.assert_nothing_left_running_on(host, Duration::from_secs(20));
         }
     }
 }

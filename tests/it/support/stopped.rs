@@ -77,6 +77,14 @@ impl Moment {
             Self::Receiving(later) | Self::Placing(later) | Self::Deleting(later) => later,
         }
     }
+
+    fn sooner(self) -> Self {
+        match self {
+            Self::Receiving(later) => Self::Receiving(later / 2),
+            Self::Placing(later) => Self::Placing(later / 2),
+            Self::Deleting(later) => Self::Deleting(later / 2),
+        }
+    }
 }
 
 /// Two homes, one of them with changes that take a while to arrive.
@@ -204,6 +212,32 @@ impl<'a> Bulk<'a> {
         } else {
             Err(run.wait())
         }
+    }
+
+    /// The same; one that ended before is judged, and there is something to sync again.
+    #[track_caller]
+    pub fn caught(&mut self, moment: Moment) -> Option<Running> {
+        match self.start(moment) {
+            Ok(run) => Some(run),
+            Err(ended) => {
+                println!("too late: {:?}", ended.expect(0).status);
+                self.judge_ended();
+                self.change();
+                None
+            }
+        }
+    }
+
+    /// The same, with another try sooner for each run that was quicker.
+    #[track_caller]
+    pub fn surely(&mut self, mut moment: Moment) -> Running {
+        for _ in 0..8 {
+            if let Some(run) = self.caught(moment) {
+                return run;
+            }
+            moment = moment.sooner();
+        }
+        panic!("it always ended before {moment:?}")
     }
 
     /// Every file on the target is its old or its new version, none is lost, and nothing is left on

@@ -1,7 +1,5 @@
 //! When there is no diff: each reason made to happen, and told apart.
 
-use std::time::{Duration, Instant};
-
 use super::*;
 
 fn fingerprint(snapshot: &Path) -> Fingerprint {
@@ -156,10 +154,8 @@ fn who_is_asked_to_stop_stops() {
     let (older, newer) = (File::open(older).unwrap(), File::open(newer).unwrap());
     let abort = AbortFlag::new();
     abort.raise();
-    let begun = Instant::now();
     let error = changes(older.as_fd(), newer.as_fd(), 10, &abort).unwrap_err();
     assert!(matches!(error, DiffError::Interrupted(_)), "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(1));
 }
 
 #[test]
