@@ -10,6 +10,9 @@ use crate::event::{
     EventSink, Host, ModuleResult, ModuleStatus, Phase, ProgressEvent, ProgressUpdate,
 };
 
+#[path = "../../../tests/it/support/json_doc.rs"]
+mod json_doc;
+
 fn parse(path: &Path) -> Vec<Value> {
     std::fs::read_to_string(path)
         .unwrap()
@@ -70,6 +73,8 @@ fn a_line_has_the_fixed_keys_and_its_context_at_the_top() {
     ] {
         assert_eq!(line[key], value, "{key}");
     }
+    let fixed = super::line::FIXED.map(|key| (key.to_owned(), line[key].clone()));
+    json_doc::check("logs", "Lines of a log", &fixed.into_iter().collect());
 }
 
 #[test]
