@@ -336,14 +336,14 @@ impl AgentClient {
                 }
             })
         };
-        let sent = match call.request {
+        let queued = match call.request {
             Request::Service { .. } => self.shared.lanes.begin(|stream_from| {
                 call.stream_from = stream_from;
                 send(&call)
             }),
             _ => send(&call),
         };
-        match sent {
+        match queued {
             Some(true) => Ok(()),
             Some(false) => Err(self.lost()),
             None => Err(self.nonsense("our own request is too large for a frame")),

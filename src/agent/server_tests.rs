@@ -561,8 +561,8 @@ fn an_input_that_ends_inside_a_frame_is_an_ordinary_end() {
 
 #[test]
 fn silence_ends_the_agent_and_pings_keep_it() {
-    let (mut cli, thread) = agent_with(Duration::from_millis(400));
-    for _ in 0..20 {
+    let (mut cli, thread) = agent_with(Duration::from_secs(2));
+    for _ in 0..60 {
         cli.send(Kind::Ping, b"");
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -142,9 +142,9 @@ impl Pool {
     /// that one goes over the first connection, behind the request.
     pub fn begin<T>(&self, send: impl FnOnce(Option<u64>) -> T) -> T {
         let mut dealer = lock(&self.dealer);
-        let sent = send(dealer.is_numbered.then_some(dealer.next));
+        let result = send(dealer.is_numbered.then_some(dealer.next));
         dealer.is_first = true;
-        sent
+        result
     }
 
     /// Sends a frame of a stream over a lane, or says how it goes over the first connection, where `waiting`
