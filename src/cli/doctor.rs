@@ -173,12 +173,9 @@ fn json_text(checkup: &Checkup) -> String {
 }
 
 #[cfg(test)]
-#[path = "../../tests/it/support/json_doc.rs"]
-mod json_doc;
-
-#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jsonline::json_doc;
 
     fn checkup() -> Checkup {
         let check = |id, host, state, message: &str, remedy: Option<&str>| Check {

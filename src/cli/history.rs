@@ -555,12 +555,9 @@ impl Listing<'_> {
 }
 
 #[cfg(test)]
-#[path = "../../tests/it/support/json_doc.rs"]
-mod json_doc;
-
-#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jsonline::json_doc;
     use crate::record::Changed;
     use crate::record::testing::{entry, marker, snapshot};
 

@@ -9,9 +9,7 @@ use crate::change::{Action, Change};
 use crate::event::{
     EventSink, Host, ModuleResult, ModuleStatus, Phase, ProgressEvent, ProgressUpdate,
 };
-
-#[path = "../../../tests/it/support/json_doc.rs"]
-mod json_doc;
+use crate::jsonline::json_doc;
 
 fn parse(path: &Path) -> Vec<Value> {
     std::fs::read_to_string(path)
