@@ -47,6 +47,7 @@ struct Apply<'a, 'b> {
 impl Apply<'_, '_> {
     /// Carries out one transaction, which may take only what it names and what was shown.
     fn run(&mut self, wish: &Question) -> Result<(), Silence> {
+        self.tools.go_on()?;
         let foreseen: Transaction = self.dialect.foresee(self.tools, wish)?;
         let taken: Vec<String> = (foreseen.removes.iter())
             .filter(|name| !wish.remove.contains(name) && !self.work.may_remove.contains(*name))
@@ -78,7 +79,7 @@ impl Apply<'_, '_> {
             let goes = wish.remove.iter().filter(|name| there.contains(*name));
             let mut whys: Vec<(String, String)> = Vec::new();
             for name in comes.chain(goes).filter(|_| !alone) {
-                (self.tools.abort.check()).map_err(|e| Silence(e.to_string()))?;
+                self.tools.check()?;
                 (self.say)(&format!("changing {name}"));
                 if let Err(why) = self.run(&wish.only(name)) {
                     whys.push((name.clone(), why.0));
