@@ -20,6 +20,8 @@ pub fn apply(
         &work.wish.remove,
         &work.manual,
         &work.auto,
+        &work.lock,
+        &work.unlock,
     ];
     if let Some(bad) = names.into_iter().flatten().find(|name| !is_name(name)) {
         return Err(Silence(format!("{} cannot be a package", escape_str(bad))));
@@ -113,7 +115,14 @@ impl Apply<'_, '_> {
 
     fn notes(&mut self) -> Result<(), Silence> {
         let there = self.dialect.installed(self.tools)?;
-        for (names, manual) in [(&self.work.manual, true), (&self.work.auto, false)] {
+        let work = self.work;
+        let lists = [
+            ("manual", &work.manual),
+            ("auto", &work.auto),
+            ("unlock", &work.unlock),
+            ("lock", &work.lock),
+        ];
+        for (what, names) in lists {
             let present: Vec<String> = names
                 .iter()
                 .filter(|name| there.contains(*name))
@@ -122,9 +131,12 @@ impl Apply<'_, '_> {
             if present.is_empty() {
                 continue;
             }
-            let result = self.dialect.mark(self.tools, manual, &present);
+            let result = match what {
+                "manual" | "auto" => self.dialect.mark(self.tools, what == "manual", &present),
+                _ => self.dialect.lock(self.tools, what == "lock", &present),
+            };
             for name in &present {
-                let id = format!("{} {name}", if manual { "manual" } else { "auto" });
+                let id = format!("{what} {name}");
                 self.outcomes.push(match &result {
                     Ok(()) => Outcome::done(id),
                     Err(why) => Outcome::failed(id, why.0.clone()),
