@@ -70,6 +70,7 @@ LIST
 rpmbuild    rpm             packages for dnf and zypper made for a test
 createrepo_c createrepo-c   repositories for dnf and zypper made for a test
 dnf         dnf             the manager itself, in a root of its own
+/usr/lib/python3/dist-packages/dnf-plugins/versionlock.py dnf-plugins-core locks of dnf
 zypper      zypper          the manager itself, in a root of its own
 pacman      pacman-package-manager the manager itself, in a root of its own
 LIST
