@@ -311,7 +311,7 @@ fn a_person_who_exchanges_what_a_rollback_moves_back_gains_nothing() {
         })));
         let totals = planned.plan.unwrap();
         assert_eq!(planned.full_scan, None);
-        assert!(totals.renamed as usize >= 6 * EACH, "{totals:?}");
+        assert!(totals.renamed >= 6 * EACH as u64, "{totals:?}");
         let applied = homes.against(seed, || call(LocalRequest::Apply { id: String::new() }));
         errors += applied.errors;
         let what = format!("seed {seed}");
