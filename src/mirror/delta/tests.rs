@@ -555,6 +555,23 @@ fn what_is_outside_the_ranges_is_not_read() {
 }
 
 #[test]
+fn a_hole_reaches_to_the_end_of_a_file_that_ends_within_a_block() {
+    let Some(versions) = Versions::new() else {
+        return;
+    };
+    same(&versions, 2 * MIB + 839);
+    let theirs = edit(&versions.theirs());
+    let size = theirs.metadata().unwrap().len();
+    let hole = size - 839 - 8192;
+    theirs.set_len(hole).unwrap();
+    theirs.set_len(size).unwrap();
+    rustix::fs::fsync(&theirs).unwrap();
+    assert_eq!(runs(&theirs), [(0, hole)]);
+    versions.assert_by_ranges(&[hole..size]);
+    versions.assert_rebuilt();
+}
+
+#[test]
 fn known_ranges_carry_holes_and_sizes() {
     let Some(versions) = Versions::new() else {
         return;
