@@ -67,7 +67,10 @@ impl StandIns {
         // Whoever stood in may itself have had to be left.
         while left.covers(&leader) {
             match self.0.entry(leader) {
-                Slot::Occupied(next) => leader = next.get().clone(),
+                Slot::Occupied(next) => {
+                    let next = next.get().clone();
+                    leader = next;
+                }
                 Slot::Vacant(none) => {
                     none.insert(path());
                     return;
