@@ -149,7 +149,7 @@ fn start_agent_as(
                 place.allowance = place.where_installed(&mut connection, &access)?;
                 connection
             }
-            Installed::Absent(connection) => connection,
+            Installed::Absent(connection) | Installed::Died(connection, _) => connection,
         };
     }
     let script = script::streamed(binary.bytes.len(), &access.sha256, &access.session);
@@ -194,6 +194,7 @@ pub fn start_extra_agent(
             Installed::Agent(link) => Ok(link),
             Installed::NotAllowed(_) => Err(place.sudo(SudoTrouble::PasswordRequired)),
             Installed::Absent(_) => Err(DeployError::Damaged { host: place.host }),
+            Installed::Died(_, error) => Err(error),
         };
     }
     let script = script::extra(pid, &access.sha256);
@@ -296,6 +297,8 @@ enum Installed {
     Agent(Link),
     NotAllowed(SshConnection),
     Absent(SshConnection),
+    /// It was started and ended without a word that it had.
+    Died(SshConnection, DeployError),
 }
 
 /// Where an agent is being started, for the messages.
@@ -383,9 +386,10 @@ impl Place {
             {
                 Ok(Installed::NotAllowed(connection))
             }
-            (Opened::Ended(_) | Opened::Refused(_), Err(connection)) => {
-                Ok(Installed::Absent(connection))
+            (Opened::Ended(status), Err(connection)) => {
+                Ok(Installed::Died(connection, self.ended(status, &stderr)))
             }
+            (Opened::Refused(_), Err(connection)) => Ok(Installed::Absent(connection)),
             // Nothing else would be heard either.
             (opened, Err(_)) => match self.judge(opened, &stderr)? {
                 Err(trouble) => Err(self.sudo(trouble)),
@@ -481,6 +485,7 @@ impl Place {
                 host,
                 tool: detail.to_owned(),
             },
+            "gone" => DeployError::Gone { host },
             "hash" if !stderr.contains("No space left") => DeployError::Damaged { host },
             "space" | "hash" => DeployError::NoSpace {
                 host,

@@ -35,7 +35,7 @@ pub fn run(global: &GlobalArgs, args: &RollbackArgs) -> ExitStatus {
     }
     let result = with_errand(global, args, &config, &id, &mut errand);
     let status = errand.finish(result);
-    lost_lines(log.map_or(Ok(()), Log::finish), status)
+    lost_lines(log.map_or(Ok(()), Log::finish_if_used), status)
 }
 
 fn with_errand(

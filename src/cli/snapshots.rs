@@ -1,5 +1,7 @@
 //! `snapshots list` and `prune`: what syncs have left to go back to, here or on another machine.
 
+use std::time::Duration;
+
 use super::args::{GlobalArgs, PruneArgs};
 use super::errand::Errand;
 use super::load_config;
@@ -15,6 +17,10 @@ use crate::run::prune::{delete, what_goes};
 use crate::snapshot::SnapshotFacts;
 use crate::snapshot::name::SnapshotName;
 use crate::snapshot::retention::{Policy, days};
+use crate::snapshot::space::Held;
+
+/// How long it may take to find out what is freed.
+const SPACE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Lists the snapshots of this machine, or of `host`.
 #[must_use]
@@ -58,29 +64,43 @@ fn prune_with(
     let dir = &config.snapshot_dir;
     let doing = || RunError::agent("deleting old snapshots");
     let gone = what_goes(&met.agent, dir, policy, true).map_err(doing())?;
-    let status = print(&departing(&gone));
+    // What that frees cannot be told afterwards. It is no reason not to delete.
+    let held = (!gone.is_empty()).then(|| met.held(dir, SPACE_LIMIT).ok());
+    let held = held.flatten();
+    let status = print(&departing(&gone, held.as_ref()));
     if !args.dry_run && !gone.is_empty() {
         delete(&met.agent, dir, &gone).map_err(doing())?;
     }
     let (count, name) = (figures::counted(gone.len() as u64, "snapshot"), met.name());
+    let frees = held.map_or_else(String::new, |held| {
+        let goes = |name: &str| gone.iter().any(|facts| facts.name == name);
+        format!(", which frees {}", amount(held.freed(goes), held.complete))
+    });
     let done = match (gone.is_empty(), args.dry_run) {
         (true, _) => format!("Nothing to delete on {name}.\n"),
-        (false, true) => format!("Would delete {count} on {name}.\n"),
-        (false, false) => format!("Deleted {count} on {name}.\n"),
+        (false, true) => format!("Would delete {count} on {name}{frees}.\n"),
+        (false, false) => format!("Deleted {count} on {name}{frees}.\n"),
     };
     Ok(status.max(print(&done)))
 }
 
+/// So many bytes, or more if not all was found.
+fn amount(bytes: u64, is_all: bool) -> String {
+    let least = if is_all { "" } else { "at least " };
+    format!("{least}{}", figures::bytes(bytes))
+}
+
 /// The space that only this snapshot holds, as far as it is known.
-fn space(facts: &SnapshotFacts) -> String {
-    match facts.exclusive_bytes {
-        Some(bytes) => figures::bytes(bytes),
-        None => "unknown".to_owned(),
+fn space(facts: &SnapshotFacts, held: Option<&Held>) -> String {
+    match (facts.exclusive_bytes, held) {
+        (Some(bytes), _) => figures::bytes(bytes),
+        (None, Some(held)) => amount(held.freed(|name| name == facts.name), held.complete),
+        (None, None) => "unknown".to_owned(),
     }
 }
 
 /// A line per snapshot that goes, the oldest session first.
-fn departing(gone: &[SnapshotFacts]) -> String {
+fn departing(gone: &[SnapshotFacts], held: Option<&Held>) -> String {
     if gone.is_empty() {
         return String::new();
     }
@@ -90,7 +110,7 @@ fn departing(gone: &[SnapshotFacts]) -> String {
             name.session,
             name.at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
             escape_str(&facts.name),
-            space(facts),
+            space(facts, held),
         ])
     });
     let columns = [

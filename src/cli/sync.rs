@@ -180,9 +180,24 @@ impl Log {
     /// Writes the rest; an error says what is missing from the file. That there is none was told when
     /// it could not be opened, or the run ended before it could be.
     pub(super) fn finish(self) -> Result<(), LogError> {
+        self.finished().map(drop)
+    }
+
+    /// The same; a file without a line, which nobody was told of, is removed.
+    pub(super) fn finish_if_used(self) -> Result<(), LogError> {
+        if let Some(path) = self.finished()?
+            && std::fs::metadata(&path).is_ok_and(|file| file.len() == 0)
+        {
+            // It harms nobody.
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(())
+    }
+
+    fn finished(self) -> Result<Option<PathBuf>, LogError> {
         match self.0.ok().and_then(Arc::into_inner).map(LogWriter::finish) {
-            Some(Err(LogError::NeverOpened)) | None => Ok(()),
-            Some(ended) => ended.map(drop),
+            Some(Err(LogError::NeverOpened)) | None => Ok(None),
+            Some(ended) => ended.map(Some),
         }
     }
 }

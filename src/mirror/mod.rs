@@ -111,3 +111,5 @@ mod tests_random;
 mod tests_restricted;
 #[cfg(test)]
 mod tests_user;
+#[cfg(test)]
+mod tests_user_moves;

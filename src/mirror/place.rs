@@ -16,7 +16,7 @@ use super::codec::{Reader, put_bytes, put_u64};
 use super::entry::{Kind, Meta, PATH_LIMIT, Time, split};
 use super::plan::Old;
 use super::spool::{Spool, SpoolWriter};
-use super::staging::{LATE_FLAGS, Staging, set_flags, set_mtime};
+use super::staging::{self, LATE_FLAGS, Staging, set_flags, set_mtime};
 use super::tree::Tree;
 use super::wire::{put_time, read_time};
 
@@ -29,6 +29,9 @@ pub enum PlaceError {
     /// What is there is not what the plan saw.
     #[error("changed on the target meanwhile; left as it is")]
     Changed,
+    /// What somebody put in its place was moved and could not go back.
+    #[error("exchanged on the target meanwhile; what came in its place is in {0}")]
+    Kept(String),
     /// What is at its first name is not what the source has.
     #[error("not linked: its first name is not what it should be on the target")]
     Leader,
@@ -356,8 +359,48 @@ pub fn move_as_it_is(
         return Ok(());
     }
     // Somebody put something else there in between: it is not for us to move.
-    rustix::fs::renameat_with(&to, to_name, &from, name, flags)?;
-    Err(PlaceError::Changed)
+    Err(take_back(shared, (&from, name), (&to, to_name), flags))
+}
+
+/// Takes back a move of what was not meant, from `to` to `from`.
+///
+/// Whoever can write to `to` says what is taken back: they may have exchanged what came there, or what is there
+/// now only since. So it goes to `from` only where that is as much theirs, else to where only root can reach it; and
+/// so it does if its name is taken again.
+pub(super) fn take_back(
+    shared: &Shared<'_>,
+    (from, name): (&OwnedFd, &[u8]),
+    (to, to_name): (&OwnedFd, &[u8]),
+    flags: RenameFlags,
+) -> PlaceError {
+    let back = |flags| rustix::fs::renameat_with(to, to_name, from, name, flags);
+    let is_exchange = flags == RenameFlags::EXCHANGE;
+    let done = match (gains_nothing(to, from), gains_nothing(from, to)) {
+        (Ok(true), Ok(also)) if also || !is_exchange => match back(flags) {
+            Err(Errno::NOENT) if is_exchange => back(RenameFlags::NOREPLACE),
+            other => other,
+        },
+        (Err(errno), _) | (_, Err(errno)) => Err(errno),
+        _ => Err(Errno::EXIST),
+    };
+    match done {
+        // Who can write there has taken it away.
+        Ok(()) | Err(Errno::NOENT) => PlaceError::Changed,
+        Err(_) => match staging::keep(shared.tree, to.as_fd(), to_name) {
+            Ok(kept) => PlaceError::Kept(kept),
+            Err(Errno::NOENT) => PlaceError::Changed,
+            Err(errno) => PlaceError::Io(errno),
+        },
+    }
+}
+
+/// Whether everybody who can change what is in the directory `one` can do so in `other`: it is the same, or
+/// belongs to the same person, or to root, and nobody else may write to it.
+fn gains_nothing(one: &OwnedFd, other: &OwnedFd) -> Result<bool, Errno> {
+    let (one, other) = (rustix::fs::fstat(one)?, rustix::fs::fstat(other)?);
+    let is_owners_alone = one.st_mode & 0o022 == 0; // an ACL's mask is in the group's bits
+    let is_same = (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino);
+    Ok(is_same || is_owners_alone && (one.st_uid == other.st_uid || one.st_uid == 0))
 }
 
 /// Fails unless what was `old` is at `path`.

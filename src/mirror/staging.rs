@@ -410,12 +410,15 @@ fn remove_with_content(tree: &Tree, dir: &OwnedFd, name: &[u8]) -> Result<(), Er
     unlink(tree, dir, name)
 }
 
-/// Moves the directory `name` of the staging directory to where it survives: into a new directory
+/// Moves `name` of the staging directory, or of another one, to where it survives: into a new directory
 /// that only root can look into, at the top of the folder. Returns that one's name.
-pub fn keep(tree: &Tree, staging: BorrowedFd<'_>, name: &[u8]) -> Result<String, Errno> {
-    let moved = tree.open_child(staging, name)?;
-    // An immutable directory cannot be moved.
-    set_flags(moved.as_fd(), 0, u32::MAX)?;
+pub fn keep(tree: &Tree, dir: BorrowedFd<'_>, name: &[u8]) -> Result<String, Errno> {
+    match tree.open_child(dir, name) {
+        // An immutable directory cannot be moved.
+        Ok(moved) => set_flags(moved.as_fd(), 0, u32::MAX)?,
+        Err(Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => {}
+        Err(error) => return Err(error),
+    }
     for number in 1..10_000 {
         let kept = format!("{KEPT_PREFIX}{number}");
         match rustix::fs::mkdirat(tree.root(), &kept[..], Mode::RWXU) {
@@ -423,8 +426,11 @@ pub fn keep(tree: &Tree, staging: BorrowedFd<'_>, name: &[u8]) -> Result<String,
             other => other?,
         }
         let home = tree.open_child(tree.root(), kept.as_bytes())?;
-        rustix::fs::renameat_with(staging, name, &home, "was-here", RenameFlags::NOREPLACE)?;
-        return Ok(kept);
+        let moved = rustix::fs::renameat_with(dir, name, &home, "was-here", RenameFlags::NOREPLACE);
+        if moved.is_err() {
+            rustix::fs::unlinkat(tree.root(), &kept[..], AtFlags::REMOVEDIR)?;
+        }
+        return moved.map(|()| kept);
     }
     Err(Errno::EXIST)
 }

@@ -17,7 +17,7 @@ use crate::sys::testing::run;
 const ALICE: u32 = 12_001;
 
 /// Runs `work` as alice, who has nothing but her home.
-fn as_alice<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub(super) fn as_alice<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let (uid, gid) = (

@@ -95,8 +95,13 @@ pub fn indispensable(state: &MachineState, snapshots: &[SnapshotFacts]) -> BTree
     if let Some(marker) = &state.incomplete {
         names.extend(marker.presync.iter().cloned());
         sessions.insert(marker.session.as_str());
-        // A rollback that died is finished by going back there once more.
+        // A rollback that died is finished by going back there once more; and one that is undone leaves the run
+        // open again that it was to settle.
         sessions.extend(marker.rollback_of.as_deref());
+        if let Some(settles) = &marker.settles {
+            names.extend(settles.presync.iter().cloned());
+            sessions.insert(&settles.session);
+        }
     }
     let of_session = |name: &String| {
         let name = SnapshotName::parse(name)?;
@@ -185,10 +190,10 @@ mod tests {
             "00000003 presync",
         ];
         assert_eq!(kept(&state), anchors);
-        let mut marker = marker("00000005", Host::Target);
-        marker.rollback_of = Some("00000004".to_owned());
-        marker.presync = vec![named("00000006", "presync")];
-        state.incomplete = Some(marker);
+        let mut half = marker("00000005", Host::Target);
+        half.rollback_of = Some("00000004".to_owned());
+        half.presync = vec![named("00000006", "presync")];
+        state.incomplete = Some(half.clone());
         let mut more = anchors.to_vec();
         more.extend(["00000004 presync", "00000005 presync", "00000006 presync"]);
         more.sort_by_key(|line| {
@@ -196,6 +201,12 @@ mod tests {
                 .map(|(session, kind)| (kind.to_owned(), session.to_owned()))
         });
         assert_eq!(kept(&state), more);
+        // A rollback to before 4 that was to settle 1, which died: undone, it leaves 1 open again.
+        half.settles = Some(Box::new(marker("00000001", Host::Target)));
+        state.incomplete = Some(half);
+        assert!(!more.contains(&"00000001 presync"));
+        assert!(kept(&state).contains(&"00000001 presync".to_owned()));
+        assert!(!kept(&state).contains(&"00000001 postsync".to_owned()));
     }
 
     #[test]

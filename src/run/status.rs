@@ -122,10 +122,19 @@ pub fn status(
         return Ok(vec![look(work, &here, None)?]);
     };
     let there = meets.remote(host)?;
-    Ok(vec![
-        look(work, &here, Some(&there.machine()))?,
-        look(work, &there, Some(&here.machine()))?,
-    ])
+    let (own, other) = (here.machine(), there.machine());
+    // Both at once: neither waits for the other's disk.
+    let (looked, looked_there) = std::thread::scope(|scope| {
+        let name = std::thread::Builder::new().name("status".into());
+        let looking = name.spawn_scoped(scope, || look(work, &here, Some(&other)));
+        let looked_there = look(work, &there, Some(&own));
+        let looked = match looking {
+            Ok(thread) => thread.join().expect("looking does not panic"),
+            Err(_) => look(work, &here, Some(&other)),
+        };
+        (looked, looked_there)
+    });
+    Ok(vec![looked?, looked_there?])
 }
 
 /// The last sync with each other machine, the newest first.

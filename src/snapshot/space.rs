@@ -28,6 +28,8 @@ use crate::sys::trusted::Directory;
 const TOUCHED_MAX: usize = 2_000_000;
 /// Inode numbers this far apart are still read together.
 const GAP: u64 = 16;
+/// Of these at most so many, between two looks at the clock.
+const AT_ONCE: usize = 4096;
 
 /// What snapshots hold that nothing else does.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,12 +160,14 @@ impl Search {
     fn gone(&mut self, older: &Snapshot, newer: &File) -> io::Result<bool> {
         let (was, is) = (older.fd.as_fd(), newer.as_fd());
         let since = older.facts.created_generation;
-        let Some(touched) = self.extents.touched(is, since, TOUCHED_MAX)? else {
+        let end = self.end;
+        let is_over = || Instant::now() > end;
+        let Some(touched) = self.extents.touched(is, since, TOUCHED_MAX, is_over)? else {
             return Ok(false);
         };
-        let touched: Vec<u64> = touched.into_iter().collect();
         let mut vanished = Vec::new();
-        for run in touched.chunk_by(|a, b| b - a <= GAP) {
+        let near = touched.chunk_by(|a, b| b - a <= GAP);
+        for run in near.flat_map(|run| run.chunks(AT_ONCE)) {
             if self.is_over() {
                 return Ok(false);
             }

@@ -22,6 +22,8 @@ const FIRST_FREE: u64 = 256;
 const LAST_FREE: u64 = u64::MAX - 256;
 /// `BTRFS_FILE_EXTENT_INLINE`: the data is in the tree itself.
 const INLINE: u8 = 0;
+/// After so many inodes it is asked whether there is still time.
+const LOOK_EVERY: usize = 1024;
 
 /// Room for references to one extent; one that has more is held by too many to be looked at.
 const REFERENCES: usize = 64 << 10;
@@ -73,22 +75,26 @@ impl Extents {
     }
 
     /// Numbers of inodes of which something was written in generation `since` or later, with some of
-    /// their neighbours; `None` if they are more than `limit`.
+    /// their neighbours, in order; `None` if they are more than `limit`, or `is_over` says so first.
     pub fn touched(
         &mut self,
         fd: BorrowedFd<'_>,
         since: u64,
         limit: usize,
-    ) -> io::Result<Option<BTreeSet<u64>>> {
-        let mut found = BTreeSet::new();
+        is_over: impl Fn() -> bool,
+    ) -> io::Result<Option<Vec<u64>>> {
+        let mut found = Vec::new();
         let keys = (
             Key::new(FIRST_FREE, 0, 0),
             Key::new(LAST_FREE, u8::MAX, u64::MAX),
         );
         let mut is_all = true;
         self.searcher.read(fd, OWN_TREE, keys, since, |key, _| {
-            found.insert(key.objectid);
-            is_all = found.len() <= limit;
+            if found.last() != Some(&key.objectid) {
+                found.push(key.objectid);
+                let is_time = found.len() % LOOK_EVERY == 0;
+                is_all = found.len() <= limit && !(is_time && is_over());
+            }
             Ok(if is_all { Step::Next } else { Step::Stop })
         })?;
         Ok(is_all.then_some(found))
@@ -351,9 +357,21 @@ mod tests {
         assert!(extents.exists(snap.as_fd(), large).unwrap());
         assert!(!extents.exists(live.as_fd(), large).unwrap());
         let since = subvolume_info(&snap).unwrap().created_generation;
-        let touched = extents.touched(live.as_fd(), since, 1000).unwrap().unwrap();
+        let touched = extents.touched(live.as_fd(), since, 1000, || false);
+        let touched = touched.unwrap().unwrap();
         assert!(touched.contains(&number("home/small")) && touched.contains(&number("home/dir")));
-        assert_eq!(extents.touched(live.as_fd(), 0, 1).unwrap(), None);
+        assert!(touched.is_sorted_by(|a, b| a < b));
+        let few = extents.touched(live.as_fd(), 0, 1, || false);
+        assert_eq!(few.unwrap(), None);
+        // There is no more time as soon as it is looked at.
+        run(&format!(
+            "cd '{}'; for n in $(seq 1100); do echo $n >$n; done; sync -f .",
+            home.display()
+        ));
+        let late = extents.touched(live.as_fd(), 0, 1_000_000, || true);
+        assert_eq!(late.unwrap(), None);
+        let all = extents.touched(live.as_fd(), 0, 1_000_000, || false);
+        assert!(all.unwrap().unwrap().len() > 1100);
     }
 
     #[test]

@@ -156,7 +156,9 @@ impl Directory {
         };
         let parent = Self::open(parent)?;
         match mkdirat(&parent, name, mode) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            // What is written into it is no safer than its name.
+            Ok(()) => rustix::fs::fsync(&parent).map_err(|e| FileError::io("create", path, e))?,
+            Err(Errno::EXIST) => {}
             Err(e) => return Err(FileError::io("create", path, e)),
         }
         let directory = Self::open(path)?;

@@ -87,6 +87,12 @@ fn a_good_sync_is_undone_and_the_undoing_too() {
     );
     assert_back(&lab, &before);
     lab.assert_nothing_left_running();
+    let nothing = lab.pc_switcher(&["rollback", &session, "--yes"]).ok();
+    assert!(
+        nothing.stdout.contains("nothing was changed"),
+        "{}",
+        nothing.text()
+    );
 
     // Both remember it.
     for host in [ATLAS, VEGA] {
@@ -114,6 +120,14 @@ fn a_good_sync_is_undone_and_the_undoing_too() {
         "{}",
         again.text()
     );
+
+    // What was over before there was anything to say has left no log of nothing.
+    let logs = fs::read_dir(lab.dev(ATLAS).join(".local/state/pc-switcher/logs"));
+    for log in logs.expect("there are some") {
+        let log = log.expect("readable");
+        let length = log.metadata().expect("readable").len();
+        assert!(length > 0, "{} is empty", log.path().display());
+    }
 
     let rollback = name_of(&last_session(&lab, ATLAS));
     lab.pc_switcher(&["rollback", &rollback[..5], "--yes"]).ok();

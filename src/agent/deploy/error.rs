@@ -104,6 +104,12 @@ pub enum DeployError {
         /// The program.
         tool: String,
     },
+    /// The agent from whose binary another one was to be started has ended.
+    #[error("the agent on {host} has ended, so no other one could be started from it")]
+    Gone {
+        /// The machine.
+        host: String,
+    },
     /// What arrived is not what was sent, or what runs is not what was sent before.
     #[error("the agent binary on {host} does not match its checksum")]
     Damaged {
@@ -267,6 +273,9 @@ impl DeployError {
                 format!(
                     "install {tool} on {host} (Debian, Fedora and Arch: package coreutils or util-linux)"
                 )
+            }
+            Self::Gone { host } => {
+                format!("see whether {host} is up and the network is there, and run it again")
             }
             Self::Damaged { .. } => {
                 "run it again; if it happens twice, suspect the memory or disk of either machine"

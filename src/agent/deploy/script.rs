@@ -83,7 +83,7 @@ pub(super) fn streamed(bytes: usize, sha256: &str, session: &str) -> String {
 /// Becomes an agent from the binary the process `pid` runs, if it is the one with this checksum.
 pub(super) fn extra(pid: u32, sha256: &str) -> String {
     format!(
-        "{PRELUDE}[ -r /proc/{pid}/exe ] || r hash; exec 8</proc/{pid}/exe; \
+        "{PRELUDE}true 8</proc/{pid}/exe || r gone; exec 8</proc/{pid}/exe; \
          [ \"$(sha256sum </proc/$$/fd/8)\" = \"{sha256}  -\" ] || r hash; \
          exec /proc/self/fd/8 agent"
     )

@@ -128,8 +128,9 @@ fn streamed_agents(run_noexec: bool) {
     assert!(closed.orderly, "{closed:?}");
     wait_gone(pid);
     assert_eq!(leftovers(&sshd), "");
-    // Now nobody runs it any more.
-    assert!(start_extra_agent(sshd.connect(), pid, &access).is_err());
+    // Now nobody runs it any more, and that is what is said.
+    let gone = start_extra_agent(sshd.connect(), pid, &access).unwrap_err();
+    assert!(matches!(gone, DeployError::Gone { .. }), "{gone}");
 }
 
 #[test]
