@@ -231,6 +231,11 @@ impl Planner {
         self.new_leaders.contains(leader)
     }
 
+    /// Counts a file of `size` bytes that stays, though one of its names changes.
+    pub fn count_touched(&mut self, size: u64) {
+        self.totals.touched = self.totals.touched.saturating_add(size);
+    }
+
     /// Adds an operation.
     pub fn add(&mut self, op: &Op) -> io::Result<()> {
         match op.action() {
@@ -241,6 +246,10 @@ impl Planner {
             Action::Delete => self.totals.deleted += 1,
         }
         self.totals.bytes = self.totals.bytes.saturating_add(op.bytes());
+        if matches!(op.step, Step::Move | Step::Link) {
+            let old = op.old.as_ref().map_or(0, |old| old.size);
+            self.count_touched(old.max(op.meta.size));
+        }
         if op.meta.multi && op.meta.leader.is_none() && op.step != Step::Delete {
             self.new_leaders.insert(op.path.clone());
         }
