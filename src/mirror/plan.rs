@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::alike::ALIKE_MIN;
 use super::codec::{Malformed, Reader, put_bytes, put_u64};
+use super::delta::is_small;
 use super::entry::{Aspects, Kind, Meta, Time};
 use super::filter::Filter;
 use super::moves::{Move, Moves};
@@ -109,7 +110,9 @@ impl Op {
         if self.step != Step::Fetch {
             return 0;
         }
-        let changed = self.ranges.as_ref().map_or(u64::MAX, Ranges::total);
+        // What is not shared with the old version is written, changed or not.
+        let shared = self.ranges.as_ref().filter(|_| !is_small(self.meta.size));
+        let changed = shared.map_or(u64::MAX, Ranges::total);
         self.meta.allocated.min(self.meta.size).min(changed)
     }
 
@@ -415,6 +418,8 @@ mod tests {
         let delete = op(Step::Delete, b"b", Some(old.clone()));
         let mut change = op(Step::Fetch, b"c", Some(old));
         change.ranges = Some([1..3, 5..9].into_iter().collect());
+        // A smaller one is written whole, whatever of it comes.
+        (change.meta.size, change.meta.allocated) = (100_000, 102_400);
         let mut planner = Planner::new().unwrap();
         for op in [&create, &delete, &change] {
             planner.add(op).unwrap();

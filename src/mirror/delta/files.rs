@@ -126,7 +126,12 @@ pub fn punch(file: BorrowedFd<'_>, range: Range<u64>) -> Result<(), Errno> {
         return Ok(());
     }
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match rustix::fs::fallocate(file, flags, range.start, range.end - range.start) {
+    let mut end = range.end;
+    if !end.is_multiple_of(BLOCK) && u64::try_from(rustix::fs::fstat(file)?.st_size) == Ok(end) {
+        // Of a block that is named in part nothing but zeros is made, even if the file ends there.
+        end = end.next_multiple_of(BLOCK);
+    }
+    match rustix::fs::fallocate(file, flags, range.start, end - range.start) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, range),
         other => other,
     }
