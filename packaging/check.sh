@@ -41,14 +41,15 @@ cp "$probe" "$scratch/root/probe"
 root chroot "$scratch/root" /probe
 
 step "--help takes"
+# A machine that does other things makes single runs slow; no machine makes a slow program quick.
 times=()
-for _ in {1..21}; do
+for _ in {1..51}; do
   from=$EPOCHREALTIME; "$binary" --help >/dev/null; to=$EPOCHREALTIME
   times+=($(((${to/./} - ${from/./}))))
 done
-micros=$(printf '%s\n' "${times[@]}" | sort -n | sed -n 11p)
-echo "$micros µs (median of 21)"
-((micros < slowest * 1000)) || fail "more than $slowest ms"
+mapfile -t times < <(printf '%s\n' "${times[@]}" | sort -n)
+echo "${times[0]} µs (the quickest of 51; median ${times[25]})"
+((times[0] < slowest * 1000)) || fail "more than $slowest ms"
 
 step "The package"
 deb=$(packaging/deb.sh)

@@ -97,6 +97,10 @@ pub fn safe(json: &str) -> Cow<'_, str> {
 }
 
 #[cfg(test)]
+#[path = "../tests/it/support/json_doc.rs"]
+pub mod json_doc;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

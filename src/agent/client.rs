@@ -297,40 +297,57 @@ impl AgentClient {
         if let (Some(confirm), Some(what)) = (&self.confirm, request.mutation()) {
             self.confirm_one(confirm, &what)?;
         }
-        match request {
-            Request::Service { .. } => self.shared.lanes.begins(),
-            Request::Abort => {
-                self.shared.is_aborted.store(true, Ordering::SeqCst);
-                self.shared.lanes.abandon();
-                if let Some(outgoing) = &*lock(&self.shared.outgoing) {
-                    outgoing.drop_rest();
-                }
+        if matches!(request, Request::Abort) {
+            self.shared.is_aborted.store(true, Ordering::SeqCst);
+            self.shared.lanes.abandon();
+            if let Some(outgoing) = &*lock(&self.shared.outgoing) {
+                outgoing.drop_rest();
             }
-            _ => {}
         }
-        // Content that was to be sent is not wanted any more, and nothing waits for it.
-        let is_urgent = self.shared.is_aborted.load(Ordering::SeqCst);
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (tx, rx) = bounded(1);
         lock(&self.shared.pending).insert(id, tx);
-        let payload = serde_json::to_vec(&Call { id, request })
-            .expect("requests are plain data that JSON can hold");
-        if payload.len() + 1 > MAX_FRAME {
-            lock(&self.shared.pending).remove(&id);
-            return Err(self.nonsense("our own request is too large for a frame"));
-        }
-        let working = self.events.working(&self.hostname(), doing);
-        if is_urgent {
-            self.send_first(Kind::Call, &payload)?;
-        } else {
-            self.send(Kind::Call, &payload)?;
-        }
-        Ok(PendingCall {
+        let pending = PendingCall {
             client: self.clone(),
             id,
             answer: rx,
-            _working: working,
-        })
+            _working: self.events.working(&self.hostname(), doing),
+        };
+        self.send_call(Call {
+            id,
+            request,
+            stream_from: None,
+        })?;
+        Ok(pending)
+    }
+
+    fn send_call(&self, mut call: Call) -> Result<(), AgentError> {
+        // Content that was to be sent is not wanted any more, and nothing waits for it.
+        let is_urgent = self.shared.is_aborted.load(Ordering::SeqCst);
+        let send = |call: &Call| {
+            let payload =
+                serde_json::to_vec(call).expect("requests are plain data that JSON can hold");
+            (payload.len() < MAX_FRAME).then(|| {
+                let bytes = framed(Kind::Call, &payload);
+                if is_urgent {
+                    self.is_queued(bytes, Outgoing::send_first)
+                } else {
+                    self.is_queued(bytes, Outgoing::send)
+                }
+            })
+        };
+        let queued = match call.request {
+            Request::Service { .. } => self.shared.lanes.begin(|stream_from| {
+                call.stream_from = stream_from;
+                send(&call)
+            }),
+            _ => send(&call),
+        };
+        match queued {
+            Some(true) => Ok(()),
+            Some(false) => Err(self.lost()),
+            None => Err(self.nonsense("our own request is too large for a frame")),
+        }
     }
 
     fn confirm_one(&self, confirm: &ConfirmEach, what: &str) -> Result<(), AgentError> {
@@ -384,7 +401,7 @@ impl AgentClient {
             Dealt::First(number) => {
                 let mut bytes = Vec::with_capacity(payload.len() + NUMBER + 5);
                 encode_numbered(number, payload, &mut bytes);
-                self.queue(bytes, Outgoing::send)?;
+                self.queue(bytes)?;
             }
         }
         Ok(true)
@@ -468,36 +485,27 @@ impl AgentClient {
     }
 
     fn send(&self, kind: Kind, payload: &[u8]) -> Result<(), AgentError> {
-        self.put(kind, payload, Outgoing::send)
+        self.queue(framed(kind, payload))
     }
 
-    fn send_first(&self, kind: Kind, payload: &[u8]) -> Result<(), AgentError> {
-        self.put(kind, payload, Outgoing::send_first)
+    fn queue(&self, bytes: Vec<u8>) -> Result<(), AgentError> {
+        if self.is_queued(bytes, Outgoing::send) {
+            Ok(())
+        } else {
+            Err(self.lost())
+        }
     }
 
-    fn put(
-        &self,
-        kind: Kind,
-        payload: &[u8],
-        queue: impl FnOnce(&Outgoing, Vec<u8>) -> Result<(), Gone>,
-    ) -> Result<(), AgentError> {
-        let mut bytes = Vec::with_capacity(payload.len() + 5);
-        encode_frame(kind, payload, &mut bytes);
-        self.queue(bytes, queue)
-    }
-
-    fn queue(
+    /// Whether the link still takes something.
+    fn is_queued(
         &self,
         bytes: Vec<u8>,
         queue: impl FnOnce(&Outgoing, Vec<u8>) -> Result<(), Gone>,
-    ) -> Result<(), AgentError> {
+    ) -> bool {
         let length = bytes.len() as u64;
         self.shared.queued.fetch_add(length, Ordering::Relaxed);
-        let sent = match &*lock(&self.shared.outgoing) {
-            Some(outgoing) => queue(outgoing, bytes).is_ok(),
-            None => false,
-        };
-        if sent { Ok(()) } else { Err(self.lost()) }
+        (lock(&self.shared.outgoing).as_ref())
+            .is_some_and(|outgoing| queue(outgoing, bytes).is_ok())
     }
 
     /// The error for a link that has ended.
@@ -718,6 +726,12 @@ impl Dispatcher {
         self.events
             .log(level, "core", host, line, serde_json::Map::new());
     }
+}
+
+fn framed(kind: Kind, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(payload.len() + 5);
+    encode_frame(kind, payload, &mut bytes);
+    bytes
 }
 
 fn silence(heard: Instant) -> String {

@@ -207,6 +207,10 @@ pub struct Call {
     pub id: u64,
     /// What is asked.
     pub request: Request,
+    /// Where frames of the stream have numbers: that of the first one which may be meant for this request.
+    /// Those before it belong to requests that were sent before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_from: Option<u64>,
 }
 
 /// The answer to a [`Call`].

@@ -579,7 +579,11 @@ impl Shared {
 
     /// Starts a call on a thread of its own.
     fn admit(self: &Arc<Self>, call: Call) {
-        let Call { id, request } = call;
+        let Call {
+            id,
+            request,
+            stream_from,
+        } = call;
         let batch = {
             let mut current = lock(&self.batch);
             if matches!(request, Request::Abort) {
@@ -610,7 +614,7 @@ impl Shared {
                 }
                 // Before the next frame is read, which may belong to it.
                 let incoming = match &request {
-                    Request::Service { .. } => match self.enter_stream() {
+                    Request::Service { .. } => match self.enter_stream(stream_from) {
                         Ok(incoming) => Some(incoming),
                         Err(e) => {
                             let fault = Fault::of_io(format!("cannot start a thread: {e}"), &e);
@@ -704,11 +708,16 @@ impl Shared {
         service.call(&context, body).map(Reply::Service)
     }
 
-    /// Joins the stream, opening a new one if no service call runs.
-    fn enter_stream(self: &Arc<Self>) -> std::io::Result<StreamUse> {
+    /// Joins the stream, opening a new one if no service call runs. What is left of an earlier one, on whatever
+    /// connection, has numbers before `first`.
+    fn enter_stream(self: &Arc<Self>, first: Option<u64>) -> std::io::Result<StreamUse> {
+        let mut order = lock(&self.order);
         let mut stream = lock(&self.stream);
         if stream.current.is_none() {
             let (inflow, receiver) = Inflow::open()?;
+            if let Some(first) = first {
+                order.start_from(first);
+            }
             stream.current = Some(((!stream.is_closed).then_some(inflow), receiver));
         }
         let receiver = match &stream.current {

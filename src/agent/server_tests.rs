@@ -95,7 +95,16 @@ impl<S: Read + Write> Cli<S> {
     }
 
     fn call(&mut self, id: u64, request: Request) {
-        let payload = serde_json::to_vec(&Call { id, request }).unwrap();
+        self.call_from(id, request, None);
+    }
+
+    fn call_from(&mut self, id: u64, request: Request, stream_from: Option<u64>) {
+        let call = Call {
+            id,
+            request,
+            stream_from,
+        };
+        let payload = serde_json::to_vec(&call).unwrap();
         self.send(Kind::Call, &payload);
     }
 
@@ -347,6 +356,28 @@ fn what_comes_over_two_connections_is_one_stream() {
 }
 
 #[test]
+fn what_was_sent_to_a_service_that_has_failed_is_not_for_the_next_one() {
+    let (mut cli, thread) = agent();
+    cli.hello();
+    let mut lane = lane(&mut cli);
+    cli.service(1, "fail");
+    cli.stream.write_all(&numbered(0, b"old")).unwrap();
+    assert!(cli.answer(1).is_err());
+    // The CLI had sent these before it knew; the second is still under way.
+    lane.write_all(&numbered(2, b"old")).unwrap();
+    cli.call_from(2, service("echo"), Some(3));
+    cli.stream.write_all(&numbered(3, b"new")).unwrap();
+    assert_eq!(cli.frame_of(Kind::Stream).payload, b"new");
+    lane.write_all(&numbered(1, b"old")).unwrap();
+    lane.write_all(&numbered(4, b"newer")).unwrap();
+    assert_eq!(cli.frame_of(Kind::Stream).payload, b"newer");
+    lane.write_all(&numbered(5, b"")).unwrap();
+    assert!(matches!(cli.answer(2), Ok(Reply::Service(n)) if n == 2));
+    close(&cli);
+    assert_eq!(thread.join().unwrap(), ExitStatus::Done);
+}
+
+#[test]
 fn a_lane_carries_nothing_but_what_it_is_for() {
     for bytes in [
         numbered(7, b"x").repeat(2),
@@ -530,8 +561,8 @@ fn an_input_that_ends_inside_a_frame_is_an_ordinary_end() {
 
 #[test]
 fn silence_ends_the_agent_and_pings_keep_it() {
-    let (mut cli, thread) = agent_with(Duration::from_millis(400));
-    for _ in 0..20 {
+    let (mut cli, thread) = agent_with(Duration::from_secs(2));
+    for _ in 0..60 {
         cli.send(Kind::Ping, b"");
         std::thread::sleep(Duration::from_millis(50));
     }

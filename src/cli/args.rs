@@ -46,6 +46,7 @@ Examples:
   pc-switcher snapshots prune                 by the rules of the configuration
   pc-switcher snapshots prune --keep 1        all but those of the newest sync
   pc-switcher snapshots prune --older-than 2w --host vega
+                                              those of vega, two weeks old
 
 What the next sync begins from, and the way back from a sync that died, stay
 whatever is said here. A month has 30 days, a year 365.";
@@ -61,8 +62,10 @@ Examples:
   pc-switcher logs                         list them
   pc-switcher logs --last                  the newest, through $PAGER
   pc-switcher logs --session 1f3 --level WARNING
+                                           what went wrong in that session
   pc-switcher logs --follow                watch a sync that is running
   pc-switcher logs --last --json | jq -r 'select(.path) | .path'
+                                           every path that is in it
 
 Without --last or --session, a filter shows the newest. -v adds the details of
 each line.";
@@ -85,6 +88,7 @@ Examples:
   pc-switcher status -v        and each path that was
   pc-switcher status vega      vega too: what a sync to it would overwrite
   pc-switcher status --json | jq '.machines[0].syncs[].since'
+                               how much, folder by folder, for a program
 
 Nothing is changed. A run that did not end well makes it end with 8.";
 
@@ -95,6 +99,7 @@ Examples:
   pc-switcher restore --session 1f3 work    the tree as it was before that sync
   pc-switcher restore --to /tmp .bashrc     beside, to look at it first
   pc-switcher restore --host vega /home/ann/notes
+                                            on vega, out of its own snapshots
 
 Without --session it is the newest version that is not what is there now; with
 it the one from before that sync, or else from after it. What is only there now
@@ -106,6 +111,7 @@ Examples:
   pc-switcher doctor vega           both, and what is between them
   pc-switcher --batch doctor vega   the same as a timer will find it
   pc-switcher doctor vega --json | jq '.checks[] | select(.state != \"ok\")'
+                                    what is not as it should be, for a program
 
 Nothing is changed. It ends with 0 if a sync can begin, with 8 if there are
 warnings, and else with the status that the sync would end with.";

@@ -1,11 +1,6 @@
 //! `doctor`: what a sync needs, looked at on this machine and another.
 //!
-//! With `--json` it prints one object: `version` (of this program), `source` and `target` (host names;
-//! `target` is null without HOST), `state` (the worst of all checks), `status` (what the process ends
-//! with) and `checks`, a list in the order of a sync. Each check has `id`, `host` (`source`, `target` or
-//! null for what is between the two), `hostname`, `state` (`ok`, `warning`, `failed`, or `unknown` where
-//! something before it failed), `message`, `remedy` (text or null) and `commands`, the lines of the
-//! remedy that can be copied. Later versions may add keys and checks, and change none of these.
+//! With `--json` it prints one object; `manual/texts/doctor.md` says what is in it.
 
 use serde_json::{Value, json};
 
@@ -140,7 +135,7 @@ fn verdict(checkup: &Checkup, status: ExitStatus) -> (Mark, String) {
     }
 }
 
-/// The object that the top of this file describes, on one line.
+/// The object for programs, on one line.
 fn json_text(checkup: &Checkup) -> String {
     let hostname = |host: Option<Host>| match host {
         None => None,
@@ -180,6 +175,7 @@ fn json_text(checkup: &Checkup) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jsonline::json_doc;
 
     fn checkup() -> Checkup {
         let check = |id, host, state, message: &str, remedy: Option<&str>| Check {
@@ -232,6 +228,7 @@ mod tests {
             })
         );
         assert_eq!(object["checks"][0]["hostname"], Value::Null);
+        json_doc::check("doctor", "The object", &object);
     }
 
     #[test]

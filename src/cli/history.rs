@@ -199,10 +199,10 @@ fn json_lines(state: &MachineState, present: &BTreeSet<String>) -> String {
     };
     for entry in &state.history {
         let marker = state.incomplete.as_ref();
-        let is_incomplete = marker.is_some_and(|marker| marker.session == entry.session);
+        let marker = marker.filter(|marker| marker.session == entry.session);
         line(&session_json(
             entry,
-            is_incomplete,
+            marker,
             undone.contains(&entry.session),
             present,
         ));
@@ -210,18 +210,7 @@ fn json_lines(state: &MachineState, present: &BTreeSet<String>) -> String {
     if let Some(marker) = &state.incomplete
         && state.history.iter().all(|e| e.session != marker.session)
     {
-        line(&json!({
-            "session": marker.session,
-            "role": marker.role,
-            "source": { "hostname": marker.source },
-            "target": { "hostname": marker.target },
-            "started_at": marker.started_at,
-            "state": null,
-            "phase": marker.phase,
-            "module": marker.module,
-            "incomplete": true,
-            "snapshots": named(marker.presync.iter(), present),
-        }));
+        line(&died_json(marker, present));
     }
     text
 }
@@ -234,7 +223,7 @@ fn named<'a>(names: impl Iterator<Item = &'a String>, present: &BTreeSet<String>
 
 fn session_json(
     entry: &HistoryEntry,
-    is_incomplete: bool,
+    marker: Option<&Incomplete>,
     is_undone: bool,
     present: &BTreeSet<String>,
 ) -> Value {
@@ -248,13 +237,39 @@ fn session_json(
         "ended_at": entry.ended_at,
         "seconds": took(entry).as_secs_f64(),
         "state": entry.state,
-        "incomplete": is_incomplete,
+        "incomplete": marker.is_some(),
+        "phase": marker.map(|marker| marker.phase),
+        "module": marker.and_then(|marker| marker.module.as_ref()),
         "rollback_of": entry.rollback_of,
         "rolled_back": is_undone,
         "changed": entry.changed,
         "version": entry.version,
         "modules": entry.modules,
         "snapshots": named(own_snapshots(entry).iter().map(|s| &s.name), present),
+    })
+}
+
+/// The same members, of a run that died before it wrote its history.
+fn died_json(marker: &Incomplete, present: &BTreeSet<String>) -> Value {
+    json!({
+        "session": marker.session,
+        "role": marker.role,
+        "source": { "hostname": marker.source, "machine_id": null },
+        "target": { "hostname": marker.target, "machine_id": null },
+        "address": marker.address,
+        "started_at": marker.started_at,
+        "ended_at": null,
+        "seconds": null,
+        "state": null,
+        "incomplete": true,
+        "phase": marker.phase,
+        "module": marker.module,
+        "rollback_of": marker.rollback_of,
+        "rolled_back": false,
+        "changed": null,
+        "version": null,
+        "modules": [],
+        "snapshots": named(marker.presync.iter(), present),
     })
 }
 
@@ -542,6 +557,7 @@ impl Listing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jsonline::json_doc;
     use crate::record::Changed;
     use crate::record::testing::{entry, marker, snapshot};
 
@@ -639,5 +655,8 @@ mod tests {
         assert_eq!(lines[1]["rolled_back"], true);
         assert_eq!(lines[1]["source"]["hostname"], "at\u{1b}[2Jlas");
         assert_eq!(lines[3]["incomplete"], true);
+        for line in &lines {
+            json_doc::check("history", "Sessions, the oldest first", line);
+        }
     }
 }

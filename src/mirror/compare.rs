@@ -20,7 +20,7 @@ use super::entry::{Aspects, DEPTH_MAX, Entry, FLAG_NOCOW, Kind, Meta, join, spli
 use super::exchange;
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::left::{Compared, Left};
-use super::links::{Leaders, unseen};
+use super::links::{Leaders, StandIns, unseen};
 use super::look::Looker;
 use super::moves::{Move, Moves, Occupied};
 use super::plan::{Old, Op, Ops, Planner, RANGES_MAX, Step};
@@ -125,6 +125,7 @@ pub struct TargetScan<'a> {
     doubts: SpoolWriter,
     /// Those of them that lead hard links: what is linked to them waits as well.
     doubtful_leaders: HashSet<Vec<u8>>,
+    stand_ins: StandIns,
     /// Number of the chunk that must come next; `None` until the folder itself was announced.
     next_seq: Option<u64>,
     /// The rules of directories that have their own, by path: in the directory itself.
@@ -172,6 +173,7 @@ impl<'a> TargetScan<'a> {
             planner: Planner::new()?,
             doubts: SpoolWriter::new()?,
             doubtful_leaders: HashSet::new(),
+            stand_ins: StandIns::default(),
             next_seq: None,
             ruled: HashMap::new(),
             reported: Instant::now(),
@@ -829,7 +831,7 @@ impl<'a> TargetScan<'a> {
         let mut previous = lower;
         while !reader.is_empty() {
             self.abort.check()?;
-            let entry = Entry::decode(&mut reader)?;
+            let mut entry = Entry::decode(&mut reader)?;
             let in_order = previous < entry.name && upper.as_ref().is_none_or(|u| entry.name <= *u);
             let excluded_as = |is_dir| filter.verdict(&entry.name, is_dir) == Verdict::Exclude;
             let excluded = match entry.meta.kind {
@@ -846,6 +848,7 @@ impl<'a> TargetScan<'a> {
             {
                 return Err(Malformed("a hard link to something excluded").into());
             }
+            (self.stand_ins).settle(&mut entry.meta, &self.left, || join(&path, &entry.name));
             while let Some((name, have)) = ours_iter.next_if(|(name, _)| *name < entry.name) {
                 self.only_ours(&path, &place, &name, have, &filter, complete)?;
             }

@@ -39,6 +39,15 @@ pub struct Left {
 }
 
 impl Left {
+    /// Whether `path`, or a directory on the way to it, is one of them.
+    #[must_use]
+    pub fn covers(&self, path: &[u8]) -> bool {
+        !self.paths.is_empty()
+            && (0..=path.len())
+                .filter(|at| path.get(*at).is_none_or(|byte| *byte == b'/'))
+                .any(|at| self.paths.contains(&path[..at]))
+    }
+
     /// Adds a path.
     pub fn add(&mut self, path: Vec<u8>) {
         if self.paths.len() < LEFT_MAX {

@@ -1,9 +1,12 @@
 //! Which names share an inode: the first one seen is the leader, the others point to its path.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 
 use super::diff::DiffError;
 use super::diff::snapshot::Snapshot;
+use super::entry::Meta;
+use super::left::Left;
 use super::suspects::{Suspects, in_folder};
 use super::tree::{Found, Tree};
 
@@ -49,6 +52,35 @@ impl Leaders {
     }
 }
 
+/// Names that lead on the source and cannot be made on the target, where something stands that stays: for each
+/// the next name of the inode that leads in its place, once it has come.
+#[derive(Debug, Default)]
+pub struct StandIns(HashMap<Vec<u8>, Vec<u8>>);
+
+impl StandIns {
+    /// Sets who leads the name at `path` on the target: nobody, if it is the one to lead now. What stays there
+    /// as it is, is `left`.
+    pub fn settle(&mut self, meta: &mut Meta, left: &Left, path: impl FnOnce() -> Vec<u8>) {
+        let Some(mut leader) = meta.leader.take() else {
+            return;
+        };
+        // Whoever stood in may itself have had to be left.
+        while left.covers(&leader) {
+            match self.0.entry(leader) {
+                Slot::Occupied(next) => {
+                    let next = next.get().clone();
+                    leader = next;
+                }
+                Slot::Vacant(none) => {
+                    none.insert(path());
+                    return;
+                }
+            }
+        }
+        meta.leader = Some(leader);
+    }
+}
+
 /// After a restricted scan of `tree`: names in it, below it, of inodes seen, that nobody suspected.
 /// What shares an inode can only be judged together. `called` says how a path of this tree is called
 /// among the suspects.
@@ -81,7 +113,7 @@ pub fn unseen(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mirror::entry::{Kind, Meta};
+    use crate::mirror::entry::Kind;
 
     #[test]
     fn the_first_name_leads_and_a_complete_group_is_forgotten() {
@@ -103,5 +135,29 @@ mod tests {
         assert_eq!(first.meta.leader, None);
         assert_eq!(second.meta.leader.as_deref(), Some(&b"a"[..]));
         assert!(leaders.by_ino.is_empty());
+    }
+
+    #[test]
+    fn where_a_leader_stays_away_the_next_name_leads() {
+        let mut stand_ins = StandIns::default();
+        let mut left = Left::default();
+        left.add(b"dir".to_vec());
+        let mut led = |path: &[u8], leader: &[u8], stays: bool| {
+            let mut meta = Meta {
+                leader: Some(leader.to_vec()),
+                ..Meta::opaque()
+            };
+            stand_ins.settle(&mut meta, &left, || path.to_vec());
+            if stays {
+                left.add(path.to_vec());
+            }
+            meta.leader
+        };
+        assert_eq!(led(b"x", b"dirt", false), Some(b"dirt".to_vec()));
+        assert_eq!(led(b"b", b"dir/a", true), None);
+        assert_eq!(led(b"c", b"dir/a", false), None);
+        assert_eq!(led(b"d", b"dir/a", true), Some(b"c".to_vec()));
+        assert_eq!(led(b"e", b"dir/a", false), Some(b"c".to_vec()));
+        assert_eq!(led(b"f", b"dir", false), None);
     }
 }

@@ -1,6 +1,7 @@
 //! The mirror as a whole, on real btrfs, against rsync as the judge.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::testing::Pair;
@@ -266,6 +267,41 @@ mount -t tmpfs none mnt; echo m >mnt/m
         ["mine\n", "t\n", "o\n", "n\n", "m\n", "s\n"]
     );
     assert!(!lab.to.join("gone").exists() && !lab.to.join("cache/c").exists());
+}
+
+#[test]
+fn where_a_name_cannot_be_made_the_others_of_its_file_are_made_without_it() {
+    let Some(lab) = lab() else { return };
+    // Of each file the first name meets something that stays: a directory with something excluded in it, a nested
+    // subvolume, one on the way; of `c` the second, too.
+    sh(
+        &lab.from,
+        "
+mkdir a d z; for n in b c d/in; do echo content >$n; done
+ln b z/b; ln b z/bb; chattr +i b; ln c a/c; ln c z/c; ln c z/cc; ln d/in z/d; ln d/in z/dd
+",
+    );
+    sh(
+        &lab.to,
+        "
+mkdir -p b/cache a/c/cache
+btrfs -q subvolume create c >/dev/null; btrfs -q subvolume create d >/dev/null
+",
+    );
+    let mut pair = Pair::new();
+    let mut mirror = || {
+        let outcome = pair.mirror(&lab.from, &lab.to, "cache/");
+        assert_eq!(outcome.applied.errors, 0, "{:?}", pair.complaints);
+        outcome.changes
+    };
+    assert_ne!(mirror(), []);
+    for (one, other) in [("z/b", "z/bb"), ("z/c", "z/cc"), ("z/d", "z/dd")] {
+        let [one, other] = [one, other].map(|name| fs::metadata(lab.to.join(name)).unwrap());
+        assert_eq!((one.ino(), one.nlink()), (other.ino(), 2));
+        assert_eq!(one.len(), 8);
+    }
+    assert!(lab.to.join("a/c/cache").exists());
+    assert_eq!(mirror(), []);
 }
 
 #[test]

@@ -78,6 +78,8 @@ pub enum RunError {
         program: String,
         /// The time it had.
         limit: Duration,
+        /// What it had said until then, on stdout and then on stderr.
+        said: Vec<u8>,
     },
     /// The abort flag was raised; the program was killed.
     #[error("{program} was stopped: interrupted")]
@@ -291,6 +293,7 @@ impl Running {
                 RunError::TimedOut {
                     program: program.to_owned(),
                     limit,
+                    said: Vec::new(),
                 }
             } else {
                 continue;
@@ -304,12 +307,15 @@ impl Running {
         while pipes.is_open() && ended.elapsed() < DRAIN_GRACE {
             pipes.turn(&mut &[][..], None, STEP).map_err(watch)?;
         }
-        if let Some((reason, _)) = stopping {
+        let (stdout, stderr) = (pipes.stdout.kept(), pipes.stderr.kept());
+        if let Some((mut reason, _)) = stopping {
+            if let RunError::TimedOut { said, .. } = &mut reason {
+                *said = [stdout, stderr].concat();
+            }
             return Err(reason);
         }
         self.strike_off();
         let status = self.child.wait().map_err(watch)?;
-        let (stdout, stderr) = (pipes.stdout.kept(), pipes.stderr.kept());
         Ok(Finished {
             status,
             truncated: pipes.stdout.truncated || pipes.stderr.truncated,

@@ -53,7 +53,8 @@ pub fn skip(test: &str, reason: &str) {
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-/// A fresh btrfs of 512 MiB on a loop device, mounted, gone when dropped.
+/// A fresh btrfs of 512 MiB (or much more, where many seeds are tried) on a loop device, mounted, gone when
+/// dropped.
 #[derive(Debug)]
 pub struct TestBtrfs {
     directory: PathBuf,
@@ -94,8 +95,12 @@ impl TestBtrfs {
         let image = test_btrfs.directory.join("image");
         let top = test_btrfs.top();
         std::fs::create_dir(&top).unwrap();
+        // What many seeds leave behind adds up; only what is written takes room.
+        let many = ["PCS_SEEDS", "PC_SWITCHER_TEST_SEEDS"];
+        let has_many = many.iter().any(|name| std::env::var_os(name).is_some());
+        let size = if has_many { "32G" } else { "512M" };
         run(&format!(
-            "truncate -s 512M '{0}' && mkfs.btrfs -q '{0}' && \
+            "truncate -s {size} '{0}' && mkfs.btrfs -q '{0}' && \
              mount -t btrfs -o loop,subvolid=5 '{0}' '{1}'",
             image.display(),
             top.display()

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde_json::Value;
 
+use crate::support::json_doc;
 use crate::support::lab::{ATLAS, Lab, Output, VEGA};
 use crate::support::noise;
 use crate::support::scenario::{FILTER, sync_and_compare};
@@ -75,6 +76,7 @@ fn a_session_says_what_it_changed_and_where_the_old_versions_are() {
     let asked = json(&lab.pc_switcher(&[&["history"], &of_one[..]].concat()).ok());
     let command = [&["pc-switcher", "history"], &of_one[..]].concat();
     assert_eq!(json(&lab.as_dev(VEGA, &command).ok()), asked);
+    json_doc::check("history", "What a session changed", &asked[0]);
     let change = |path: &str| {
         let found = asked
             .iter()

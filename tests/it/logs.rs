@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::json_doc;
+
 const FIRST: &str = "sync-20260102T030405Z-1a2b3c4d.log";
 const SECOND: &str = "sync-20260103T100000Z-1fffffff.log";
 
@@ -126,6 +128,7 @@ fn logs_are_listed_the_newest_first_with_what_became_of_them() {
         (&object["session"], &object["exit_code"]),
         (&"1a2b3c4d".into(), &8.into())
     );
+    json_doc::check("logs", "Logs", &object);
     let empty = tempfile::tempdir().expect("a directory");
     let output = home
         .command(&[])

@@ -3,9 +3,10 @@
 
 use std::fs;
 
-use crate::packages::{BOTH, distribution_packages, install, state, sync, world};
+use crate::packages::{BOTH, CONFIG, distribution_packages, install, state, sync, world};
 use crate::support::lab::{ATLAS, Lab, VEGA};
 use crate::support::repo::{Deb, inside, publish, write};
+use crate::support::scenario::FILTER;
 
 fn is_there(lab: &Lab, host: &str, name: &str) -> bool {
     (state(lab, host).iter()).any(|line| line.split('\t').next() == Some(name))
@@ -109,6 +110,64 @@ fn a_version_that_its_source_no_longer_offers_is_not_taken_for_one_installed_by_
     );
     assert!(!text.contains("hand:"), "each has its source: {text}");
     assert!(text.contains("apt: not decided: extra"), "{text}");
+}
+
+#[test]
+fn a_package_that_waits_for_ever_is_waited_for_once_and_named() {
+    let Some(lab) = Lab::fresh() else { return };
+    let world = world(&lab);
+    let mut packages = distribution_packages();
+    packages.push(Deb::new("waits", "1.0").script(
+        "postinst",
+        "echo waiting for somebody; echo x >>/var/tmp/waits; test ! -e /var/tmp/wait || exec sleep 86400",
+    ));
+    for host in [ATLAS, VEGA] {
+        publish(
+            &lab,
+            host,
+            "/srv/debian",
+            "Debian",
+            &world.distribution,
+            &packages,
+        );
+        lab.exec(host, &["apt-get", "-q", "update"]).ok();
+        // Long enough for apt on a machine that does other things, too.
+        lab.configure_with(
+            host,
+            &format!("{CONFIG}packages: {{ command_timeout: 60 }}\n"),
+            FILTER,
+        );
+    }
+    write(&lab, VEGA, "/var/tmp/wait", "");
+    install(&lab, ATLAS, &["simple", "waits", "held"]);
+    lab.exec(ATLAS, &["apt-mark", "hold", "held"]).ok();
+    let text = sync(&lab, &BOTH).expect(1).text();
+    let waits = fs::read_to_string(inside(&lab, VEGA, "/var/tmp/waits")).expect("it ran");
+    assert_eq!(waits, "x\n", "{text}");
+    let named: Vec<&str> = (text.lines())
+        .filter(|line| line.contains("given up") && line.contains("waits"))
+        .collect();
+    assert!(!named.is_empty(), "{text}");
+    assert!(text.contains("waiting for somebody"), "{text}");
+    // The brackets keep the question from finding itself.
+    let left = lab.exec(VEGA, &["pgrep", "-af", "[s]leep 86400"]).stdout;
+    assert_eq!(left, "", "{text}");
+    // What dpkg was in the middle of is said before anything is done again, with what mends it.
+    let text = sync(&lab, &BOTH).expect(3).text();
+    assert!(
+        text.contains("dpkg has not finished with") && text.contains("waits"),
+        "{text}"
+    );
+    let mend = "rm /var/tmp/wait && dpkg --configure -a && apt-get -qy --fix-broken install";
+    lab.exec(VEGA, &["sh", "-c", mend]).ok();
+    sync(&lab, &BOTH).expect(0);
+    assert_eq!(state(&lab, ATLAS), state(&lab, VEGA));
+    assert!(
+        sync(&lab, &BOTH)
+            .expect(0)
+            .text()
+            .contains("nothing to change")
+    );
 }
 
 #[test]

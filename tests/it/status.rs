@@ -5,6 +5,7 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::support::json_doc;
 use crate::support::lab::{ATLAS, Lab, VEGA};
 use crate::support::noise;
 use crate::support::scenario::{FILTER, sync_and_compare};
@@ -57,6 +58,9 @@ fn what_was_changed_since_the_last_sync_is_told_on_both_machines() {
     };
     let before = names();
     let both = status(&lab, &[VEGA]);
+    for machine in both["machines"].as_array().expect("a list") {
+        json_doc::check("status", "Of each machine", machine);
+    }
     for machine in [0, 1] {
         assert_eq!(since(&both["machines"][machine]), [0; 4], "{both}");
     }

@@ -1,7 +1,7 @@
 #!/bin/bash
 # bench.sh: pc-switcher against `rsync -aHAXS --delete --numeric-ids` over ssh, in turns, in the lab, for first copies
-# against `tar | ssh tar`, and for changes against `btrfs send -p | ssh btrfs receive`; prints the Markdown tables of
-# BENCHMARKS.md. Takes about three quarters of an hour with the defaults.
+# against `tar | ssh tar`, and for changes against `btrfs send -p | ssh btrfs receive`, and, if it is installed here, against
+# `unison`; prints the Markdown tables of BENCHMARKS.md. Takes about three quarters of an hour with the defaults.
 #
 #   BENCH_RUNS=3           runs of each at full speed, one over each wire; the table shows the median, and the extremes
 #                          of the wall time
@@ -10,7 +10,8 @@
 #   BENCH_TEXT=209715200   bytes of the one text into which a line is put
 #   BENCH_MANY=1000000     files of the no-change run (0: leave it out)
 #   BENCH_CHANGED=20000    of the small files are changed in one row
-#   BENCH_ONLY=rsync|ours|tar|send   one of them alone (tar makes first copies only, send carries changes only)
+#   BENCH_ONLY=rsync|ours|tar|send|unison   one of them alone (tar makes first copies only, send carries changes only,
+#                          unison what it can do within minutes)
 #   BENCH_WIRES="off 1gbit,0.3ms 200mbit,3ms"   the wires, as for `lab.sh netem`
 set -euo pipefail
 
@@ -28,6 +29,9 @@ first=(rsync tar ours) again=(rsync ours) change=(rsync send ours)
 if [[ -n $only ]]; then first=("$only") again=("$only") change=("$only"); fi
 if [[ $only == tar ]]; then again=() change=(); fi
 if [[ $only == send ]]; then first=() again=(); fi
+files_both=(unison) # what is compared with unison, too
+if ! command -v unison >/dev/null; then files_both=(); echo "bench: unison is not installed: its table is left out" >&2; fi
+if [[ $only == unison ]]; then first=() again=() change=(); elif [[ -n $only ]]; then files_both=(); fi
 export LAB_NAME=pcs-bench-$$ LAB_SIZE=60G LAB_OWNER=$$
 lab() { "$here/lab.sh" "$@"; }
 say() { echo "bench: $*" >&2; }
@@ -40,6 +44,7 @@ trap 'exit 143' TERM HUP
 lab sweep
 lab up
 lab put atlas target/release/pc-switcher /usr/local/bin/pc-switcher
+if ((${#files_both[@]})); then for host in atlas vega; do lab put "$host" "$(command -v unison)" /usr/local/bin/unison; done; fi
 files_tool=target/release/examples/lab-files
 here_disk=$(lab disk atlas)/@home there_disk=$(lab disk vega)/@home
 
@@ -83,6 +88,13 @@ tar() { # FOLDER
   local ssh='ssh -i /home/dev/.ssh/id_ed25519 -o UserKnownHostsFile=/home/dev/.ssh/known_hosts dev@vega' keep="--numeric-owner --acls --xattrs --xattrs-include='*'"
   # Both ends must succeed; -S keeps holes.
   measured lab exec atlas bash -euo pipefail -c "tar -C $1 $keep -S -cf - . | $ssh \"sudo tar -C $1 $keep -xpf -\""
+}
+
+# As root on both sides, and not by size and time alone; what it knows of both is made by the first call.
+unison() { # FOLDER
+  measured lab exec atlas env UNISON=/root/.unison unison "$1" "ssh://dev@vega/$1" -batch -auto -silent -owner -group -numericids -times \
+    -prefer "$1" -confirmbigdel=false -sshargs '-i /home/dev/.ssh/id_ed25519 -o UserKnownHostsFile=/home/dev/.ssh/known_hosts' \
+    -addversionno=false -servercmd 'sudo env UNISON=/root/.unison /usr/local/bin/unison'
 }
 
 # What changed in all of /home since it was called last, into a snapshot nobody works in.
@@ -161,6 +173,7 @@ table() {
   function ratio(a, b) { return n[a] && n[b] ? sprintf("%.2f", median(v[a], n[a]) / median(v[b], n[b])) : "–" }
   {
     split($0, part, "|"); name = part[1]; tool = part[2]; split(part[3], f, " ")
+    if (tool == "unison") next
     if (!(name in seen)) { seen[name] = 1; order[++count] = name }
     add(name tool "wall", f[1]); add(name tool "cpu", f[2] + f[3])
     add(name tool "rss", (f[4] > f[5] ? f[4] : f[5]) / 1024); add(name tool "wire", f[6] / 1048576)
@@ -175,6 +188,13 @@ table() {
     }
   }
 AWK
+}
+
+table_of_unison() {
+  echo; echo "| what | wall unison (s) | CPU both ends (s) | peak resident (MiB) | wire (MiB) |"
+  echo "|---|---|---|---|---|"
+  awk -F'[|]' '$2 == "unison" {
+    split($3, f, " "); printf "| %s | %.2f | %.1f | %.0f | %.1f |\n", $1, f[1], f[2] + f[3], (f[4] > f[5] ? f[4] : f[5]) / 1024, f[6] / 1048576 }' "$results"
 }
 
 edit_image() { edits=$((edits + 1)); "$files_tool" edit "$here_disk/bench/large/one.img" 1 "$edits"; }
@@ -235,6 +255,12 @@ for wire in $wires; do
   compare "no change, $files files, warm, $label" /home/bench/small warm again "${again[@]}"
   compare "no change, $files files, cold, $label" /home/bench/small cold again "${again[@]}"
   compare "$changed of $files files changed, $label" /home/bench/small warm change_some "${change[@]}"
+  if ((${#files_both[@]})) && [[ $wire == off ]]; then
+    mkdir -p "$there_disk/bench"; lab exec vega chown dev: /home/bench
+    runs=1 compare "no change, $files files, warm, $label" /home/bench/small warm again unison
+    runs=1 compare "$changed of $files files changed, $label" /home/bench/small warm change_some unison
+    runs=1 compare "1 % of the blocks of $((big >> 20)) MiB changed, $label" /home/bench/large warm edit_image unison
+  fi
   compare "first copy, one file of $((big >> 20)) MiB, $label" /home/bench/large warm first "${first[@]}"
   compare "1 % of the blocks of $((big >> 20)) MiB changed, $label" /home/bench/large warm edit_image "${change[@]}"
   compare "a line put in at the head of $((text >> 20)) MiB, $label" /home/bench/text warm put_line_in "${change[@]}"
@@ -267,4 +293,5 @@ echo "$(nproc) CPUs ($(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1))
 echo "$(lab exec atlas rsync --version | awk 'NR == 1 {print $1, $3}') on both machines; median of ${BENCH_RUNS:-3} runs in turns at full speed, one run over each wire. Made by \`make bench\`."
 echo
 table
+if ((${#files_both[@]})); then table_of_unison; fi
 if [[ " ${first[*]} " == *" ours "* ]]; then small_costs; fi

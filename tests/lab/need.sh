@@ -70,6 +70,7 @@ LIST
 rpmbuild    rpm             packages for dnf and zypper made for a test
 createrepo_c createrepo-c   repositories for dnf and zypper made for a test
 dnf         dnf             the manager itself, in a root of its own
+/usr/lib/python3/dist-packages/dnf-plugins/versionlock.py dnf-plugins-core locks of dnf
 zypper      zypper          the manager itself, in a root of its own
 pacman      pacman-package-manager the manager itself, in a root of its own
 LIST
@@ -106,13 +107,12 @@ fi
 list=$(printf '%s, ' "${reasons[@]}"); list=${list%, }
 if [[ -n $check ]]; then echo "missing: $list"; exit 1; fi
 
-root=()
+root=(env DEBIAN_FRONTEND=noninteractive)
 if [[ $EUID != 0 ]]; then
   command -v sudo >/dev/null || { echo "Missing: $list. Installing them needs root, and there is no sudo." >&2; exit 1; }
-  root=(sudo)
+  root=(sudo env DEBIAN_FRONTEND=noninteractive) # sudo passes little of the environment on
 fi
 command -v apt-get >/dev/null || { echo "Missing: $list. Install them: this script only knows apt-get." >&2; exit 1; }
-export DEBIAN_FRONTEND=noninteractive
 "${root[@]}" apt-get update -q >/dev/null || echo "apt-get update failed; trying with the lists that are there" >&2
 # Debian builds its browsers with a recent Rust, which is packaged for stable releases too; Ubuntu has no such package.
 if [[ " ${missing[*]} " == *" cargo-web "* ]]; then

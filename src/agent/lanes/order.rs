@@ -27,12 +27,26 @@ pub enum Disorder {
 /// Frames that came before their turn.
 #[derive(Debug, Default)]
 pub struct Order {
+    /// What has a lower number is not wanted, whenever it comes.
+    first: u64,
     next: u64,
     early: BTreeMap<u64, Vec<u8>>,
     bytes: usize,
 }
 
 impl Order {
+    /// Nobody waits any more for frames before this number; some may be under way for a while.
+    pub fn start_from(&mut self, number: u64) {
+        if number > self.next {
+            self.early = self.early.split_off(&number);
+            self.bytes = (self.early.values())
+                .map(|payload| payload.len() + WEIGHT)
+                .sum();
+            self.next = number;
+        }
+        self.first = self.first.max(number);
+    }
+
     /// Takes a numbered payload in; returns those whose turn it is now, without their numbers.
     pub fn take(&mut self, mut payload: Vec<u8>) -> Result<Vec<Vec<u8>>, Disorder> {
         let (rest, number) = payload
@@ -41,6 +55,9 @@ impl Order {
         let number = u64::from_le_bytes(*number);
         let length = rest.len();
         payload.truncate(length);
+        if number < self.first {
+            return Ok(Vec::new());
+        }
         if number < self.next || self.early.contains_key(&number) {
             return Err(Disorder::Twice);
         }
@@ -105,6 +122,26 @@ mod tests {
             assert_eq!(lengths, [0, 1, 2, 3, 4, 5], "{numbers:?}");
             assert_eq!(order.bytes, 0);
         }
+    }
+
+    #[test]
+    fn what_is_left_of_an_earlier_stream_is_neither_waited_for_nor_handed_on() {
+        let mut order = Order::default();
+        order.take(frame(0, b"old")).unwrap();
+        // Number 1 is under way on a slow connection, or lost with it.
+        order.take(frame(2, b"old")).unwrap();
+        order.take(frame(5, b"second")).unwrap();
+        order.start_from(4);
+        assert_eq!(order.bytes, b"second".len() + WEIGHT);
+        for late in [1, 2, 3, 0] {
+            assert!(order.take(frame(late, b"old")).unwrap().is_empty());
+        }
+        let ready = order.take(frame(4, b"first")).unwrap();
+        assert_eq!(ready, [b"first".to_vec(), b"second".to_vec()]);
+        assert_eq!(order.bytes, 0);
+        // What was handed on already stays handed on.
+        order.start_from(2);
+        assert_eq!(order.take(frame(5, b"")), Err(Disorder::Twice));
     }
 
     #[test]

@@ -138,9 +138,13 @@ impl Pool {
         }
     }
 
-    /// A request was sent whose stream may follow.
-    pub fn begins(&self) {
-        lock(&self.dealer).is_first = true;
+    /// Sends a request whose stream may follow. It is told the number of the next frame, if frames have numbers;
+    /// that one goes over the first connection, behind the request.
+    pub fn begin<T>(&self, send: impl FnOnce(Option<u64>) -> T) -> T {
+        let mut dealer = lock(&self.dealer);
+        let result = send(dealer.is_numbered.then_some(dealer.next));
+        dealer.is_first = true;
+        result
     }
 
     /// Sends a frame of a stream over a lane, or says how it goes over the first connection, where `waiting`
@@ -430,13 +434,13 @@ mod tests {
     fn every_frame_goes_once_and_the_first_of_a_request_behind_it() {
         let (pool, kept) = pool();
         let _streams = pool.streams();
-        pool.begins();
+        assert_eq!(pool.begin(|number| number), None);
         assert_eq!(pool.deal(PAYLOAD, 0), Dealt::Plain);
         open(&pool, &kept, 2);
         let mut numbers = Vec::new();
         for at in 0..99 {
             if at == 50 {
-                pool.begins();
+                assert_eq!(pool.begin(|number| number), Some(50));
             }
             match pool.deal(PAYLOAD, 0) {
                 Dealt::First(number) => numbers.push(number),

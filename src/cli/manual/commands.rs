@@ -19,11 +19,16 @@ pub(super) fn put(page: &mut Roff, path: &str, command: &Command, text: &str) {
     page.paragraph(&sentence(&about));
     markup::put(page, description);
     let below: Vec<&Command> = visible(command).collect();
+    let mut shown = vec![command];
     if path.contains(' ') {
+        shown.extend(&below);
         for command in &below {
             page.heading(&format!("{path} {}", command.get_name()));
             page.paragraph(&sentence(&self::about(command)));
             options(page, command, Globals::Left);
+            for note in notes(&after_help(command)) {
+                page.paragraph(&note);
+            }
         }
     } else if !below.is_empty() {
         page.heading("Commands");
@@ -40,7 +45,20 @@ pub(super) fn put(page: &mut Roff, path: &str, command: &Command, text: &str) {
     page.heading("Options");
     options(page, command, globals);
     markup::put(page, sections);
-    after_help(page, command);
+    let notes = notes(&after_help(command));
+    if !notes.is_empty() {
+        page.heading("Notes");
+    }
+    for note in notes {
+        page.paragraph(&note);
+    }
+    let examples = shown.iter().flat_map(|c| examples(&after_help(c)));
+    for (at, (line, meaning)) in examples.enumerate() {
+        if at == 0 {
+            page.heading("Examples");
+        }
+        page.term(&format!("`{line}`"), &sentence(&meaning));
+    }
 }
 
 /// The list of exit statuses.
@@ -220,34 +238,27 @@ fn option(page: &mut Roff, argument: &Arg) {
 }
 
 /// What the help ends with: its examples, and notes.
-fn after_help(page: &mut Roff, command: &Command) {
-    let text = command.get_after_help().map(ToString::to_string);
-    let text = text.unwrap_or_default();
-    let (examples, notes): (Vec<&str>, Vec<&str>) =
-        (text.split("\n\n")).partition(|block| block.starts_with(EXAMPLES));
-    let notes: Vec<&str> = notes.into_iter().filter(|n| !n.trim().is_empty()).collect();
-    if !notes.is_empty() {
-        page.heading("Notes");
-        for note in notes {
-            page.paragraph(&bold_flags(&note.replace('\n', " ")));
-        }
-    }
-    if !examples.is_empty() {
-        page.heading("Examples");
-    }
-    for block in examples {
-        for (line, meaning) in self::examples(block) {
-            page.term(&format!("`{line}`"), &sentence(&meaning));
-        }
-    }
+fn after_help(command: &Command) -> String {
+    let text = command.get_after_help();
+    text.map(ToString::to_string).unwrap_or_default()
 }
 
 const EXAMPLES: &str = "Examples:\n";
 
-/// The command lines of a block of examples, each with what is said about it.
-pub(super) fn examples(block: &str) -> Vec<(String, String)> {
+/// What else a help says, paragraph by paragraph.
+fn notes(help: &str) -> Vec<String> {
+    let blocks = help.split("\n\n").map(str::trim);
+    let notes = blocks.filter(|block| !block.is_empty() && !block.starts_with(EXAMPLES));
+    notes
+        .map(|note| bold_flags(&note.replace('\n', " ")))
+        .collect()
+}
+
+/// The command lines among the examples of a help, each with what is said about it.
+pub(super) fn examples(help: &str) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
-    for line in block.lines().skip(1) {
+    let blocks = help.split("\n\n").filter(|b| b.starts_with(EXAMPLES));
+    for line in blocks.flat_map(|block| block.lines().skip(1)) {
         let indent = line.len() - line.trim_start().len();
         let line = line.trim();
         match found.last_mut() {
@@ -267,6 +278,8 @@ pub(super) fn examples(block: &str) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
@@ -281,6 +294,22 @@ mod tests {
                 pair("a longer line", "second, two lines")
             ]
         );
+    }
+
+    #[test]
+    fn every_example_says_what_it_is_for() {
+        let mut root = crate::cli::args::Cli::command();
+        root.build();
+        let mut waiting = vec![&root];
+        let mut count = 0;
+        while let Some(command) = waiting.pop() {
+            waiting.extend(visible(command));
+            for (line, meaning) in examples(&after_help(command)) {
+                assert!(!meaning.is_empty(), "{line}");
+                count += 1;
+            }
+        }
+        assert!(count > 30, "{count}");
     }
 
     #[test]

@@ -30,6 +30,10 @@ const TEXTS: &[(&str, &str)] = &[
     ("pc-switcher-sync", include_str!("texts/sync.md")),
     ("pc-switcher-init", include_str!("texts/init.md")),
     ("pc-switcher-snapshots", include_str!("texts/snapshots.md")),
+    ("pc-switcher-doctor", include_str!("texts/doctor.md")),
+    ("pc-switcher-history", include_str!("texts/history.md")),
+    ("pc-switcher-logs", include_str!("texts/logs.md")),
+    ("pc-switcher-status", include_str!("texts/status.md")),
 ];
 
 /// `pc-switcher(7)`.

@@ -55,17 +55,36 @@ impl Roff {
 
     /// A term and, indented below, what it means.
     pub(super) fn term(&mut self, marked: &str, meaning: &str) {
+        self.head(marked);
+        self.meaning(meaning);
+    }
+
+    /// A term alone; [`Roff::meaning`] or [`Roff::continued`] says what it means, if anything does.
+    pub(super) fn head(&mut self, marked: &str) {
         self.text.push_str(".TP\n");
         // A term is one line of the source.
         self.line(&inline(marked));
         self.fresh = false;
-        self.flow(meaning);
+    }
+
+    /// What the term above means.
+    pub(super) fn meaning(&mut self, marked: &str) {
+        self.flow(marked);
     }
 
     /// A further paragraph below a term.
     pub(super) fn continued(&mut self, marked: &str) {
         self.text.push_str(".IP\n");
         self.flow(marked);
+    }
+
+    /// Lines kept as they are, below a term.
+    pub(super) fn continued_verbatim(&mut self, lines: &[&str]) {
+        self.text.push_str(".IP\n.nf\n");
+        for line in lines {
+            self.line(&literal(line));
+        }
+        self.text.push_str(".fi\n");
     }
 
     /// An item of a list.

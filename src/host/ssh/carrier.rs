@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
@@ -369,22 +370,26 @@ fn receive_socket(
     }
 }
 
+/// How long a proxy that has failed has for saying why.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// A running proxy.
 #[derive(Debug)]
 struct ProxyChild {
     child: Child,
     line: String,
     stderr: Arc<Mutex<Tail>>,
+    listener: Option<JoinHandle<()>>,
 }
 
 impl ProxyChild {
     fn watch(mut child: Child, line: &str) -> Self {
         let stderr = Arc::new(Mutex::new(Tail::default()));
-        if let Some(pipe) = child.stderr.take() {
+        let listener = child.stderr.take().and_then(|pipe| {
             let tail = Arc::clone(&stderr);
             // Ends with the last holder of the pipe; without it only the words are missing.
-            let _ = std::thread::Builder::new()
-                .name("proxy-stderr".to_owned())
+            let thread = std::thread::Builder::new().name("proxy-stderr".to_owned());
+            thread
                 .spawn(move || {
                     let mut pipe = File::from(OwnedFd::from(pipe));
                     let mut buffer = [0; 1024];
@@ -395,18 +400,23 @@ impl ProxyChild {
                             .unwrap_or_else(PoisonError::into_inner)
                             .push(&buffer[..count]);
                     }
-                });
-        }
+                })
+                .ok()
+        });
         Self {
             child,
             line: line.to_owned(),
             stderr,
+            listener,
         }
     }
 
     fn error(&mut self, host: &str, otherwise: &str) -> SshError {
-        // Its last words may still be in the pipe.
-        std::thread::sleep(Duration::from_millis(20));
+        // Its last words may still be in the pipe, or on their way to it.
+        let until = Instant::now() + LAST_WORDS;
+        while self.listener.as_ref().is_some_and(|l| !l.is_finished()) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let said = self
             .stderr
             .lock()

@@ -125,12 +125,14 @@ pub fn punch(file: BorrowedFd<'_>, range: Range<u64>) -> Result<(), Errno> {
     if range.is_empty() {
         return Ok(());
     }
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    // Of a block that is not punched as a whole only zeros are left: also of the last one, which the file does not fill.
     let mut end = range.end;
-    if !end.is_multiple_of(BLOCK) && u64::try_from(rustix::fs::fstat(file)?.st_size) == Ok(end) {
-        // Of a block that is named in part nothing but zeros is made, even if the file ends there.
+    if !end.is_multiple_of(BLOCK)
+        && u64::try_from(rustix::fs::fstat(file)?.st_size).is_ok_and(|size| size <= end)
+    {
         end = end.next_multiple_of(BLOCK);
     }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     match rustix::fs::fallocate(file, flags, range.start, end - range.start) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, range),
         other => other,

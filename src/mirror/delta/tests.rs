@@ -494,6 +494,7 @@ fn random_edits_are_rebuilt_exactly_and_cheaply() {
             "seed {seed}: {}",
             sent.wire
         );
+        versions.staging.unlink(&sent.staged).unwrap();
     }
 }
 
@@ -551,6 +552,24 @@ fn what_is_outside_the_ranges_is_not_read() {
     let outside = 500 * 4096..501 * 4096;
     expected[outside.clone()].copy_from_slice(&noise(4 * MIB, 1)[outside]);
     assert!(content(&sent.file) == expected);
+}
+
+#[test]
+fn a_hole_reaches_to_the_end_of_a_file_that_ends_within_a_block() {
+    let Some(versions) = Versions::new() else {
+        return;
+    };
+    same(&versions, 2 * MIB + 839);
+    let theirs = edit(&versions.theirs());
+    let size = theirs.metadata().unwrap().len();
+    let hole = size - 839 - 8192;
+    theirs.set_len(hole).unwrap();
+    theirs.set_len(size).unwrap();
+    rustix::fs::fsync(&theirs).unwrap();
+    assert_eq!(runs(&theirs), [(0, hole)]);
+    let changed = hole..size;
+    versions.assert_by_ranges(std::slice::from_ref(&changed));
+    versions.assert_rebuilt();
 }
 
 #[test]
@@ -667,10 +686,13 @@ fn random_ranges_that_hold_all_changes_make_the_sources_version() {
                 }
                 ranges.push(at..end);
             }
+            // As in a snapshot: where holes are is settled when it is on disk.
+            rustix::fs::fsync(&file).unwrap();
         }
         let sent = versions.by_ranges(&ranges.iter().cloned().collect(), 0);
         let theirs = File::open(versions.theirs()).unwrap();
         assert!(content(&sent.file) == content(&theirs), "seed {seed}");
         assert_eq!(runs(&sent.file), runs(&theirs), "seed {seed}");
+        versions.staging.unlink(&sent.staged).unwrap();
     }
 }

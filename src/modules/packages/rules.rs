@@ -54,6 +54,12 @@ impl Mirrored {
         Self(folders.collect())
     }
 
+    /// One folder, for tests.
+    #[cfg(test)]
+    pub fn made(path: &str, filter: Filter) -> Self {
+        Self(vec![(path.to_owned(), filter)])
+    }
+
     /// The folder that brings the directory `path`, if one does.
     #[must_use]
     pub fn folder_of(&self, path: &str) -> Option<&str> {

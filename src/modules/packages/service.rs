@@ -10,11 +10,11 @@ use super::answer::{Answer, Silence};
 use super::apt::cache;
 use super::item::Outcome;
 use super::manager::Manager;
-use super::managers;
 use super::marks::{self, Marks};
 use super::release::{Release, read_release};
 use super::sharing::{Piece, Wanted};
 use super::tools::Tools;
+use super::{list, managers};
 use crate::agent::protocol::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_str;
@@ -126,6 +126,7 @@ pub(crate) fn serve(
             let mut say = |line: &str| log(format!("{manager}: {line}"));
             to_value(&answer(&manager, |m| -> Result<Vec<Outcome>, Silence> {
                 m.apply(&tools, work, &mut say)
+                    .map(|outcomes| at_once(outcomes, tools.hung()))
             }))
         }
         PackagesRequest::Lacks { manager, work } => {
@@ -151,11 +152,33 @@ fn answer<T>(name: &str, ask: impl FnOnce(&dyn Manager) -> Result<T, Silence>) -
     }
 }
 
+/// What was given up because something hung fails once, with all that did not come for it.
+fn at_once(outcomes: Vec<Outcome>, hung: Option<&Silence>) -> Vec<Outcome> {
+    let Some(Silence(why)) = hung else {
+        return outcomes;
+    };
+    let (given_up, mut ended): (Vec<Outcome>, Vec<Outcome>) =
+        (outcomes.into_iter()).partition(|outcome| outcome.error.as_ref() == Some(why));
+    if !given_up.is_empty() {
+        let ids = list(given_up.iter().map(|outcome| &outcome.id));
+        ended.push(Outcome::failed(ids, format!("given up: {why}")));
+    }
+    ended
+}
+
 /// Asks every manager, each on a thread of its own: they wait for different programs.
 fn read(tools: &Tools<'_>) -> Reading {
     let managers = std::thread::scope(|scope| {
         let asked: Vec<_> = (managers().iter())
-            .map(|manager| (manager.name(), scope.spawn(|| manager.read(tools))))
+            .map(|manager| {
+                (
+                    manager.name(),
+                    scope.spawn(|| {
+                        // What hangs is one manager's: the others' commands are still run.
+                        manager.read(&tools.with_abort(tools.abort))
+                    }),
+                )
+            })
             .collect();
         (asked.into_iter())
             .map(|(name, thread)| {

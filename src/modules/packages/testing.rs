@@ -64,7 +64,7 @@ impl FakeMachine {
     }
 
     pub(crate) fn tools<'a>(&self, abort: &'a AbortFlag) -> Tools<'a> {
-        Tools::below(self.root(), abort)
+        self.tools_where(None, abort)
     }
 
     /// The same, where the command that begins with `hanging` never ends.
@@ -73,8 +73,6 @@ impl FakeMachine {
         hanging: Option<String>,
         abort: &'a AbortFlag,
     ) -> Tools<'a> {
-        let mut tools = self.tools(abort);
-        tools.hanging = hanging;
-        tools
+        Tools::below(self.root(), abort, hanging)
     }
 }

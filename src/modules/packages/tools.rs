@@ -4,9 +4,12 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 #[cfg(test)]
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -15,7 +18,7 @@ use super::answer::Silence;
 use crate::escape::escape_str;
 use crate::interrupt::AbortFlag;
 use crate::sys::command::{Finished, Limits, RunError, command, run};
-use crate::sys::trusted::read_regular;
+use crate::sys::trusted::{Directory, read_regular};
 
 /// Where root's programs are looked for.
 const ROOT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -37,56 +40,80 @@ pub struct Tools<'a> {
     pub patience: Duration,
     /// Whether everything the work needs is on this machine: then no network is needed.
     pub supplied: bool,
+    place: Place,
+    hung: Hung,
+}
+
+/// Where things are.
+#[derive(Clone)]
+struct Place {
     /// Below this are the machine's files (`/`; tests have their own).
     root: PathBuf,
     /// Where programs are looked for.
     path: OsString,
     /// How the command begins that never ends: it is not waited for as long as others.
     #[cfg(test)]
-    pub(super) hanging: Option<String>,
+    hanging: Option<String>,
+}
+
+/// What did not end in time: that is waited for once. After it nothing is changed any more, and after
+/// a second one, which may be a question about what has become of it, nothing is run at all.
+#[derive(Default)]
+struct Hung {
+    first: OnceLock<Silence>,
+    again: AtomicBool,
+}
+
+impl Hung {
+    fn note(&self, why: &Silence) {
+        if self.first.set(why.clone()).is_err() {
+            self.again.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl<'a> Tools<'a> {
-    /// The machine we are on.
-    #[must_use]
-    pub fn of_machine(abort: &'a AbortFlag, patience: Duration) -> Self {
+    fn new(abort: &'a AbortFlag, patience: Duration, place: Place) -> Self {
         Self {
             abort,
             patience,
             supplied: false,
+            place,
+            hung: Hung::default(),
+        }
+    }
+
+    /// The machine we are on.
+    #[must_use]
+    pub fn of_machine(abort: &'a AbortFlag, patience: Duration) -> Self {
+        let place = Place {
             root: PathBuf::from("/"),
             path: OsString::from(ROOT_PATH),
             #[cfg(test)]
             hanging: None,
-        }
+        };
+        Self::new(abort, patience, place)
     }
 
-    /// A machine of a test: its files below `root`, its programs in `root`'s `bin`.
+    /// A machine of a test: its files below `root`, its programs in `root`'s `bin`; the command that
+    /// begins with `hanging` never ends.
     #[cfg(test)]
-    pub(super) fn below(root: &Path, abort: &'a AbortFlag) -> Self {
-        // Nothing of the machine the tests run on: a program that is missing is missing.
-        let path = root.join("bin").into_os_string();
-        Self {
-            abort,
-            patience: Duration::from_secs(20),
-            supplied: false,
+    pub(super) fn below(root: &Path, abort: &'a AbortFlag, hanging: Option<String>) -> Self {
+        let place = Place {
             root: root.to_owned(),
-            path,
-            hanging: None,
-        }
+            // Nothing of the machine the tests run on: a program that is missing is missing.
+            path: root.join("bin").into_os_string(),
+            hanging,
+        };
+        Self::new(abort, Duration::from_secs(20), place)
     }
 
-    /// The same machine, stopped by another flag.
+    /// The same machine, stopped by another flag, whatever has hung before.
     #[must_use]
     pub fn with_abort<'b>(&self, abort: &'b AbortFlag) -> Tools<'b> {
         Tools {
-            abort,
-            patience: self.patience,
             supplied: self.supplied,
-            root: self.root.clone(),
-            path: self.path.clone(),
-            #[cfg(test)]
-            hanging: self.hanging.clone(),
+            ..Tools::new(abort, self.patience, self.place.clone())
         }
     }
 
@@ -94,28 +121,40 @@ impl<'a> Tools<'a> {
     #[must_use]
     pub fn at_work(&self, patience: Duration, supplied: bool) -> Self {
         Self {
-            abort: self.abort,
-            patience,
             supplied,
-            root: self.root.clone(),
-            path: self.path.clone(),
-            #[cfg(test)]
-            hanging: self.hanging.clone(),
+            ..Self::new(self.abort, patience, self.place.clone())
         }
+    }
+
+    /// The command that did not end in time, if there was one.
+    #[must_use]
+    pub fn hung(&self) -> Option<&Silence> {
+        self.hung.first.get()
+    }
+
+    /// Whether nobody has stopped us.
+    pub fn check(&self) -> Result<(), Silence> {
+        self.abort.check().map_err(|e| Silence(e.to_string()))
+    }
+
+    /// Whether there is a point in going on: nobody has stopped us, and nothing has hung.
+    pub fn go_on(&self) -> Result<(), Silence> {
+        self.check()?;
+        self.hung().map_or(Ok(()), |why| Err(why.clone()))
     }
 
     /// `path` on this machine.
     #[must_use]
     pub fn at(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
+        self.place.root.join(path.trim_start_matches('/'))
     }
 
     /// Whether `program` is there.
     #[must_use]
     pub fn has(&self, program: &str) -> bool {
-        std::env::split_paths(&self.path).any(|dir| {
+        std::env::split_paths(&self.place.path).any(|dir| {
             #[cfg(test)]
-            if self.root != Path::new("/") && !dir.starts_with(&self.root) {
+            if self.place.root != Path::new("/") && !dir.starts_with(&self.place.root) {
                 return false;
             }
             rustix::fs::access(dir.join(program), rustix::fs::Access::EXEC_OK).is_ok()
@@ -124,12 +163,18 @@ impl<'a> Tools<'a> {
 
     /// Runs a program to its end, whatever its exit status.
     pub fn run(&self, argv: &[&str], patience: Duration) -> Result<Finished, Silence> {
+        if let Some(why) = self
+            .hung()
+            .filter(|_| self.hung.again.load(Ordering::Relaxed))
+        {
+            return Err(why.clone());
+        }
         let (program, arguments) = argv.split_first().expect("a command names its program");
         let mut prepared = command(program);
         prepared
             .args(arguments)
             .env_clear()
-            .env("PATH", &self.path)
+            .env("PATH", &self.place.path)
             .env("HOME", "/root")
             .env("USER", "root")
             .env("LOGNAME", "root")
@@ -146,12 +191,12 @@ impl<'a> Tools<'a> {
             .env("SYSTEMD_PAGER", "cat")
             .current_dir("/");
         #[cfg(test)]
-        let patience = match &self.hanging {
+        let patience = match &self.place.hanging {
             Some(start) if argv.join(" ").starts_with(start) => Duration::from_millis(300),
             _ => patience,
         };
         if cfg!(test) {
-            prepared.env("TEST_ROOT", &self.root);
+            prepared.env("TEST_ROOT", &self.place.root);
         }
         let limits = Limits {
             timeout: Some(patience),
@@ -161,11 +206,16 @@ impl<'a> Tools<'a> {
             RunError::NotFound { .. } | RunError::Spawn { .. } | RunError::Watch { .. } => {
                 Silence(escape_str(&error.to_string()))
             }
-            RunError::TimedOut { limit, .. } => Silence(format!(
-                "`{}` did not end within {} s and was killed",
-                shown(argv),
-                limit.as_secs()
-            )),
+            RunError::TimedOut { limit, said, .. } => {
+                let why = Silence(format!(
+                    "`{}` did not end within {} s and was killed{}",
+                    shown(argv),
+                    limit.as_secs(),
+                    last_words(&said, &[])
+                ));
+                self.hung.note(&why);
+                why
+            }
             RunError::Interrupted { .. } => Silence(format!("`{}` was interrupted", shown(argv))),
         })
     }
@@ -185,9 +235,15 @@ impl<'a> Tools<'a> {
             .map_err(|_| Silence(format!("`{}` printed what is not UTF-8", shown(argv))))
     }
 
+    /// Runs a program that changes something to its end, whatever its exit status; not after one has hung.
+    pub fn change(&self, argv: &[&str]) -> Result<Finished, Silence> {
+        self.go_on()?;
+        self.run(argv, self.patience)
+    }
+
     /// Runs a program that changes something, to a good end.
     pub fn act(&self, argv: &[&str]) -> Result<Finished, Silence> {
-        let done = self.run(argv, self.patience)?;
+        let done = self.change(argv)?;
         self.expect_success(argv, &done)?;
         Ok(done)
     }
@@ -214,6 +270,30 @@ impl<'a> Tools<'a> {
                 "cannot read {}: {errno}",
                 escape_str(&path.to_string_lossy())
             ))),
+        }
+    }
+
+    /// The same where a link of root's in a directory of root's is followed: what a program of root's finds
+    /// there is what it names.
+    pub fn read_linked(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, Silence> {
+        let place = self.at(path);
+        let is_link = std::fs::symlink_metadata(&place).is_ok_and(|metadata| {
+            let own = rustix::process::geteuid().as_raw();
+            metadata.is_symlink() && [0, own].contains(&metadata.uid())
+        });
+        let is_roots = || (place.parent()).is_some_and(|parent| Directory::open(parent).is_ok());
+        if !is_link || !is_roots() {
+            return self.read(path, limit);
+        }
+        let fail =
+            |e: &dyn std::fmt::Display| Silence(format!("cannot read {}: {e}", escape_str(path)));
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::open(&place, flags, Mode::empty()) {
+            Ok(fd) => read_regular(File::from(fd), &place, limit)
+                .map(Some)
+                .map_err(|e| fail(&escape_str(&e.to_string()))),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(errno) => Err(fail(&errno)),
         }
     }
 
@@ -305,7 +385,7 @@ fn last_words(stderr: &[u8], stdout: &[u8]) -> String {
     format!(": {}", escape_str(&joined))
 }
 
-/// `text` with the user info of every URL in it replaced.
+/// `text` with the user info and the query of every URL in it replaced.
 #[must_use]
 pub fn redact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -324,7 +404,18 @@ pub fn redact(text: &str) -> String {
             }
             None => out.push_str(authority),
         }
-        rest = tail;
+        let end = tail
+            .find(|c: char| c.is_whitespace() || "\"'`<>".contains(c))
+            .unwrap_or(tail.len());
+        let (path, after) = tail.split_at(end);
+        match path.find('?') {
+            Some(at) => {
+                out.push_str(&path[..=at]);
+                out.push_str("***");
+            }
+            None => out.push_str(path),
+        }
+        rest = after;
     }
     out.push_str(rest);
     out
@@ -346,6 +437,11 @@ mod tests {
             ("https://p@ss@host/", "https://***@host/"),
             ("https://o'brien:it's@host/x", "https://***@host/x"),
             ("https://plain.org/a@b", "https://plain.org/a@b"),
+            (
+                "`zypper ar https://h.org/x?credentials=me&t=1 n`: y?",
+                "`zypper ar https://h.org/x?*** n`: y?",
+            ),
+            ("https://h.org?tok=1", "https://h.org?***"),
             ("no url a@b", "no url a@b"),
         ] {
             assert_eq!(redact(text), shown);
@@ -372,6 +468,46 @@ mod tests {
         assert!(tools.ask(&["binary"]).unwrap_err().0.contains("not UTF-8"));
         assert!(tools.ask(&["nowhere-to-be-found"]).is_err());
         assert!(tools.has("good") && !tools.has("nowhere"));
+    }
+
+    #[test]
+    fn what_hangs_is_waited_for_once_and_what_it_said_is_told() {
+        let machine = FakeMachine::new();
+        machine.program(
+            "slow",
+            "echo x >>$TEST_ROOT/run; echo 'Setting up y'; exec sleep 1000",
+        );
+        machine.program("quick", "echo yes");
+        let abort = AbortFlag::new();
+        let tools = machine.tools_where(Some("slow".to_owned()), &abort);
+        assert_eq!(tools.go_on(), Ok(()));
+        let why = tools.act(&["slow"]).unwrap_err();
+        assert!(why.0.ends_with("was killed: Setting up y"), "{why}");
+        assert_eq!(tools.act(&["slow"]).unwrap_err(), why);
+        assert_eq!(tools.act(&["quick"]).unwrap_err(), why);
+        assert_eq!(tools.ask(&["quick"]).unwrap(), "yes\n", "one may look");
+        assert!(tools.ask(&["slow"]).is_err());
+        assert_eq!(tools.ask(&["quick"]), Err(why), "but not for long");
+        assert_eq!(machine.content("run").unwrap().lines().count(), 2);
+        assert!(
+            tools.with_abort(&abort).act(&["quick"]).is_ok(),
+            "what tidies up goes on"
+        );
+    }
+
+    #[test]
+    fn a_link_of_roots_is_followed_where_that_is_said() {
+        let machine = FakeMachine::new();
+        machine.file("/usr/share/keyrings/v.pgp", "key");
+        let link = machine.root().join("usr/share/keyrings/v.gpg");
+        std::os::unix::fs::symlink("v.pgp", &link).unwrap();
+        let abort = AbortFlag::new();
+        let tools = machine.tools(&abort);
+        let path = "/usr/share/keyrings/v.gpg";
+        assert!(tools.read(path, 99).is_err());
+        assert_eq!(tools.read_linked(path, 99).unwrap().unwrap(), b"key");
+        std::fs::remove_file(machine.root().join("usr/share/keyrings/v.pgp")).unwrap();
+        assert_eq!(tools.read_linked(path, 99), Ok(None));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::jsonline::{redact, redact_value, safe};
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Keys every line may have; context under one of these names is kept as `context_<name>`.
-const FIXED: [&str; 8] = [
+pub(super) const FIXED: [&str; 8] = [
     "timestamp",
     "level",
     "module",

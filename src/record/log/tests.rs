@@ -9,6 +9,7 @@ use crate::change::{Action, Change};
 use crate::event::{
     EventSink, Host, ModuleResult, ModuleStatus, Phase, ProgressEvent, ProgressUpdate,
 };
+use crate::jsonline::json_doc;
 
 fn parse(path: &Path) -> Vec<Value> {
     std::fs::read_to_string(path)
@@ -70,6 +71,8 @@ fn a_line_has_the_fixed_keys_and_its_context_at_the_top() {
     ] {
         assert_eq!(line[key], value, "{key}");
     }
+    let fixed = super::line::FIXED.map(|key| (key.to_owned(), line[key].clone()));
+    json_doc::check("logs", "Lines of a log", &fixed.into_iter().collect());
 }
 
 #[test]
@@ -135,7 +138,7 @@ fn a_line_is_in_the_file_soon_without_an_end() {
     let path = log.open(dir.path(), LogLevel::Info).unwrap();
     std::thread::sleep(Duration::from_millis(20));
     sink.log(LogLevel::Info, "m", None, "now", Map::new());
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(20);
     while parse(&path).is_empty() {
         assert!(Instant::now() < end, "nothing was flushed");
         std::thread::sleep(Duration::from_millis(10));

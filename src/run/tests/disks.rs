@@ -68,7 +68,7 @@ fn low_space_is_warned_about_once() {
     let world = world();
     world.with(Host::Source, |m| m.free_bytes = 230);
     let work = TestModule::new("work").executing(|context| {
-        context.abort.sleep(Duration::from_millis(2300))?;
+        context.abort.sleep(Duration::from_millis(4300))?;
         Ok(String::new())
     });
     let mut trial = Trial::of(&world, vec![work]);
@@ -96,7 +96,7 @@ fn the_disk_monitor_has_an_agent_of_its_own_and_does_without_when_it_must() {
         while !refused.is_reachable() {
             context.abort.sleep(Duration::from_millis(5))?;
         }
-        context.abort.sleep(Duration::from_millis(300))?;
+        context.abort.sleep(Duration::from_millis(1500))?;
         Ok(String::new())
     });
     work.plan = Box::new(move |_| {

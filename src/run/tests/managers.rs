@@ -390,7 +390,11 @@ fn fails(
     match way {
         Way::Fails => broken.breaks(program, pattern, "echo 'it is broken' >&2; exit 9"),
         Way::Hangs => {
-            broken.breaks(program, pattern, "exec sleep 1000");
+            broken.breaks(
+                program,
+                pattern,
+                "echo hung >>$TEST_ROOT/hung; echo 'asking nobody'; exec sleep 1000",
+            );
             // The other machine has the good one, which is given no more time.
             hanging = Some(program.to_owned());
         }
@@ -403,7 +407,7 @@ fn fails(
     assert_eq!(own.len(), errors.len(), "{what}: {errors:?}");
     let words = match way {
         Way::Fails => "it is broken",
-        Way::Hangs => "did not end within",
+        Way::Hangs => "asking nobody",
         Way::IsMissing => program,
         Way::TalksNonsense => "",
     };
@@ -414,6 +418,15 @@ fn fails(
     if matches!(step, Step::Read(_) | Step::Foresee) {
         assert_eq!(errors.len(), 1, "{what}: {errors:?}");
         assert_eq!(has(&both[1], manager), ["base", "own"], "{what}");
+    }
+    if way == Way::Hangs {
+        // What does not end is waited for once, and said once.
+        let waits = broken.content("hung").unwrap().lines().count();
+        assert_eq!((waits, errors.len()), (1, 1), "{what}: {errors:?}");
+        assert!(
+            errors[0].contains("did not end within"),
+            "{what}: {errors:?}"
+        );
     }
     let beside = beside(manager).0;
     assert_eq!(has(&both[1], beside), ["base", "tool"], "{what}");

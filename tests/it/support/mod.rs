@@ -3,6 +3,7 @@
 pub mod awkward;
 pub mod events_doc;
 pub mod hub;
+pub mod json_doc;
 pub mod lab;
 pub mod oracle;
 pub mod processes;

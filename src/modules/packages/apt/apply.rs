@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::etc;
+use super::names::{is_name, is_version, own_name};
 use super::plan::{Install, Work};
 use super::simulate::{argument, offers, simulate};
-use super::state::{
-    PINS, PINS_FILE, State, lock_holder, manual, own_name, read_labels_and_sources,
-};
+use super::state::{PINS, PINS_FILE, State, lock_holder, manual, read_labels_and_sources};
 use super::timers;
 use crate::escape::escape_str;
 use crate::interrupt::AbortFlag;
@@ -35,10 +34,12 @@ pub fn apply(
     work: &Work,
     say: &mut dyn FnMut(&str),
 ) -> Result<Vec<Outcome>, Silence> {
+    check(work)?;
     if let Some(holder) = lock_holder(tools)? {
         return Err(Silence(format!("packages are being changed by {holder}")));
     }
-    let paused = timers::pause(tools);
+    // That a timer does not stop is nothing that speaks against apt.
+    let paused = timers::pause(&tools.with_abort(tools.abort));
     let result = Apply {
         tools,
         work,
@@ -54,6 +55,31 @@ pub fn apply(
         say("the timers of apt could not be started again; systemd will start them within 6 hours");
     }
     result
+}
+
+/// Whether all of it can be packages: apt would take other words for options, files or removals.
+fn check(work: &Work) -> Result<(), Silence> {
+    let names = [
+        &work.along,
+        &work.remove,
+        &work.manual,
+        &work.auto,
+        &work.hold,
+        &work.unhold,
+    ];
+    let bad = (work.install.iter().map(|install| &install.name))
+        .chain(names.into_iter().flatten())
+        .find(|name| !is_name(name))
+        .or_else(|| {
+            (work
+                .install
+                .iter()
+                .filter_map(|install| install.version.as_ref()))
+            .find(|version| !is_version(version))
+        });
+    bad.map_or(Ok(()), |bad| {
+        Err(Silence(format!("{} cannot be a package", escape_str(bad))))
+    })
 }
 
 struct Apply<'a, 'b> {
@@ -293,10 +319,7 @@ impl Apply<'_, '_> {
         let mut there = self.installed()?;
         if first.is_err() {
             for install in installs.iter().filter(|i| !there.contains(&i.name)) {
-                self.tools
-                    .abort
-                    .check()
-                    .map_err(|e| Silence(e.to_string()))?;
+                self.tools.check()?;
                 let argument = argument(&install.name, install.version.as_deref());
                 (self.say)(&format!("installing {}", install.name));
                 if let Err(why) = self.run(&[&argument]) {
@@ -335,6 +358,7 @@ impl Apply<'_, '_> {
 
     /// One transaction, which may remove only what it names.
     fn run(&mut self, arguments: &[&String]) -> Result<(), Silence> {
+        self.tools.go_on()?;
         let given: Vec<String> = arguments.iter().map(|a| (*a).clone()).collect();
         let foreseen = simulate(self.tools, &given, false, &self.architecture)?;
         let taken = self.taken(&foreseen);
@@ -358,7 +382,7 @@ impl Apply<'_, '_> {
         }
         argv.extend(["install", "--"]);
         argv.extend(given.iter().map(String::as_str));
-        let done = self.tools.run(&argv, self.tools.patience)?;
+        let done = self.tools.change(&argv)?;
         // dpkg says it where it would ask: on stderr.
         let said = [&done.stdout[..], &done.stderr[..]].concat();
         for path in kept_files(&String::from_utf8_lossy(&said)) {
@@ -393,7 +417,7 @@ impl Apply<'_, '_> {
         if names.is_empty() {
             return Ok(());
         }
-        let mut argv = vec!["apt-mark", how];
+        let mut argv = vec!["apt-mark", how, "--"];
         argv.extend(names);
         self.tools.act(&argv).map(|_| ())
     }

@@ -7,6 +7,7 @@
 mod apply;
 pub mod cache;
 mod etc;
+pub mod names;
 mod plan;
 pub mod policy;
 pub mod simulate;
@@ -42,6 +43,10 @@ impl Native for Apt {
 
     fn read(&self, tools: &Tools<'_>) -> Answer<State> {
         state::read(tools)
+    }
+
+    fn nonsense(&self, state: &State) -> Option<String> {
+        state.nonsense()
     }
 
     fn obstacles(&self, view: &View<'_, State>) -> Vec<Obstacle> {

@@ -8,6 +8,9 @@ use crate::modules::packages::item::{Item, Proposal, Settled, Stand, Verb};
 use crate::modules::packages::patterns::Patterns;
 use crate::modules::packages::rules::Rules;
 
+#[path = "plan_trust_tests.rs"]
+mod trust;
+
 const DEBIAN: &str = "deb.example/debian";
 const VENDOR: &str = "vendor.example/apt";
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::names::own_name;
 use super::policy::{self, Policy};
-use super::state::own_name;
 use crate::modules::packages::answer::Silence;
 use crate::modules::packages::effects::{self, AllEffects, Transaction, Unforeseen};
 use crate::modules::packages::tools::{ASK, Tools, failed};
@@ -134,7 +134,7 @@ pub fn offers(tools: &Tools<'_>, names: &[&str]) -> Result<BTreeMap<String, Poli
         if chunk.is_empty() {
             continue;
         }
-        let mut argv = vec!["apt-cache", "policy"];
+        let mut argv = vec!["apt-cache", "policy", "--"];
         argv.extend(chunk);
         all.append(&mut policy::parse(&tools.ask(&argv)?));
     }

@@ -13,6 +13,16 @@ pub struct Entry {
     pub keys: Vec<String>,
     /// Whether a key is named or written in at all.
     pub signed_by: bool,
+    /// Whether apt is told to take what is there without checking signatures.
+    pub unchecked: bool,
+}
+
+/// Options that switch the check of signatures off, and what says yes to them (sources.list(5)).
+const UNCHECKED: [&str; 2] = ["trusted", "allow-insecure"];
+const YES: [&str; 6] = ["yes", "true", "with", "on", "enable", "1"];
+
+fn is_yes(value: &str) -> bool {
+    YES.iter().any(|yes| value.eq_ignore_ascii_case(yes))
 }
 
 /// The packages' origin that an address stands for: without scheme where that is `http` or `https`,
@@ -54,19 +64,21 @@ fn parse_line(line: &str) -> Option<Entry> {
         uris: Vec::new(),
         keys: Vec::new(),
         signed_by: false,
+        unchecked: false,
     };
     let rest = match rest.strip_prefix('[') {
         Some(rest) => {
             let (options, rest) = rest.split_once(']')?;
             for option in options.split_whitespace() {
-                if let Some((name, value)) = option.split_once('=')
-                    && name
-                        .trim_end_matches(['+', '-'])
-                        .eq_ignore_ascii_case("signed-by")
-                {
+                let Some((name, value)) = option.split_once('=') else {
+                    continue;
+                };
+                let name = name.trim_end_matches(['+', '-']).to_ascii_lowercase();
+                if name == "signed-by" {
                     entry.signed_by = true;
                     entry.keys.extend(key_files(value));
                 }
+                entry.unchecked |= UNCHECKED.contains(&&*name) && is_yes(value);
             }
             rest.trim_start()
         }
@@ -123,6 +135,7 @@ fn stanza_entry(stanza: &BTreeMap<String, String>) -> Option<Entry> {
         uris,
         keys,
         signed_by: signed_by.is_some(),
+        unchecked: (UNCHECKED.iter()).any(|name| stanza.get(*name).is_some_and(|v| is_yes(v))),
     })
 }
 
@@ -166,6 +179,22 @@ mod tests {
             ["/usr/share/keyrings/v.gpg", "/etc/apt/keyrings/w.asc"]
         );
         assert!(entries[3].signed_by && entries[3].keys.is_empty());
+        assert!(entries.iter().all(|entry| !entry.unchecked));
+        for (path, text, unchecked) in [
+            (
+                "a.list",
+                "deb [ arch=amd64 Trusted=yes ] http://v.example x",
+                true,
+            ),
+            ("a.list", "deb [trusted=no] http://v.example x", false),
+            (
+                "a.sources",
+                "URIs: http://v.example\nAllow-Insecure: 1\n",
+                true,
+            ),
+        ] {
+            assert_eq!(parse(path, text)[0].unchecked, unchecked, "{text}");
+        }
         let origins: Vec<String> = entries.iter().map(|e| origin(&e.uris[0])).collect();
         assert_eq!(
             origins,

@@ -6,6 +6,7 @@ use std::fs::File;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 use serde::{Deserialize, Serialize};
 
+use super::names::{is_name, is_version, own_name};
 use super::{policy, sources};
 use crate::escape::escape_str;
 use crate::modules::packages::answer::{Answer, Silence};
@@ -93,6 +94,20 @@ pub struct Key {
 }
 
 impl State {
+    /// What of it no dpkg can have said, if anything.
+    #[must_use]
+    pub fn nonsense(&self) -> Option<String> {
+        (self.packages.iter()).find_map(|(name, package)| {
+            if !is_name(name) {
+                Some(format!("names {name}"))
+            } else if !is_version(&package.version) {
+                Some(format!("names {name} {}", package.version))
+            } else {
+                None
+            }
+        })
+    }
+
     /// Names of the origins of an installed package.
     pub fn origins_of<'a>(&'a self, package: &'a Package) -> impl Iterator<Item = &'a str> {
         (package.origins.iter())
@@ -258,15 +273,6 @@ fn marked(tools: &Tools<'_>, what: &str, architecture: &str) -> Result<Vec<Strin
     Ok(names)
 }
 
-/// The name without the machine's own architecture.
-#[must_use]
-pub fn own_name<'a>(name: &'a str, architecture: &str) -> &'a str {
-    match name.split_once(':') {
-        Some((plain, arch)) if arch == architecture || arch == "all" => plain,
-        _ => name,
-    }
-}
-
 fn read_dpkg(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
     let format =
         "${Package}\t${Architecture}\t${Version}\t${db:Status-Want}\t${db:Status-Status}\n";
@@ -351,7 +357,7 @@ fn read_policies(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
 }
 
 fn text_file(tools: &Tools<'_>, path: &str) -> Result<Option<String>, Silence> {
-    let Some(bytes) = tools.read(path, FILE_LIMIT)? else {
+    let Some(bytes) = tools.read_linked(path, FILE_LIMIT)? else {
         return Ok(None);
     };
     let text = String::from_utf8(bytes).map_err(|_| Silence(format!("{path} is not UTF-8")))?;
@@ -411,7 +417,7 @@ fn read_keys(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
         }
     }
     for path in &paths {
-        if let Some(content) = tools.read(path, FILE_LIMIT)? {
+        if let Some(content) = tools.read_linked(path, FILE_LIMIT)? {
             let key = Key {
                 content: Bytes(content),
                 package: None,

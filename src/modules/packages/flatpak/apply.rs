@@ -202,7 +202,7 @@ impl Apply<'_> {
         let mut whys: BTreeMap<&str, String> = BTreeMap::new();
         let tools = self.installation.tools;
         for install in &self.work.install {
-            tools.abort.check().map_err(|e| Silence(e.to_string()))?;
+            tools.check()?;
             let remotes = [&install.remote].into_iter().chain(&install.also);
             if let Some(why) = remotes.into_iter().find_map(|r| broken.get(r.as_str())) {
                 whys.insert(
@@ -246,7 +246,7 @@ impl Apply<'_> {
     fn removals(&mut self) -> Result<(), Silence> {
         let tools = self.installation.tools;
         for name in &self.work.remove {
-            tools.abort.check().map_err(|e| Silence(e.to_string()))?;
+            tools.check()?;
             (self.say)(&format!("removing {name}"));
             let words = ["--noninteractive", "--assumeyes", name];
             let result = (self.installation.act("uninstall", &words)).and_then(|()| {

@@ -26,6 +26,8 @@ const COMMON_KEYS: &str = "/usr/share/ostree/trusted.gpg.d";
 
 /// Largest configuration, filter or key that is read.
 const FILE_LIMIT: u64 = 256 << 10;
+/// Most files of keys of one remote.
+const MOST_KEYS: usize = 64;
 /// Most characters of a name or an address.
 const MAX_WORD: usize = 2048;
 
@@ -72,6 +74,9 @@ pub struct Remote {
     pub verify: bool,
     /// The keys they are checked with.
     pub keys: Vec<Bytes>,
+    /// Files and directories of keys that somebody named for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key_paths: Vec<String>,
     /// Name of its collection.
     pub collection: String,
     /// The part of it that is used.
@@ -197,7 +202,7 @@ impl Installation<'_> {
     /// A file of this installation, read with its owner's rights; nothing if there is none.
     fn file(&self, path: &str) -> Result<Option<Vec<u8>>, Silence> {
         if self.person.is_none() {
-            return self.tools.read(path, FILE_LIMIT);
+            return self.tools.read_linked(path, FILE_LIMIT);
         }
         if !self.tools.at(path).exists() {
             return Ok(None);
@@ -253,6 +258,11 @@ impl Installation<'_> {
         }
         let own = format!("{store}/repo/{name}.trustedkeys.gpg");
         remote.keys.extend(self.file(&own)?.map(Bytes));
+        for path in &remote.key_paths {
+            for path in self.key_files(path)? {
+                remote.keys.extend(self.file(&path)?.map(Bytes));
+            }
+        }
         if !remote.keys.is_empty() {
             return Ok(());
         }
@@ -267,6 +277,21 @@ impl Installation<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Installation<'_> {
+    /// A file of keys itself, or all in a directory of them; a person's directories are not looked into.
+    fn key_files(&self, path: &str) -> Result<Vec<String>, Silence> {
+        if !self.tools.at(path).is_dir() {
+            return Ok(vec![path.to_owned()]);
+        }
+        if self.person.is_some() {
+            return Ok(Vec::new());
+        }
+        let names = self.tools.names(path)?.into_iter();
+        let shown = names.filter(|name| !name.starts_with('.')).take(MOST_KEYS);
+        Ok(shown.map(|name| format!("{path}/{name}")).collect())
     }
 }
 
@@ -400,6 +425,13 @@ fn parse_config(text: &str) -> Result<BTreeMap<String, Remote>, String> {
         match key.trim() {
             "url" => value.clone_into(&mut remote.url),
             "gpg-verify" => remote.verify = yes,
+            "gpgkeypath" => {
+                remote.key_paths = (value.split([';', ',']).map(str::trim))
+                    .filter(|path| path.starts_with('/'))
+                    .take(MOST_KEYS)
+                    .map(str::to_owned)
+                    .collect();
+            }
             "collection-id" => value.clone_into(&mut remote.collection),
             "xa.subset" => value.clone_into(&mut remote.subset),
             "xa.filter" => value.clone_into(&mut remote.filter),

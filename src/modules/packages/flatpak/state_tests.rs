@@ -54,6 +54,20 @@ fn everything_is_read() {
     assert!(hub.verify && !hub.disabled && hub.subset == "verified");
     assert_eq!(hub.keys, [Bytes(b"key of the hub".to_vec())]);
     assert_eq!(hub.filter_content, Some(Bytes(b"deny *\n".to_vec())));
+    // Keys that somebody put elsewhere and named there count like its own.
+    machine.file("/srv/keys/a.gpg", "a");
+    machine.file("/srv/keys/b.gpg", "b");
+    machine.file("/srv/c.gpg", "c");
+    let named = "gpg-verify=true\ngpgkeypath=/srv/keys;/srv/c.gpg,/srv/gone.gpg\n";
+    let config = CONFIG.replacen("gpg-verify=true\n", named, 1);
+    machine.file("/var/lib/flatpak/repo/config", &config);
+    let Answer::Is(state) = read(&machine.tools(&abort)) else {
+        panic!("it answers");
+    };
+    let keys: Vec<&[u8]> = (state.scopes[SYSTEM].remotes["flathub"].keys.iter())
+        .map(|key| &key.0[..])
+        .collect();
+    assert_eq!(keys, [&b"key of the hub"[..], b"a", b"b", b"c"]);
     let plain = &scope.remotes["plain-origin"];
     assert!(!plain.verify && plain.disabled && plain.hidden && plain.url.is_empty());
     assert!(scope.masks.contains("org.x.Never"));

@@ -25,7 +25,7 @@ pub fn apply(
         });
     };
     for (id, recipe) in &work.recipes {
-        tools.abort.check().map_err(|e| Silence(e.to_string()))?;
+        tools.check()?;
         say(&format!("following the recipe of {id}"));
         note(id, follow(tools, id, recipe));
     }

@@ -38,7 +38,11 @@ pub struct Recipe {
 
 /// What apt answered on both machines; where it did not, it has said so itself.
 fn packages(view: &View<'_, State>) -> Option<(apt::State, apt::State)> {
-    view.both_of("apt")
+    let both: (apt::State, apt::State) = view.both_of("apt")?;
+    [&both.0, &both.1]
+        .iter()
+        .all(|state| state.nonsense().is_none())
+        .then_some(both)
 }
 
 /// Packages that no source of that machine offers, with their versions.

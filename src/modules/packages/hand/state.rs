@@ -72,7 +72,7 @@ fn read_all(tools: &Tools<'_>) -> Result<State, Silence> {
     }
     let mut paths = BTreeMap::new();
     for path in found {
-        (tools.abort.check()).map_err(|e| Silence(e.to_string()))?;
+        tools.check()?;
         if let Some(print) = print::look(&tools.at(&path))? {
             paths.insert(path, print);
         }

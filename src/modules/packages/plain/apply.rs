@@ -20,6 +20,8 @@ pub fn apply(
         &work.wish.remove,
         &work.manual,
         &work.auto,
+        &work.lock,
+        &work.unlock,
     ];
     if let Some(bad) = names.into_iter().flatten().find(|name| !is_name(name)) {
         return Err(Silence(format!("{} cannot be a package", escape_str(bad))));
@@ -47,6 +49,7 @@ struct Apply<'a, 'b> {
 impl Apply<'_, '_> {
     /// Carries out one transaction, which may take only what it names and what was shown.
     fn run(&mut self, wish: &Question) -> Result<(), Silence> {
+        self.tools.go_on()?;
         let foreseen: Transaction = self.dialect.foresee(self.tools, wish)?;
         let taken: Vec<String> = (foreseen.removes.iter())
             .filter(|name| !wish.remove.contains(name) && !self.work.may_remove.contains(*name))
@@ -78,7 +81,7 @@ impl Apply<'_, '_> {
             let goes = wish.remove.iter().filter(|name| there.contains(*name));
             let mut whys: Vec<(String, String)> = Vec::new();
             for name in comes.chain(goes).filter(|_| !alone) {
-                (self.tools.abort.check()).map_err(|e| Silence(e.to_string()))?;
+                self.tools.check()?;
                 (self.say)(&format!("changing {name}"));
                 if let Err(why) = self.run(&wish.only(name)) {
                     whys.push((name.clone(), why.0));
@@ -112,7 +115,14 @@ impl Apply<'_, '_> {
 
     fn notes(&mut self) -> Result<(), Silence> {
         let there = self.dialect.installed(self.tools)?;
-        for (names, manual) in [(&self.work.manual, true), (&self.work.auto, false)] {
+        let work = self.work;
+        let lists = [
+            ("manual", &work.manual),
+            ("auto", &work.auto),
+            ("unlock", &work.unlock),
+            ("lock", &work.lock),
+        ];
+        for (what, names) in lists {
             let present: Vec<String> = names
                 .iter()
                 .filter(|name| there.contains(*name))
@@ -121,9 +131,12 @@ impl Apply<'_, '_> {
             if present.is_empty() {
                 continue;
             }
-            let result = self.dialect.mark(self.tools, manual, &present);
+            let result = match what {
+                "manual" | "auto" => self.dialect.mark(self.tools, what == "manual", &present),
+                _ => self.dialect.lock(self.tools, what == "lock", &present),
+            };
             for name in &present {
-                let id = format!("{} {name}", if manual { "manual" } else { "auto" });
+                let id = format!("{what} {name}");
                 self.outcomes.push(match &result {
                     Ok(()) => Outcome::done(id),
                     Err(why) => Outcome::failed(id, why.0.clone()),

@@ -12,6 +12,8 @@ use crate::modules::packages::tools::{ASK, Tools};
 const NO_REPOSITORY: [&str; 4] = ["anaconda", "@", "<unknown>", "koji-override"];
 /// With a line end of its own: version 5 adds none.
 const USER_FORMAT: &str = "%{name}|%{arch}|%{from_repo}\n";
+/// There where version 4 can lock (`dnf-versionlock(8)`); version 5 always can.
+const LOCK_PLUGIN: &str = "/etc/dnf/plugins/versionlock.conf";
 const LOCKS: [&str; 2] = [
     "/etc/dnf/plugins/versionlock.list",
     "/etc/dnf/versionlock.toml",
@@ -43,6 +45,7 @@ impl Dialect for Dnf {
         let mut state = State {
             packages: rpm::packages(tools)?,
             repositories: repos::read(tools, "/etc/yum.repos.d", false)?,
+            can_lock: tools.at(LOCK_PLUGIN).exists() || is_five(tools)?,
         };
         let argv = [
             "dnf",
@@ -116,8 +119,7 @@ impl Dialect for Dnf {
     }
 
     fn mark(&self, tools: &Tools<'_>, manual: bool, names: &[String]) -> Result<(), Silence> {
-        let is_five = tools.ask(&["dnf", "--version"])?.starts_with("dnf5");
-        let how = match (is_five, manual) {
+        let how = match (is_five(tools)?, manual) {
             (true, true) => "user",
             (true, false) => "dependency",
             (false, true) => "install",
@@ -127,6 +129,18 @@ impl Dialect for Dnf {
         argv.extend(names.iter().map(String::as_str));
         tools.act(&argv).map(|_| ())
     }
+
+    fn lock(&self, tools: &Tools<'_>, locked: bool, names: &[String]) -> Result<(), Silence> {
+        let verb = if locked { "add" } else { "delete" };
+        let mut argv = vec!["dnf", "--quiet", "--assumeyes", "versionlock", verb];
+        argv.extend(names.iter().map(String::as_str));
+        tools.act(&argv).map(|_| ())
+    }
+}
+
+/// Whether it is version 5.
+fn is_five(tools: &Tools<'_>) -> Result<bool, Silence> {
+    Ok(tools.ask(&["dnf", "--version"])?.starts_with("dnf5"))
 }
 
 /// What a person asked for, with the repository it came from.

@@ -1,9 +1,11 @@
 //! What dnf, pacman and zypper have in common: packages by name, some of them asked for, from
 //! repositories by name.
 //!
-//! Their limits here: repositories, keys and version locks are told and not carried over; a package
-//! comes only if the target uses the repository it came from, and a locked one is left alone. What they
-//! say and do is tested with the real ones in a root of their own (`real_tests.rs`), dnf in version 4.
+//! Their limits here: repositories and keys are told and not carried over; a package comes only if the
+//! target uses the repository it came from, and one that is locked and missing is left to a person. Locks of
+//! what both machines have are the source's, where a command sets them (not pacman's: they stand in a file
+//! with everything else). What they say and do is tested with the real ones in a root of their own
+//! (`real_tests.rs`), dnf in version 4.
 
 mod apply;
 mod dnf;
@@ -38,6 +40,9 @@ pub struct State {
     pub packages: BTreeMap<String, Package>,
     /// Repositories that are switched on, by name, with their address where names alone say little.
     pub repositories: BTreeMap<String, String>,
+    /// Whether a command locks packages here.
+    #[serde(default)]
+    pub can_lock: bool,
 }
 
 /// One installed package.
@@ -106,6 +111,12 @@ pub trait Dialect: Sync {
 
     /// Notes that packages were asked for, or not.
     fn mark(&self, tools: &Tools<'_>, manual: bool, names: &[String]) -> Result<(), Silence>;
+
+    /// Locks packages to the version that is there, or no longer.
+    fn lock(&self, _tools: &Tools<'_>, _locked: bool, _names: &[String]) -> Result<(), Silence> {
+        let why = format!("{} cannot lock packages by a command", self.name());
+        Err(Silence(why))
+    }
 }
 
 /// A manager of this kind.

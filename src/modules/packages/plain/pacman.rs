@@ -57,6 +57,7 @@ impl Dialect for Pacman {
                 .into_iter()
                 .map(|name| (name, String::new()))
                 .collect(),
+            can_lock: false,
         })
     }
 

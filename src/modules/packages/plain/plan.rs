@@ -8,6 +8,7 @@ use super::{Package, Question, State};
 use crate::change::Action;
 use crate::modules::packages::effects::{self, AllEffects};
 use crate::modules::packages::item::{self, Item, Proposal, Settled, Stand, Verb, View};
+use crate::modules::packages::list;
 
 /// What the target's agent is to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,13 +21,20 @@ pub struct Work {
     pub manual: Vec<String>,
     /// Packages to note as not asked for.
     pub auto: Vec<String>,
+    /// Packages to lock.
+    pub lock: Vec<String>,
+    /// Packages locked no more.
+    pub unlock: Vec<String>,
 }
 
 impl Work {
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.wish == Question::default() && self.manual.is_empty() && self.auto.is_empty()
+        self.wish == Question::default()
+            && [&self.manual, &self.auto, &self.lock, &self.unlock]
+                .iter()
+                .all(|list| list.is_empty())
     }
 }
 
@@ -98,10 +106,38 @@ pub fn draft(can_mark: bool, view: &View<'_, State>) -> Proposal<Question> {
             draft.items.push(item);
         }
     }
+    if !target.can_lock {
+        for (names, (has, lacks)) in [
+            (locks(view).0, (source_name, target_name)),
+            (locks(view).1, (target_name, source_name)),
+        ] {
+            if !names.is_empty() {
+                let text = format!("locked on {has} and not on {lacks}: {}", list(&names));
+                draft.notes.push(text);
+            }
+        }
+    }
     if question != Question::default() {
         draft.question = Some(question);
     }
     draft
+}
+
+/// What both have, and what only the source, or only the target has locked of it.
+fn locks(view: &View<'_, State>) -> (Vec<String>, Vec<String>) {
+    let unlike = |locked_here: bool| -> Vec<String> {
+        (view.source.packages.iter())
+            .filter(|(name, ours)| {
+                let theirs = view.target.packages.get(*name);
+                ours.locked == locked_here && theirs.is_some_and(|p| p.locked != locked_here)
+            })
+            .map(|(name, _)| name)
+            .filter(|name| !view.marked.contains(*name))
+            .filter(|name| view.rules.left_alone.matching(name).is_none())
+            .cloned()
+            .collect()
+    };
+    (unlike(true), unlike(false))
 }
 
 /// Why a package cannot come from where the source has it: then a person has to see to it.
@@ -179,6 +215,17 @@ pub fn settle(
         }
         let text = format!("package {}", item.text);
         (settled.changes).push(item::change(manager, action, &text));
+    }
+    if view.target.can_lock {
+        let goes = |name: &String| work.wish.remove.contains(name);
+        (work.lock, work.unlock) = locks(view);
+        work.lock.retain(|name| !goes(name));
+        for (names, what) in [(&work.lock, "lock"), (&work.unlock, "unlock")] {
+            for name in names {
+                let text = format!("{what} {name}");
+                (settled.changes).push(item::change(manager, Action::Attributes, &text));
+            }
+        }
     }
     settled
 }

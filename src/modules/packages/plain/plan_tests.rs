@@ -28,6 +28,7 @@ fn made(packages: &[(&str, Package)]) -> State {
     State {
         packages: packages.iter().map(owned).collect(),
         repositories: BTreeMap::from([("fedora".to_owned(), "https://f".to_owned())]),
+        can_lock: true,
     }
 }
 
@@ -117,6 +118,47 @@ fn what_would_take_something_wanted_is_for_a_person_and_refusals_are_told() {
     assert!(find("mta-a").costly && find("mta-a").stand == Stand::Asked(false));
     assert!(find("hand").by_person);
     assert!(work.wish.install.is_empty());
+}
+
+#[test]
+fn locks_of_what_both_have_are_the_sources_or_told() {
+    let locked = || Package {
+        locked: true,
+        ..package(true, "fedora")
+    };
+    let free = || package(true, "fedora");
+    let source = made(&[
+        ("a", locked()),
+        ("b", free()),
+        ("m", locked()),
+        ("kernel", locked()),
+    ]);
+    let mut target = made(&[
+        ("a", free()),
+        ("b", locked()),
+        ("m", free()),
+        ("kernel", free()),
+    ]);
+    let (draft, work) = outcome(&source, &target, &["m"], &[]);
+    assert!(
+        draft.items.is_empty() && draft.notes.is_empty(),
+        "{draft:?}"
+    );
+    assert_eq!(
+        (&work.lock[..], &work.unlock[..]),
+        (&["a".to_owned()][..], &["b".to_owned()][..])
+    );
+    assert!(outcome(&source, &source, &[], &[]).1.is_idle());
+    target.can_lock = false;
+    let (draft, work) = outcome(&source, &target, &["m"], &[]);
+    assert_eq!(
+        draft.notes,
+        [
+            "locked on atlas and not on vega: a",
+            "locked on vega and not on atlas: b"
+        ]
+    );
+    assert!(work.is_idle());
 }
 
 /// A manager that keeps what is installed, and cannot have `broken`.

@@ -76,7 +76,8 @@ const DNF: Root = Root {
         (
             "dnf",
             "HOME=$TEST_ROOT/home exec /usr/bin/dnf --installroot=$TEST_ROOT --releasever=1 \
-             --setopt=reposdir=$TEST_ROOT/etc/yum.repos.d",
+             --setopt=reposdir=$TEST_ROOT/etc/yum.repos.d \
+             --setopt=pluginconfpath=$TEST_ROOT/etc/dnf/plugins",
         ),
     ],
     config: (
@@ -155,6 +156,10 @@ impl Root {
             std::fs::create_dir_all(machine.root().join(directory)).unwrap();
         }
         machine.file("/home/.rpmmacros", "%_dbpath /var/lib/rpm\n");
+        let list = machine.root().join("etc/dnf/plugins/versionlock.list");
+        let conf = format!("[main]\nenabled=1\nlocklist={}\n", list.display());
+        machine.file("/etc/dnf/plugins/versionlock.conf", &conf);
+        machine.file("/etc/dnf/plugins/versionlock.list", "");
         for (name, before) in self.programs {
             machine.program(name, &format!("{before} \"$@\""));
         }
@@ -321,9 +326,9 @@ fn zyppers_and_pacmans_locks_are_read_from_the_real_ones() {
             &machine,
             "zypper --non-interactive --no-refresh addlock other",
         );
-        let state = state(&Plain(Zypper), &machine);
-        assert!(state.packages["other"].locked && !state.packages["both"].locked);
-        assert_eq!(state.packages["both"].repository.as_deref(), Some("Test"));
+        let now = state(&Plain(Zypper), &machine);
+        assert!(now.packages["other"].locked && !now.packages["both"].locked);
+        assert_eq!(now.packages["both"].repository.as_deref(), Some("Test"));
     }
     if PACMAN.is_there(test) {
         let machine = PACMAN.machine(None);
@@ -335,5 +340,55 @@ fn zyppers_and_pacmans_locks_are_read_from_the_real_ones() {
         let state = state(&Plain(Pacman), &machine);
         assert!(state.packages["other"].locked && !state.packages["both"].locked);
         assert_eq!(state.packages["both"].repository.as_deref(), Some("test"));
+    }
+}
+
+/// Locks become the other machine's, and go when they are gone; no locked package changes.
+fn locks_converge<D: Dialect>(manager: &Plain<D>, root: &Root, install: &str, verbs: [&str; 2]) {
+    let source = root.machine(None);
+    sh(&source, root.repository);
+    let target = root.machine(Some(source.root()));
+    for machine in [&source, &target] {
+        sh(machine, root.first);
+        sh(machine, &format!("{install} both other"));
+    }
+    for (verb, locked) in [(verbs[0], true), (verbs[1], false)] {
+        sh(&source, &format!("{verb} other"));
+        let (_, outcomes) = sync(manager, [&source, &target], |_| true);
+        assert!(outcomes.iter().all(|o| o.error.is_none()), "{outcomes:?}");
+        assert_eq!(outcomes.len(), 1, "{outcomes:?}");
+        let now = state(manager, &target);
+        assert_eq!(now.packages["other"].locked, locked, "{verb}");
+        assert!(!now.packages["both"].locked, "{verb}");
+        let (_, outcomes) = sync(manager, [&source, &target], |_| true);
+        assert!(outcomes.is_empty(), "{outcomes:?}");
+    }
+}
+
+#[test]
+fn zyppers_locks_become_the_sources() {
+    if ZYPPER.is_there("zyppers_locks_become_the_sources") {
+        let install = "zypper --non-interactive --no-refresh install";
+        let verbs = [
+            "zypper --non-interactive --no-refresh addlock",
+            "zypper --non-interactive --no-refresh removelock",
+        ];
+        locks_converge(&Plain(Zypper), &ZYPPER, install, verbs);
+    }
+}
+
+#[test]
+fn dnfs_locks_become_the_sources() {
+    let test = "dnfs_locks_become_the_sources";
+    let plugin = Path::new("/usr/lib/python3/dist-packages/dnf-plugins/versionlock.py");
+    if !plugin.exists() {
+        eprintln!("SKIPPED {test}: dnf's plugin versionlock is not installed");
+    } else if DNF.is_there(test) {
+        let install = "dnf --quiet --assumeyes install";
+        let verbs = [
+            "dnf --quiet versionlock add",
+            "dnf --quiet versionlock delete",
+        ];
+        locks_converge(&Plain(Dnf), &DNF, install, verbs);
     }
 }

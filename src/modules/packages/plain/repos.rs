@@ -21,7 +21,7 @@ pub fn read(
             continue;
         }
         let path = format!("{directory}/{name}");
-        if let Some(bytes) = tools.read(&path, FILE_LIMIT)? {
+        if let Some(bytes) = tools.read_linked(&path, FILE_LIMIT)? {
             all.append(&mut parse(&String::from_utf8_lossy(&bytes), by_title));
         }
     }

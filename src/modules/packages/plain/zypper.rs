@@ -35,6 +35,7 @@ impl Dialect for Zypper {
         let mut state = State {
             packages: rpm::packages(tools)?,
             repositories: repos::read(tools, "/etc/zypp/repos.d", true)?,
+            can_lock: true,
         };
         let argv = [&CALM[..], &["packages", "--installed-only"]].concat();
         for row in table(&tools.ask(&argv)?, &["S", "Repository", "Name", "Arch"])? {
@@ -116,6 +117,13 @@ impl Dialect for Zypper {
 
     fn mark(&self, _: &Tools<'_>, _: bool, _: &[String]) -> Result<(), Silence> {
         Err(Silence("zypper cannot note what was asked for".to_owned()))
+    }
+
+    fn lock(&self, tools: &Tools<'_>, locked: bool, names: &[String]) -> Result<(), Silence> {
+        let verb = if locked { "addlock" } else { "removelock" };
+        let mut argv = [&CALM[..], &[verb]].concat();
+        argv.extend(names.iter().map(String::as_str));
+        tools.act(&argv).map(|_| ())
     }
 }
 

@@ -34,7 +34,7 @@ pub fn apply(
             "the work names what cannot be a snap of the store".to_owned(),
         ));
     }
-    let paused = pause(tools);
+    let paused = pause(&tools.with_abort(tools.abort));
     if let Err(why) = &paused {
         let why = escape_str(&why.0);
         say(&format!(
@@ -65,7 +65,7 @@ fn all(tools: &Tools<'_>, work: &Work, say: &mut dyn FnMut(&str)) -> Result<Vec<
     };
     for (snaps, verb) in [(&work.install, "install"), (&work.change, "refresh")] {
         for (name, snap) in snaps {
-            tools.abort.check().map_err(|e| Silence(e.to_string()))?;
+            tools.check()?;
             say(&format!("{verb}ing {name}"));
             note(name, bring(tools, verb, name, snap));
         }
@@ -88,6 +88,7 @@ fn all(tools: &Tools<'_>, work: &Work, say: &mut dyn FnMut(&str)) -> Result<Vec<
 }
 
 fn bring(tools: &Tools<'_>, verb: &str, name: &str, snap: &Snap) -> Result<(), Silence> {
+    tools.go_on()?;
     let there = read(tools)?;
     if there
         .get(name)

@@ -39,6 +39,14 @@ fn text(name: &str, snap: &Snap) -> String {
     text
 }
 
+/// The mirrored folder with a person's data of this very revision, which no other revision looks at.
+fn data_folder<'v>(view: &'v View<'_, State>, name: &str, snap: &Snap) -> Option<&'v str> {
+    ["/home/person", "/root"].iter().find_map(|home| {
+        let data = format!("{home}/snap/{name}/{}", snap.revision);
+        view.rules.mirrored.folder_of(&data)
+    })
+}
+
 /// What may be done, and what is only told.
 #[must_use]
 pub fn draft(view: &View<'_, State>) -> Proposal<()> {
@@ -92,7 +100,14 @@ pub fn draft(view: &View<'_, State>) -> Proposal<()> {
                         &theirs.channel
                     }
                 );
-                draft.items.push(Item::asked(name, Verb::Replace, text));
+                let mut item = Item::asked(name, Verb::Replace, text);
+                if let Some(folder) = data_folder(view, name, ours) {
+                    item.consequences.push(format!(
+                        "skipped, it does not find its data of revision {} that {folder} brings",
+                        ours.revision
+                    ));
+                }
+                draft.items.push(item);
             }
             Some(_) => {}
         }
@@ -166,8 +181,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::mirror::filter::Filter;
     use crate::modules::packages::patterns::Patterns;
-    use crate::modules::packages::rules::Rules;
+    use crate::modules::packages::rules::{Mirrored, Rules};
 
     fn snap(revision: &str) -> Snap {
         Snap {
@@ -186,8 +202,18 @@ mod tests {
     }
 
     fn outcome(source: &State, target: &State, marked: &[&str]) -> (Proposal<()>, Work) {
+        outcome_beside(Mirrored::default(), source, target, marked)
+    }
+
+    fn outcome_beside(
+        mirrored: Mirrored,
+        source: &State,
+        target: &State,
+        marked: &[&str],
+    ) -> (Proposal<()>, Work) {
         let rules = Rules {
             left_alone: Patterns::new(["*-firmware"]),
+            mirrored,
             ..Rules::default()
         };
         let view = View {
@@ -251,6 +277,19 @@ mod tests {
             outcome(&source, &source, &[]),
             (Proposal::default(), Work::default())
         );
+    }
+
+    #[test]
+    fn a_revision_that_is_not_taken_does_not_find_the_data_that_is_mirrored() {
+        let (source, target) = (made(&[("code", snap("7"))]), made(&[("code", snap("6"))]));
+        let told = |filter: Filter| {
+            let mirrored = Mirrored::made("/home", filter);
+            let (draft, _) = outcome_beside(mirrored, &source, &target, &[]);
+            draft.items[0].consequences.join(", ")
+        };
+        assert!(told(Filter::everything()).contains("revision 7 that /home brings"));
+        let without = Filter::parse(b"- */snap/\n", "f").unwrap();
+        assert_eq!(told(without), "");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Both;
-use super::places::unreachable_reason;
+use super::places::{is_unchecked, unreachable_reason};
 use crate::modules::packages::apt::simulate::{Forecast, Question};
 use crate::modules::packages::apt::state::{State, is_for_subscribers};
 use crate::modules::packages::apt::version::compare;
@@ -140,6 +140,12 @@ pub fn consider(view: &View<'_, State>, forecast: &Forecast, items: &mut [Item])
         {
             item.stand = Stand::Told(why);
             continue;
+        }
+        let package = both.source.packages.get(&item.id);
+        if item.verb == Verb::Install
+            && package.is_some_and(|package| is_unchecked(&both, &both.our_vendors(package)))
+        {
+            (item.consequences).push("its place is not verified by signatures".to_owned());
         }
         if let Some(effects) = forecast.effects.get(&item.id) {
             effects::consider("apt", effects, item, |name| {

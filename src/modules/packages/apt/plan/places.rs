@@ -7,7 +7,7 @@ use crate::escape::escape_str;
 use crate::modules::packages::apt::simulate::Forecast;
 use crate::modules::packages::apt::sources::{self, origin};
 use crate::modules::packages::apt::state::{
-    SOURCES, SOURCES_FILE, State, TRUSTED, is_for_subscribers,
+    Key, SOURCES, SOURCES_FILE, State, TRUSTED, is_for_subscribers,
 };
 
 /// Why a package cannot come from where the source has it.
@@ -93,6 +93,42 @@ pub(super) fn files_for<'s>(
         }
     }
     Err(reason)
+}
+
+/// Whether the file that these vendors need would have apt take what is there unchecked.
+pub(super) fn is_unchecked(both: &Both<'_>, vendors: &[&str]) -> bool {
+    let file = (!declared_by_target(both, vendors)).then(|| files_for(both.source, vendors).ok());
+    file.flatten().is_some_and(|(path, _)| {
+        (sources::parse(path, &both.source.sources[path]).iter()).any(|entry| entry.unchecked)
+    })
+}
+
+/// Keys that the target's own entries for these vendors name, and which are others on the source: not
+/// where a package of the target keeps them, nor where another place there is checked with them.
+pub(super) fn other_keys<'s>(both: &'s Both<'_>, vendors: &[&str]) -> Vec<(&'s str, &'s Key)> {
+    let named = |state: &State, vendor: &str| -> BTreeSet<String> {
+        (state.files_declaring(vendor).into_iter())
+            .flat_map(|(_, entries)| entries.into_iter().flat_map(|entry| entry.keys))
+            .collect()
+    };
+    let is_shared = |key: &str| {
+        (both.target.sources.iter())
+            .flat_map(|(path, text)| sources::parse(path, text))
+            .filter(|entry| entry.keys.iter().any(|named| named == key))
+            .flat_map(|entry| entry.uris)
+            .any(|uri| !vendors.contains(&&*origin(&uri)))
+    };
+    (both.source.keys.iter())
+        .filter(|(path, ours)| {
+            vendors.iter().any(|vendor| {
+                named(both.source, vendor).contains(*path)
+                    && named(both.target, vendor).contains(*path)
+            }) && (both.target.keys.get(*path))
+                .is_none_or(|theirs| theirs.content != ours.content && theirs.package.is_none())
+                && !is_shared(path)
+        })
+        .map(|(path, key)| (path.as_str(), key))
+        .collect()
 }
 
 /// The places that a file of sources names.

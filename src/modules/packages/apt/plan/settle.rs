@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::places::{declared_by_target, files_for, origins_in};
+use super::places::{declared_by_target, files_for, origins_in, other_keys};
 use super::{Both, Install, Work};
 use crate::change::{Action, Change};
 use crate::escape::escape_str;
@@ -32,7 +32,13 @@ pub fn settle(
                     continue;
                 };
                 let vendors = both.our_vendors(package);
-                if !vendors.is_empty() && !declared_by_target(&both, &vendors) {
+                if declared_by_target(&both, &vendors) {
+                    for (path, key) in other_keys(&both, &vendors) {
+                        work.files.insert(path.to_owned(), key.content.clone());
+                        let users: &mut Vec<String> = needed_by.entry(path.to_owned()).or_default();
+                        users.push(name.clone());
+                    }
+                } else if !vendors.is_empty() {
                     match add_source(&both, &vendors, work) {
                         Ok(path) => needed_by.entry(path).or_default().push(name.clone()),
                         Err(why) => {

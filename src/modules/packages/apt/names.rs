@@ -1,0 +1,81 @@
+//! Names and versions of packages as dpkg and apt have them.
+
+/// Whether it can be the name of a package (dpkg's own rule, with its architecture), and to apt neither an
+/// option, nor a file, nor the wish to remove it.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let (plain, architecture) = name.split_once(':').unwrap_or((name, "all"));
+    let is_architecture = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    name.len() <= 255
+        && plain.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && (plain.chars()).all(|c| c.is_ascii_alphanumeric() || "-+._".contains(c))
+        && !plain.ends_with('-')
+        && architecture.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && architecture.chars().all(is_architecture)
+}
+
+/// Whether it can be a version (deb-version(7)), and no pattern.
+#[must_use]
+pub fn is_version(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 255
+        && (text.chars()).all(|c| c.is_ascii_alphanumeric() || ".+-~:".contains(c))
+}
+
+/// The name without the machine's own architecture.
+#[must_use]
+pub fn own_name<'a>(name: &'a str, architecture: &str) -> &'a str {
+    match name.split_once(':') {
+        Some((plain, arch)) if arch == architecture || arch == "all" => plain,
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_names_and_nothing_else_to_apt() {
+        for name in [
+            "g++",
+            "libstdc++6:i386",
+            "0ad",
+            "a.b_C",
+            "python3.11",
+            "x:all",
+        ] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "-o",
+            "--purge",
+            "sudo-",
+            "sudo-:amd64",
+            "/tmp/x.deb",
+            "./x.deb",
+            "x/stable",
+            "x=1",
+            "x*",
+            "^x",
+            "?essential",
+            "~i",
+            "x y",
+            "x:",
+            "x:-",
+            "x:a:b",
+            "x\u{1b}[2J",
+        ] {
+            assert!(!is_name(name), "{name:?}");
+        }
+        for version in ["1:2.36-9+deb12u4", "1.0~rc1"] {
+            assert!(is_version(version), "{version}");
+        }
+        for version in ["", "1.0*", "1 2", "1/2", "1=2"] {
+            assert!(!is_version(version), "{version}");
+        }
+        assert_eq!(own_name("libc6:amd64", "amd64"), "libc6");
+        assert_eq!(own_name("libc6:i386", "amd64"), "libc6:i386");
+    }
+}
