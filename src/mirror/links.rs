@@ -67,7 +67,7 @@ impl StandIns {
         // Whoever stood in may itself have had to be left.
         while left.covers(&leader) {
             match self.0.entry(leader) {
-                Slot::Occupied(next) => leader = next.get().clone(),
+                Slot::Occupied(next) => leader = Vec::clone(next.get()),
                 Slot::Vacant(none) => {
                     none.insert(path());
                     return;

@@ -206,7 +206,8 @@ pub(in crate::mirror) fn assert_synced(
     sh(
         dir,
         &format!(
-            "btrfs -q subvolume delete '{live}' '{}' '{}'",
+            "for s in '{live}' '{}' '{}'; do btrfs property set -f \"$s\" ro false; chattr -ia \"$s\"; \
+             btrfs -q subvolume delete \"$s\"; done",
             half.display(),
             before.display()
         ),

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{Dir, Mode, OFlags, openat};
+use rustix::fs::{Dir, IFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::name::SnapshotName;
@@ -216,6 +216,35 @@ pub fn list(snapshot_dir: &Path, with_space: bool) -> Result<Vec<SnapshotFacts>,
     Ok(found)
 }
 
+/// Deletes a snapshot, also one of a subvolume whose own directory is immutable or append-only: as it is, so is
+/// that of the snapshot, and nobody may delete such a one.
+fn destroy(directory: &Directory, name: &str) -> io::Result<()> {
+    let name = OsStr::new(name);
+    let Err(error) = btrfs::destroy_subvolume(directory, name) else {
+        return Ok(());
+    };
+    if error.raw_os_error() != Some(Errno::PERM.raw_os_error()) {
+        return Err(error);
+    }
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = openat(directory, name, flags, Mode::empty())?;
+    let had = rustix::fs::ioctl_getflags(&root)?;
+    let locks = IFlags::IMMUTABLE | IFlags::APPEND;
+    if !had.intersects(locks) {
+        return Err(error);
+    }
+    btrfs::set_readonly(&root, false)?;
+    let done = rustix::fs::ioctl_setflags(&root, had.difference(locks))
+        .map_err(io::Error::from)
+        .and_then(|()| btrfs::destroy_subvolume(directory, name));
+    if done.is_err() {
+        // It stays, and as what it was.
+        let _ = rustix::fs::ioctl_setflags(&root, had);
+        let _ = btrfs::set_readonly(&root, true);
+    }
+    done
+}
+
 /// Deletes our snapshots `names`; one that is gone already is fine. All of them are checked before
 /// the first is deleted, and one that cannot be deleted does not keep the others.
 pub fn delete(snapshot_dir: &Path, names: &[String]) -> Result<(), SnapshotError> {
@@ -237,7 +266,7 @@ pub fn delete(snapshot_dir: &Path, names: &[String]) -> Result<(), SnapshotError
     }
     let mut failed = Vec::new();
     for name in names {
-        match btrfs::destroy_subvolume(&directory, OsStr::new(name)) {
+        match destroy(&directory, name) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => failed.push((name.clone(), e)),
@@ -330,6 +359,7 @@ fn remove_stale(directory: &Directory) {
 mod tests {
     use super::*;
     use crate::sys::testing::{TestBtrfs, run};
+    use std::fs::File;
     use std::os::unix::fs::MetadataExt;
 
     fn new(subvolume: &str, kind: &str, session: &str) -> NewSnapshot {
@@ -362,6 +392,23 @@ mod tests {
         btrfs.mount_subvolume("s-two");
         let dir = btrfs.top().join("snapshots");
         Some(Lab { btrfs, one, dir })
+    }
+
+    #[test]
+    fn snapshots_of_a_locked_directory_can_be_deleted() {
+        let Some(lab) = lab() else { return };
+        for (session, locks) in [
+            ("aaaaaaaa", IFlags::IMMUTABLE),
+            ("bbbbbbbb", IFlags::APPEND),
+        ] {
+            let live = File::open(&lab.one).unwrap();
+            let had = rustix::fs::ioctl_getflags(&live).unwrap();
+            rustix::fs::ioctl_setflags(&live, had | locks).unwrap();
+            let made = create(&lab.dir, &[new("s-one", "presync", session)]).unwrap();
+            rustix::fs::ioctl_setflags(&live, had).unwrap();
+            delete(&lab.dir, &[made[0].name.clone()]).unwrap();
+            assert_eq!(list(&lab.dir, false).unwrap(), []);
+        }
     }
 
     #[test]

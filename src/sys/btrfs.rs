@@ -50,6 +50,7 @@ const IOC_CLONE_RANGE: u64 = ioc(WRITE, 13, size_of::<CloneRange>());
 const IOC_SNAP_DESTROY: u64 = ioc(WRITE, 15, size_of::<VolArgs>());
 const IOC_INO_LOOKUP: u64 = ioc(READ | WRITE, 18, size_of::<InoLookupArgs>());
 const IOC_SNAP_CREATE_V2: u64 = ioc(WRITE, 23, size_of::<VolArgsV2>());
+const IOC_SUBVOL_SETFLAGS: u64 = ioc(WRITE, 26, size_of::<u64>());
 const IOC_FS_INFO: u64 = ioc(READ, 31, size_of::<FsInfoArgs>());
 const IOC_GET_SUBVOL_INFO: u64 = ioc(READ, 60, size_of::<SubvolInfoArgs>());
 
@@ -321,6 +322,13 @@ fn create_snapshot(of: impl AsFd, parent: impl AsFd, name: &OsStr, flags: u64) -
     // SAFETY: this is BTRFS_IOC_SNAP_CREATE_V2's structure; the name ends with a NUL, the inner
     // descriptor is open, and no flag says that the union holds a pointer.
     unsafe { ioctl(parent, IOC_SNAP_CREATE_V2, &mut args) }
+}
+
+/// Makes the subvolume whose root directory this is read-only, or writable.
+pub fn set_readonly(root: impl AsFd, is_readonly: bool) -> io::Result<()> {
+    let mut flags = if is_readonly { SUBVOL_RDONLY } else { 0 };
+    // SAFETY: BTRFS_IOC_SUBVOL_SETFLAGS reads a __u64.
+    unsafe { ioctl(root, IOC_SUBVOL_SETFLAGS, &mut flags) }
 }
 
 /// Deletes the subvolume `name` in the directory `parent`.

@@ -482,6 +482,8 @@ fn random_changes_are_found_by_the_kernel_as_by_looking_at_everything() {
         let (_, all) = lab.plan(back(&snapshot, &lab.live));
         let (planned, few) = by_kernel(&lab, &snapshot, &now);
         let renamed = few.iter().filter(|(sign, _)| *sign == '>').count();
+        // A move changes the time of two directories.
+        let weight = |list: &[(char, String)]| list.iter().filter(|(sign, _)| *sign != '.').count();
         if renamed == 0 {
             let sorted = |mut list: Vec<(char, String)>| {
                 list.sort();
@@ -489,7 +491,10 @@ fn random_changes_are_found_by_the_kernel_as_by_looking_at_everything() {
             };
             assert_eq!(sorted(few), sorted(all), "{seed}");
         } else {
-            assert!(few.len() <= all.len(), "{seed}: {few:?} instead of {all:?}");
+            assert!(
+                weight(&few) <= weight(&all),
+                "{seed}: {few:?} instead of {all:?}"
+            );
         }
         with_renames += u64::from(renamed > 0);
         let applied = lab.apply();
