@@ -347,6 +347,9 @@ impl<'a> TargetScan<'a> {
         have: Option<&Found>,
         want: &Meta,
     ) -> Result<(), ScanError> {
+        if let Some(have) = have.filter(|have| have.meta.multi) {
+            self.planner.count_touched(have.meta.size);
+        }
         let ranges = match have {
             Some(have) if step == Step::Fetch => self.known_ranges(&path, have, want),
             _ => None,
@@ -967,6 +970,9 @@ impl<'a> TargetScan<'a> {
         if doubtful {
             if want.multi && want.leader.is_none() {
                 self.doubtful_leaders.insert(path.clone());
+            }
+            if have.meta.multi {
+                self.planner.count_touched(have.meta.size);
             }
             let ranges = self.known_ranges(&path, have, want);
             let op = Op {

@@ -183,8 +183,8 @@ impl<'a> Since<'a> {
     }
 
     /// What was at `path` then, if it can be told.
-    pub fn then(&mut self, path: &[u8]) -> Option<Found> {
-        let then = at(&self.then, &mut self.then_dirs, path, Tree::look);
+    pub fn then(&mut self, path: &[u8]) -> Option<Glance> {
+        let then = at(&self.then, &mut self.then_dirs, path, Tree::glance);
         then.ok().flatten()
     }
 

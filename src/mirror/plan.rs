@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::alike::ALIKE_MIN;
 use super::codec::{Malformed, Reader, put_bytes, put_u64};
+use super::delta::is_small;
 use super::entry::{Aspects, Kind, Meta, Time};
 use super::filter::Filter;
 use super::moves::{Move, Moves};
@@ -109,7 +110,9 @@ impl Op {
         if self.step != Step::Fetch {
             return 0;
         }
-        let changed = self.ranges.as_ref().map_or(u64::MAX, Ranges::total);
+        // What is not shared with the old version is written, changed or not.
+        let shared = self.ranges.as_ref().filter(|_| !is_small(self.meta.size));
+        let changed = shared.map_or(u64::MAX, Ranges::total);
         self.meta.allocated.min(self.meta.size).min(changed)
     }
 
@@ -231,6 +234,11 @@ impl Planner {
         self.new_leaders.contains(leader)
     }
 
+    /// Counts a file of `size` bytes that stays, though one of its names changes.
+    pub fn count_touched(&mut self, size: u64) {
+        self.totals.touched = self.totals.touched.saturating_add(size);
+    }
+
     /// Adds an operation.
     pub fn add(&mut self, op: &Op) -> io::Result<()> {
         match op.action() {
@@ -241,6 +249,10 @@ impl Planner {
             Action::Delete => self.totals.deleted += 1,
         }
         self.totals.bytes = self.totals.bytes.saturating_add(op.bytes());
+        if matches!(op.step, Step::Move | Step::Link) {
+            let old = op.old.as_ref().map_or(0, |old| old.size);
+            self.count_touched(old.max(op.meta.size));
+        }
         if op.meta.multi && op.meta.leader.is_none() && op.step != Step::Delete {
             self.new_leaders.insert(op.path.clone());
         }
@@ -406,6 +418,8 @@ mod tests {
         let delete = op(Step::Delete, b"b", Some(old.clone()));
         let mut change = op(Step::Fetch, b"c", Some(old));
         change.ranges = Some([1..3, 5..9].into_iter().collect());
+        // A smaller one is written whole, whatever of it comes.
+        (change.meta.size, change.meta.allocated) = (100_000, 102_400);
         let mut planner = Planner::new().unwrap();
         for op in [&create, &delete, &change] {
             planner.add(op).unwrap();

@@ -940,6 +940,10 @@ pub struct PlanTotals {
     /// Bytes on disk the new content will need.
     #[serde(deserialize_with = "crate::figures::count")]
     pub bytes: u64,
+    /// Bytes of files that stay what they are though they are touched: one of their names comes, goes
+    /// or is another one.
+    #[serde(default, deserialize_with = "crate::figures::count")]
+    pub touched: u64,
 }
 
 impl PlanTotals {

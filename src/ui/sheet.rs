@@ -5,7 +5,7 @@
 use crate::prompt::{Choice, Survey, SurveyGroup, SurveyRow};
 
 use super::look::{Line, Look, Paint};
-use super::text::{clean, wrap};
+use super::text::{self, clean, wrap};
 use super::tty::Key;
 
 /// Most lines that tell about the row under the cursor.
@@ -207,15 +207,17 @@ impl Sheet {
             let capitals: Vec<String> = (group.choices.iter())
                 .map(|choice| choice.key.to_ascii_uppercase().to_string())
                 .collect();
-            let keys = format!(
-                "Enter: go on. Ctrl-C: stop the sync. {}: answer all of these.",
-                capitals.join(" ")
-            );
-            lines.extend(
-                wrap(&keys, width, 0)
-                    .into_iter()
-                    .map(|text| Line::of(text, Paint::Dim)),
-            );
+            let go_on = "Enter: go on. Ctrl-C: stop the sync.".to_owned();
+            let all = format!("{}: answer all of these.", capitals.join(" "));
+            // On one line, or each on its own: keys do not stand on two.
+            let together = format!("{go_on} {all}");
+            let rows = if text::columns(&together) <= width {
+                vec![together]
+            } else {
+                vec![go_on, all]
+            };
+            let rows = rows.iter().flat_map(|row| wrap(row, width, 0));
+            lines.extend(rows.map(|text| Line::of(text, Paint::Dim)));
         }
         lines
     }

@@ -43,7 +43,7 @@ const CREDIT_STEP: u64 = 2 << 20;
 const WRITEBACK_STEP: u64 = 16 << 20;
 
 /// As many copies of old versions wait for what differs in them; each is an open file.
-const PREPARED_MAX: usize = 64;
+const PREPARED_MAX: usize = 256;
 
 /// Files that wait for those they are made out of; with more, they come as a whole.
 const LATER_MAX: usize = 1024;

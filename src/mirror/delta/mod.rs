@@ -29,7 +29,14 @@ use super::ranges::Ranges;
 pub const DELTA_MIN: u64 = 1 << 20;
 
 /// With an anchor there is nothing to ask but the ranges, so smaller files are worth it.
-pub const RANGED_MIN: u64 = 64 << 10;
+pub const RANGED_MIN: u64 = 2 << 10;
+
+/// A file smaller than this is copied where parts of it are kept: to share it would take as long and
+/// leave fragments.
+const SMALL: u64 = 64 << 10;
+
+/// Where what can differ in a small file is cut: an edit is shorter than a block.
+const SHRED: u64 = 512;
 
 /// What filesystems keep data and holes in, and share.
 pub const BLOCK: u64 = 4096;
@@ -45,11 +52,18 @@ fn replaces_file_of(op: &Op, least: u64) -> bool {
     op.step == Step::Fetch && op.meta.size >= least && old.is_some_and(|old| old.size >= least)
 }
 
+/// Whether a version of `size` bytes is copied rather than shared.
+#[must_use]
+pub fn is_small(size: u64) -> bool {
+    size < SMALL
+}
+
 /// The ranges that can differ, if `op` is worth asking for them alone.
 #[must_use]
 pub fn worthy_ranges(op: &Op) -> Option<&Ranges> {
     let ranges = op.ranges.as_ref()?;
-    (replaces_file_of(op, RANGED_MIN) && ranges.total() < op.meta.size).then_some(ranges)
+    let is_less = ranges.total() < op.meta.size || is_small(op.meta.size);
+    (replaces_file_of(op, RANGED_MIN) && is_less).then_some(ranges)
 }
 
 #[cfg(test)]

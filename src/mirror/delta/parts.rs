@@ -25,6 +25,8 @@ pub struct PartSink<'a> {
     /// The one that is coming: up to where it is written, and its hash so far.
     open: Option<(u64, ContentHash)>,
     total: blake3::Hasher,
+    /// A hole that may go on: only whole blocks become one, and parts can be shorter.
+    hole: Range<u64>,
     /// What could not be written: the rest is taken off the line and passed over.
     trouble: Option<Errno>,
     /// Which parts came, by number.
@@ -42,6 +44,7 @@ impl<'a> PartSink<'a> {
             next: 0,
             open: None,
             total: blake3::Hasher::new(),
+            hole: 0..0,
             trouble: None,
             came: vec![false; parts.len()],
         }
@@ -74,10 +77,8 @@ impl<'a> PartSink<'a> {
                 let hole = *at..*offset;
                 *at = end;
                 let (file, offset) = (self.file, *offset);
-                self.write(|| {
-                    punch(file, hole)?;
-                    write_all(file, offset, bytes)
-                });
+                self.make_hole(hole);
+                self.write(|| write_all(file, offset, bytes));
                 Ok(())
             }
             _ => Err(Malformed("out of place while parts are sent")),
@@ -120,14 +121,29 @@ impl<'a> PartSink<'a> {
         if let Some((at, hash)) = self.open.take() {
             let part = self.parts[self.next - 1].clone();
             self.total.update(&hash.finish(part.end - part.start));
-            let file = self.file;
-            self.write(|| punch(file, at..part.end));
+            self.make_hole(at..part.end);
         }
+    }
+
+    /// Leaves a hole, together with those it continues.
+    fn make_hole(&mut self, hole: Range<u64>) {
+        if hole.is_empty() {
+            return;
+        }
+        if self.hole.end == hole.start {
+            self.hole.end = hole.end;
+            return;
+        }
+        let before = std::mem::replace(&mut self.hole, hole);
+        let file = self.file;
+        self.write(|| punch(file, before));
     }
 
     /// The source says that was all: which parts came.
     pub fn finish(mut self, hash: &Hash) -> Result<Vec<bool>, PartError> {
         self.close();
+        let (file, hole) = (self.file, std::mem::take(&mut self.hole));
+        self.write(|| punch(file, hole));
         self.pass_over(self.parts.len())
             .map_err(PartError::Malformed)?;
         match self.trouble {

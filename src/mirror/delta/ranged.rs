@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::BLOCK;
 use super::ahead::Ahead;
 use super::cut::for_each_data;
 use super::files::{self, Copy};
@@ -18,10 +17,13 @@ use super::list::{Hash, PART_WEIGHT, PARTS_MAX, Part, brief};
 use super::parts::PartSink;
 use super::rebuild::{Ended, Job, Trouble, damaged, ficlone};
 use super::survey::PartReader;
+use super::{BLOCK, SHRED, is_small};
 use crate::interrupt::AbortFlag;
 use crate::mirror::apply::ApplyError;
+use crate::mirror::content::for_each_run;
 use crate::mirror::place::PlaceError;
 use crate::mirror::ranges::Ranges;
+use crate::mirror::staging::write_all;
 use crate::mirror::wire::Message;
 
 /// A file that waits for its ranges.
@@ -36,7 +38,7 @@ pub struct Prepared {
 /// The ranges that are compared, each as a whole: `changed` in blocks, or larger pieces if there
 /// would be too many.
 fn parts(changed: &Ranges, size: u64) -> Vec<Range<u64>> {
-    let mut unit = BLOCK;
+    let mut unit = if is_small(size) { SHRED } else { BLOCK };
     loop {
         let in_blocks = changed.in_blocks(BLOCK, size).at_most(PARTS_MAX / 2);
         let count: u64 = in_blocks
@@ -59,10 +61,12 @@ fn parts(changed: &Ranges, size: u64) -> Vec<Range<u64>> {
 pub fn prepare(job: Job<'_>, old: &OwnedFd, changed: &Ranges) -> Result<Prepared, Errno> {
     let file = job.staging.new_file(job.staged, job.meta)?;
     let old_size = u64::try_from(rustix::fs::fstat(old)?.st_size).unwrap_or(0);
-    if !ficlone(file.as_fd(), old.as_fd())? {
+    let size = job.meta.size;
+    if is_small(size.max(old_size)) {
+        copy_small(old, &file, old_size)?;
+    } else if !ficlone(file.as_fd(), old.as_fd())? {
         copy_all(old, &file, old_size, job.abort)?;
     }
-    let size = job.meta.size;
     // To set the size it has already costs as much as writing it.
     if u64::try_from(rustix::fs::fstat(&file)?.st_size) != Ok(size) {
         rustix::fs::ftruncate(&file, size)?;
@@ -70,7 +74,7 @@ pub fn prepare(job: Job<'_>, old: &OwnedFd, changed: &Ranges) -> Result<Prepared
     // What our version does not have can only be different.
     let more = std::iter::once(old_size.min(size)..size).collect();
     let parts = parts(&changed.union(&more), size);
-    let mut reader = PartReader::default();
+    let mut reader = PartReader::of(&parts);
     let mut known = Vec::with_capacity(parts.len());
     let mut ahead = Ahead::new(file.as_fd(), parts.iter().cloned());
     for part in &parts {
@@ -84,6 +88,14 @@ pub fn prepare(job: Job<'_>, old: &OwnedFd, changed: &Ranges) -> Result<Prepared
         file,
         parts,
         known,
+    })
+}
+
+/// Not by `copy_file_range(2)`, which would share it.
+fn copy_small(from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<(), Errno> {
+    let mut buffer = vec![0; usize::try_from(size).map_err(|_| Errno::FBIG)?];
+    for_each_run(from.as_fd(), size, &mut buffer, |offset, bytes| {
+        write_all(to.as_fd(), offset, bytes)
     })
 }
 

@@ -114,15 +114,17 @@ pub struct PartReader {
     buffer: Vec<u8>,
 }
 
-impl Default for PartReader {
-    fn default() -> Self {
+impl PartReader {
+    /// For these parts and no longer ones.
+    #[must_use]
+    pub fn of<'p>(parts: impl IntoIterator<Item = &'p Range<u64>>) -> Self {
+        let lengths = parts.into_iter().map(|part| part.end - part.start);
+        let longest = usize::try_from(lengths.max().unwrap_or(0)).unwrap_or(usize::MAX);
         Self {
-            buffer: vec![0; DATA_MAX],
+            buffer: vec![0; longest.min(DATA_MAX)],
         }
     }
-}
 
-impl PartReader {
     /// Visits the data of a part; returns its hash.
     pub fn read<E: From<Errno>>(
         &mut self,
@@ -197,7 +199,7 @@ pub fn send_parts<E: From<Errno> + From<Interrupted>>(
     abort: &AbortFlag,
     mut say: impl FnMut(&Message<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut reader = PartReader::default();
+    let mut reader = PartReader::of(parts.iter().map(|part| &part.range));
     let mut total = blake3::Hasher::new();
     let mut ahead = Ahead::new(file, parts.iter().map(|part| part.range.clone()));
     for (index, part) in (0..).zip(parts) {

@@ -606,6 +606,41 @@ fn known_ranges_carry_holes_and_sizes() {
 }
 
 #[test]
+fn of_small_files_less_than_a_block_is_sent() {
+    let Some(versions) = Versions::new() else {
+        return;
+    };
+    same(&versions, 10_000);
+    let (theirs, ours) = (edit(&versions.theirs()), edit(&versions.ours()));
+    let one = |range: Range<u64>| versions.assert_by_ranges(std::slice::from_ref(&range));
+    theirs.write_all_at(b"a line more\n", 10_000).unwrap();
+    let sent = one(8192..12_288);
+    // From 9728 on, where a piece begins.
+    assert_eq!(sent.data, 10_012 - 9728);
+    assert!(sent.wire < 500, "{}", sent.wire);
+    // All of a hole is made one, though it comes in pieces, and stays one.
+    same(&versions, 40_000);
+    let punch = |file: &File, offset: u64, length: u64| {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(file, flags, offset, length).unwrap();
+    };
+    punch(&theirs, 4096, 3 * 4096);
+    punch(&theirs, 36_864, 40_000 - 36_864);
+    punch(&ours, 8192, 4096);
+    punch(&ours, 20_480, 4096);
+    theirs.write_all_at(&[0; 700], 24_600).unwrap();
+    versions.assert_by_ranges(&[4096..28_672, 36_864..40_000]);
+    // It becomes small, or was.
+    same(&versions, 200_000);
+    theirs.set_len(9000).unwrap();
+    one(8192..200_000);
+    same(&versions, 9000);
+    let more = noise(191_000, 3);
+    theirs.write_all_at(&more, 9000).unwrap();
+    one(8192..200_000);
+}
+
+#[test]
 fn random_ranges_that_hold_all_changes_make_the_sources_version() {
     let Some(versions) = Versions::new() else {
         return;
@@ -613,15 +648,20 @@ fn random_ranges_that_hold_all_changes_make_the_sources_version() {
     let first = number("PCS_SEED", 1);
     for seed in first..first + number("PCS_SEEDS", 12) {
         let mut rng = Random::new(seed);
-        let bytes = noise(MIB + rng.below(2 * MIB), seed);
+        // Small ones are copied and cut more finely.
+        let (length, beyond) = match seed % 2 {
+            0 => (MIB + rng.below(2 * MIB), 100_000),
+            _ => (2048 + rng.below(55_000), 5000),
+        };
+        let bytes = noise(length, seed);
         let mut ranges = Vec::new();
         for path in [versions.theirs(), versions.ours()] {
             let _ = fs::remove_file(&path);
             fs::write(&path, &bytes).unwrap();
             let file = edit(&path);
             for _ in 0..rng.below(20) {
-                let at = rng.below(bytes.len() + 100_000) as u64;
-                let most = *rng.pick(&[10, 5000, 200_000]);
+                let at = rng.below(bytes.len() + beyond) as u64;
+                let most = *rng.pick(&[10, 5000, 2 * beyond]);
                 let length = 1 + rng.below(most);
                 let (zeros, length) = (vec![0; length], length as u64);
                 let end = at + length;

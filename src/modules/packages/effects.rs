@@ -111,6 +111,41 @@ pub fn note(
     Ok(())
 }
 
+/// Which of these changes is it that has effects? They are foreseen by halves, and each alone only where
+/// a half would do more than it names: what is harmless in company is harmless.
+///
+/// `names` are to be installed: a removal may hide another one that it implies.
+pub fn attribute(
+    all: &mut AllEffects,
+    names: &[&str],
+    foresee: &mut dyn FnMut(&[&str]) -> Result<Transaction, Unforeseen>,
+) -> Result<(), Silence> {
+    let is_named = |other: &String| names.contains(&other.as_str());
+    match (names, foresee(names)) {
+        (_, Ok(foreseen)) if (foreseen.removes.iter().chain(&foreseen.upgrades)).all(is_named) => {
+            Ok(())
+        }
+        ([name], alone) => note(all, name, alone),
+        (_, Err(Unforeseen::Silent(why))) => Err(why),
+        _ => attribute_halves(all, names, foresee),
+    }
+}
+
+/// The same where it is known that all of them together have some.
+pub fn attribute_halves(
+    all: &mut AllEffects,
+    names: &[&str],
+    foresee: &mut dyn FnMut(&[&str]) -> Result<Transaction, Unforeseen>,
+) -> Result<(), Silence> {
+    let (first, second) = names.split_at(names.len() / 2);
+    for half in [first, second] {
+        if !half.is_empty() {
+            attribute(all, half, foresee)?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes what one change takes with it into its item: what `is_wanted` on the target makes it costly.
 pub fn consider(
     manager: &str,
@@ -137,5 +172,38 @@ pub fn consider(
     if !effects.upgrades.is_empty() {
         let text = format!("also changes the version of {}", list(&effects.upgrades));
         item.consequences.push(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_effects_is_found_in_few_questions() {
+        let names: Vec<String> = (0..200).map(|n| format!("p{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut asked = 0;
+        let mut found = AllEffects::new();
+        let mut foresee = |some: &[&str]| {
+            asked += 1;
+            let mut foreseen = Transaction::default();
+            if some.contains(&"p7") {
+                foreseen.removes.insert("mta".to_owned());
+            }
+            if some.contains(&"p150") {
+                return Err(Unforeseen::Refused(Silence("held".to_owned())));
+            }
+            Ok(foreseen)
+        };
+        attribute_halves(&mut found, &names, &mut foresee).unwrap();
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["p150", "p7"]);
+        assert_eq!(found["p7"].removes, ["mta"]);
+        assert_eq!(found["p150"].refused.as_deref(), Some("held"));
+        assert!(asked <= 32, "{asked}");
+        let mut silent = |_: &[&str]| Err(Unforeseen::Silent(Silence("dead".to_owned())));
+        let why = attribute_halves(&mut found, &names, &mut silent).unwrap_err();
+        assert_eq!(why.0, "dead");
+        attribute_halves(&mut found, &[], &mut silent).unwrap();
     }
 }

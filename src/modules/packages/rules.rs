@@ -31,6 +31,15 @@ impl Rules {
     }
 }
 
+impl Rules {
+    /// Why `name` is never converged, if it is not.
+    #[must_use]
+    pub fn why_left_alone(&self, name: &str) -> Option<String> {
+        let pattern = self.left_alone.matching(name)?;
+        Some(format!("left alone: it belongs to the machine ({pattern})"))
+    }
+}
+
 /// Folders that `user_data` mirrors, with their filters.
 #[derive(Debug, Default)]
 pub struct Mirrored(Vec<(String, Filter)>);

@@ -184,7 +184,13 @@ pub fn forecast(tools: &Tools<'_>, question: &Question) -> Result<Forecast, Sile
         let is_about = |t: &Transaction| removals.iter().any(|(name, _)| t.removes.contains(*name));
         match answered(tools, together, is_about, architecture)? {
             Some(together) if expected(&together) => {}
-            _ => attribute(tools, &mut forecast, &removals, architecture)?,
+            _ => {
+                for (name, argument) in &removals {
+                    let argument = std::slice::from_ref(argument);
+                    let alone = simulate(tools, argument, false, architecture);
+                    effects::note(&mut forecast.effects, name, alone)?;
+                }
+            }
         }
     }
     if known.is_empty() {
@@ -194,13 +200,20 @@ pub fn forecast(tools: &Tools<'_>, question: &Question) -> Result<Forecast, Sile
         (known.iter()).any(|(name, _)| t.installs.contains(*name) || t.upgrades.contains(*name))
     };
     let together = simulate(tools, &arguments(&known), false, architecture);
-    let Some(plain) = answered(tools, together, is_about, architecture)? else {
-        attribute(tools, &mut forecast, &known, architecture)?;
+    let together = answered(tools, together, is_about, architecture)?;
+    let is_harmless = |t: &Transaction| t.removes.is_empty() && t.upgrades.is_empty();
+    if !together.as_ref().is_some_and(is_harmless) {
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        let by_name: BTreeMap<&str, &String> = known.iter().map(|(n, a)| (*n, a)).collect();
+        let mut foresee = |names: &[&str]| {
+            let some: Vec<String> = names.iter().map(|name| by_name[name].clone()).collect();
+            simulate(tools, &some, false, architecture)
+        };
+        effects::attribute_halves(&mut forecast.effects, &names, &mut foresee)?;
+    }
+    let Some(plain) = together else {
         return Ok(forecast);
     };
-    if !plain.removes.is_empty() || !plain.upgrades.is_empty() {
-        attribute(tools, &mut forecast, &known, architecture)?;
-    }
     let generous = simulate(tools, &arguments(&known), true, architecture);
     if let Some(generous) = answered(tools, generous, is_about, architecture)? {
         forecast.recommended = generous
@@ -231,20 +244,6 @@ fn answered(
             Ok(None)
         }
     }
-}
-
-/// Which of the installs is it that takes something with it, or cannot be done?
-fn attribute(
-    tools: &Tools<'_>,
-    forecast: &mut Forecast,
-    items: &[(&str, String)],
-    architecture: &str,
-) -> Result<(), Silence> {
-    for (name, argument) in items {
-        let alone = simulate(tools, std::slice::from_ref(argument), false, architecture);
-        effects::note(&mut forecast.effects, name, alone)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -192,7 +192,7 @@ impl<D: Dialect> Native for Plain<D> {
     }
 }
 
-/// One look at all of it; only where more would happen than was asked for, one at each.
+/// One look at all of it; only where more would happen than was asked for, at parts of it.
 fn weigh(
     dialect: &dyn Dialect,
     tools: &Tools<'_>,
@@ -209,7 +209,19 @@ fn weigh(
         Err(Unforeseen::Silent(why)) => return Err(why),
         Err(Unforeseen::Refused(_)) => {}
     }
-    for name in question.install.iter().chain(&question.remove) {
+    let names: Vec<&str> = question.install.iter().map(String::as_str).collect();
+    let mut foresee = |names: &[&str]| {
+        let install = names.iter().map(|&name| name.to_owned()).collect();
+        dialect.foresee(
+            tools,
+            &Question {
+                install,
+                remove: Vec::new(),
+            },
+        )
+    };
+    effects::attribute_halves(&mut effects, &names, &mut foresee)?;
+    for name in &question.remove {
         let alone = dialect.foresee(tools, &question.only(name));
         effects::note(&mut effects, name, alone)?;
     }

@@ -50,9 +50,8 @@ pub fn draft(can_mark: bool, view: &View<'_, State>) -> Proposal<Question> {
         if view.marked.contains(name) || there.is_some_and(|p| p.manual) {
             continue;
         }
-        if let Some(pattern) = view.rules.left_alone.matching(name) {
+        if let Some(why) = view.rules.why_left_alone(name) {
             if there.is_none() {
-                let why = format!("left alone: it belongs to the machine ({pattern})");
                 draft.items.push(Item::told(name, Verb::Install, name, why));
             }
             continue;
@@ -80,9 +79,8 @@ pub fn draft(can_mark: bool, view: &View<'_, State>) -> Proposal<Question> {
         if view.marked.contains(name) || here.is_some_and(|p| p.manual) {
             continue;
         }
-        if let Some(pattern) = view.rules.left_alone.matching(name) {
+        if let Some(why) = view.rules.why_left_alone(name) {
             if here.is_none() {
-                let why = format!("left alone: it belongs to the machine ({pattern})");
                 draft.items.push(Item::told(name, Verb::Remove, name, why));
             }
         } else if here.is_some() {

@@ -54,10 +54,6 @@ pub fn draft(view: &View<'_, State>) -> Proposal<()> {
     let (source_name, target_name) = view.names;
     let mut draft = Proposal::default();
     let is_passed_over = |name: &String| view.marked.contains(name);
-    let left_alone = |name: &str| {
-        let pattern = view.rules.left_alone.matching(name)?;
-        Some(format!("left alone: it belongs to the machine ({pattern})"))
-    };
     for (name, ours) in source
         .iter()
         .filter(|(name, snap)| !snap.derived && !is_passed_over(name))
@@ -77,7 +73,7 @@ pub fn draft(view: &View<'_, State>) -> Proposal<()> {
             }
             continue;
         }
-        if let Some(why) = left_alone(name) {
+        if let Some(why) = view.rules.why_left_alone(name) {
             if there.is_none() {
                 draft
                     .items
@@ -117,7 +113,7 @@ pub fn draft(view: &View<'_, State>) -> Proposal<()> {
             continue;
         }
         let mut item = Item::asked(name, Verb::Remove, text(name, theirs));
-        if let Some(why) = left_alone(name) {
+        if let Some(why) = view.rules.why_left_alone(name) {
             item.stand = Stand::Told(why);
         } else if !theirs.is_from_store() {
             item.costly = true;

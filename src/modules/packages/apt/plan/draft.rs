@@ -28,9 +28,8 @@ pub fn draft(view: &View<'_, State>) -> Proposal<Question> {
         if there.is_some_and(|p| p.manual) {
             continue;
         }
-        if let Some(pattern) = view.rules.left_alone.matching(name) {
+        if let Some(why) = view.rules.why_left_alone(name) {
             if there.is_none() {
-                let why = format!("left alone: it belongs to the machine ({pattern})");
                 draft.items.push(Item::told(name, Verb::Install, name, why));
             }
             continue;
@@ -63,9 +62,8 @@ pub fn draft(view: &View<'_, State>) -> Proposal<Question> {
         if here.is_some_and(|p| p.manual) {
             continue;
         }
-        if let Some(pattern) = view.rules.left_alone.matching(name) {
+        if let Some(why) = view.rules.why_left_alone(name) {
             if here.is_none() {
-                let why = format!("left alone: it belongs to the machine ({pattern})");
                 draft.items.push(Item::told(name, Verb::Remove, name, why));
             }
             continue;

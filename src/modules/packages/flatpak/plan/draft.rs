@@ -21,8 +21,7 @@ pub fn draft(view: &View<'_, State>) -> Proposal<()> {
             if pair.target.refs.contains_key(name) || view.marked.contains(&id) {
                 continue;
             }
-            if let Some(pattern) = view.rules.left_alone.matching(application(name)) {
-                let why = format!("left alone: it belongs to the machine ({pattern})");
+            if let Some(why) = view.rules.why_left_alone(application(name)) {
                 draft
                     .items
                     .push(Item::told(id, Verb::Install, text(name), why));
@@ -50,11 +49,8 @@ pub fn draft(view: &View<'_, State>) -> Proposal<()> {
             }
             draft
                 .items
-                .push(match view.rules.left_alone.matching(application(name)) {
-                    Some(pattern) => {
-                        let why = format!("left alone: it belongs to the machine ({pattern})");
-                        Item::told(id, Verb::Remove, text(name), why)
-                    }
+                .push(match view.rules.why_left_alone(application(name)) {
+                    Some(why) => Item::told(id, Verb::Remove, text(name), why),
                     None => Item::asked(id, Verb::Remove, text(name)),
                 });
         }
