@@ -20,7 +20,7 @@ use rustix::process::{Gid, Uid};
 
 use super::content::for_each_run;
 use super::delta::partial;
-use super::entry::{FLAG_APPEND, FLAG_IMMUTABLE, Kind, Meta, Time};
+use super::entry::{FLAG_APPEND, FLAG_IMMUTABLE, FLAGS, Kind, Meta, Time};
 use super::filter::STAGING_NAME;
 use super::tree::{Names, Tree, proc_path};
 use super::wire::DATA_MAX;
@@ -386,8 +386,13 @@ fn unlink(tree: &Tree, dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
             Err(Errno::NOTDIR) => tree.open_file(dir.as_fd(), name)?,
             other => other?,
         };
-        set_flags(node.as_fd(), 0, u32::MAX)?;
+        let had = rustix::fs::ioctl_getflags(&node)?.bits() & FLAGS;
+        set_flags(node.as_fd(), had & !LATE_FLAGS, u32::MAX)?;
         done = unlink(AtFlags::empty());
+        // Names elsewhere keep it, and with them it keeps its flags.
+        if done.is_ok() && rustix::fs::fstat(&node)?.st_nlink > 0 {
+            set_flags(node.as_fd(), had, u32::MAX)?;
+        }
     }
     if done == Err(Errno::ISDIR) {
         done = unlink(AtFlags::REMOVEDIR);

@@ -305,6 +305,26 @@ btrfs -q subvolume create c >/dev/null; btrfs -q subvolume create d >/dev/null
 }
 
 #[test]
+fn a_file_keeps_its_flags_when_one_of_its_names_gives_way() {
+    let Some(lab) = lab() else { return };
+    // To a directory, to a file, and to nothing.
+    sh(
+        &lab.from,
+        "mkdir a; echo new >b; echo x >keep; touch -d @1 keep; chattr +ia keep",
+    );
+    sh(
+        &lab.to,
+        "echo x >keep; touch -d @1 keep; for n in a b gone; do ln keep $n; done; chattr +ia keep",
+    );
+    let outcome = Pair::new().mirror(&lab.from, &lab.to, "");
+    assert_eq!(outcome.applied.errors, 0);
+    assert_equal(&lab);
+    for top in [&lab.from, &lab.to] {
+        sh(top, "lsattr keep | grep -q '^-*ia-* '; chattr -ia keep");
+    }
+}
+
+#[test]
 fn something_changed_since_the_plan_is_left_alone_and_named() {
     let Some(lab) = lab() else { return };
     sh(&lab.from, "echo new >a; echo new >b; echo c >c");
