@@ -310,11 +310,11 @@ fn a_file_keeps_its_flags_when_one_of_its_names_gives_way() {
     // To a directory, to a file, and to nothing.
     sh(
         &lab.from,
-        "mkdir a; echo new >b; echo x >keep; touch -d @1 keep; chattr +ia keep",
+        "mkdir x; echo >x/in; echo new >y; echo x >keep; ln keep too; touch -d @1 keep; chattr +ia keep",
     );
     sh(
         &lab.to,
-        "echo x >keep; touch -d @1 keep; for n in a b gone; do ln keep $n; done; chattr +ia keep",
+        "echo x >keep; touch -d @1 keep; for n in too x y z; do ln keep $n; done; chattr +ia keep",
     );
     let outcome = Pair::new().mirror(&lab.from, &lab.to, "");
     assert_eq!(outcome.applied.errors, 0);
