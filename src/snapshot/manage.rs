@@ -116,7 +116,7 @@ fn create_all(
 fn undo(directory: &Directory, made: &[String]) -> Vec<String> {
     made.iter()
         .rev()
-        .filter(|name| btrfs::destroy_subvolume(directory, OsStr::new(name)).is_err())
+        .filter(|name| destroy(directory, OsStr::new(name)).is_err())
         .cloned()
         .collect()
 }
@@ -218,8 +218,7 @@ pub fn list(snapshot_dir: &Path, with_space: bool) -> Result<Vec<SnapshotFacts>,
 
 /// Deletes a snapshot, also one of a subvolume whose own directory is immutable or append-only: as it is, so is
 /// that of the snapshot, and nobody may delete such a one.
-fn destroy(directory: &Directory, name: &str) -> io::Result<()> {
-    let name = OsStr::new(name);
+fn destroy(directory: &Directory, name: &OsStr) -> io::Result<()> {
     let Err(error) = btrfs::destroy_subvolume(directory, name) else {
         return Ok(());
     };
@@ -266,7 +265,7 @@ pub fn delete(snapshot_dir: &Path, names: &[String]) -> Result<(), SnapshotError
     }
     let mut failed = Vec::new();
     for name in names {
-        match destroy(&directory, name) {
+        match destroy(&directory, OsStr::new(name)) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => failed.push((name.clone(), e)),
@@ -307,7 +306,7 @@ impl Temporary {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{TEMPORARY}{}-{number}", std::process::id());
         // Of an agent that died, whose number has come round again.
-        let _ = btrfs::destroy_subvolume(&directory, OsStr::new(&name));
+        let _ = destroy(&directory, OsStr::new(&name));
         btrfs::create_readonly_snapshot(&source.root, &directory, OsStr::new(&name)).map_err(
             |source| SnapshotError::Create {
                 name: name.clone(),
@@ -327,7 +326,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         // What cannot be removed now, the next one removes.
-        let _ = btrfs::destroy_subvolume(&self.directory, OsStr::new(&self.name));
+        let _ = destroy(&self.directory, OsStr::new(&self.name));
     }
 }
 
@@ -350,7 +349,7 @@ fn remove_stale(directory: &Directory) {
             .filter(|info| info.is_readonly)
             .map(|info| info.created_at.0);
         if made_at.is_some_and(|at| (now - at).abs() > STALE_SECS) {
-            let _ = btrfs::destroy_subvolume(directory, OsStr::from_bytes(name.to_bytes()));
+            let _ = destroy(directory, OsStr::from_bytes(name.to_bytes()));
         }
     }
 }
@@ -405,7 +404,13 @@ mod tests {
             let had = rustix::fs::ioctl_getflags(&live).unwrap();
             rustix::fs::ioctl_setflags(&live, had | locks).unwrap();
             let made = create(&lab.dir, &[new("s-one", "presync", session)]).unwrap();
+            drop(Temporary::make(&lab.dir, "s-one").unwrap());
             rustix::fs::ioctl_setflags(&live, had).unwrap();
+            assert_eq!(
+                entries(&lab.dir),
+                [made[0].name.clone()],
+                "the other one is gone"
+            );
             delete(&lab.dir, &[made[0].name.clone()]).unwrap();
             assert_eq!(list(&lab.dir, false).unwrap(), []);
         }
