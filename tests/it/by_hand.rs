@@ -5,9 +5,9 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::packages::{BOTH, CONFIG, distribution_packages, install, state, sync, world};
+use crate::packages::{BOTH, CONFIG, distribution_packages, install, offer, state, sync, world};
 use crate::support::lab::{ATLAS, Lab, VEGA};
-use crate::support::repo::{Deb, inside, publish, write};
+use crate::support::repo::{Deb, inside, write};
 use crate::support::scenario::FILTER;
 use crate::support::terminal::Terminal;
 
@@ -139,15 +139,7 @@ fn configuration_that_a_person_changed_stays_and_is_named() {
     let offer = |host: &str, version: &str, content: &'static str| {
         let mut all = distribution_packages();
         all.push(Deb::new("conf", version).conffile("/etc/conf.conf", content));
-        publish(
-            &lab,
-            host,
-            "/srv/debian",
-            "Debian",
-            &world.distribution,
-            &all,
-        );
-        lab.exec(host, &["apt-get", "-q", "update"]).ok();
+        offer(&lab, host, &world, &all);
     };
     offer(VEGA, "1.0", "one\n");
     install(&lab, VEGA, &["conf"]);

@@ -80,7 +80,9 @@ fn a_renamed_directory_costs_a_rename_however_much_is_in_it() {
     assert_eq!(ino("fresh/deep/dir/7/7"), before);
     assert_eq!(renamed(&lab).len(), 2, "{:?}", renamed(&lab));
     let moved = bytes.saturating_sub(idle);
-    assert!(moved < 60_000, "{moved}");
+    println!("moved deeper, and a few changes: {moved} bytes");
+    // Some 29,000, with every line of the log.
+    assert!(moved < 40_000, "{moved}");
     let history = lab.as_dev(ATLAS, &["pc-switcher", "history"]).ok().text();
     println!("{history}");
 
@@ -95,7 +97,7 @@ fn a_renamed_directory_costs_a_rename_however_much_is_in_it() {
     assert_eq!(renamed(&lab).len(), 100);
     let moved = bytes.saturating_sub(idle);
     println!("100 files renamed: {moved} bytes");
-    assert!(moved < 120_000, "{moved}");
+    assert!(moved < 60_000, "{moved}");
 }
 
 #[test]

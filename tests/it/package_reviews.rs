@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::packages::{BOTH, distribution_packages, install, state, sync, world};
+use crate::packages::{BOTH, distribution_packages, install, offer, state, sync, world};
 use crate::support::lab::{ATLAS, Lab, VEGA};
 use crate::support::processes::{Part, all, signal};
 use crate::support::repo::{Deb, inside, publish, write};
@@ -132,15 +132,7 @@ fn after_a_run_that_was_killed_at_work_systemd_starts_the_timers_that_it_had_sto
         let mut all = distribution_packages();
         let wait = "while test ! -e /srv/go; do sleep 0.1; done";
         all.push(Deb::new("slow", "1.0").script("postinst", wait));
-        publish(
-            &lab,
-            host,
-            "/srv/debian",
-            "Debian",
-            &world.distribution,
-            &all,
-        );
-        lab.exec(host, &["apt-get", "-q", "update"]).ok();
+        offer(&lab, host, &world, &all);
     }
     write(&lab, ATLAS, "/srv/go", "");
     install(&lab, ATLAS, &["slow"]);

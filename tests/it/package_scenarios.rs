@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::packages::{BOTH, CONFIG, distribution_packages, install, state, sync, world};
+use crate::packages::{BOTH, CONFIG, distribution_packages, install, offer, state, sync, world};
 use crate::support::lab::{ATLAS, Lab, VEGA};
 use crate::support::repo::{Deb, inside, publish, write};
 use crate::support::scenario::FILTER;
@@ -93,15 +93,7 @@ fn a_version_that_its_source_no_longer_offers_is_not_taken_for_one_installed_by_
         newer.push(Deb::new(name, "1.1"));
     }
     for host in [ATLAS, VEGA] {
-        publish(
-            &lab,
-            host,
-            "/srv/debian",
-            "Debian",
-            &world.distribution,
-            &newer,
-        );
-        lab.exec(host, &["apt-get", "-q", "update"]).ok();
+        offer(&lab, host, &world, &newer);
     }
     let text = sync(&lab, &["--apply-package-installs"]).expect(8).text();
     assert!(
@@ -122,15 +114,7 @@ fn a_package_that_waits_for_ever_is_waited_for_once_and_named() {
         "echo waiting for somebody; echo x >>/var/tmp/waits; test ! -e /var/tmp/wait || exec sleep 86400",
     ));
     for host in [ATLAS, VEGA] {
-        publish(
-            &lab,
-            host,
-            "/srv/debian",
-            "Debian",
-            &world.distribution,
-            &packages,
-        );
-        lab.exec(host, &["apt-get", "-q", "update"]).ok();
+        offer(&lab, host, &world, &packages);
         // Long enough for apt on a machine that does other things, too.
         lab.configure_with(
             host,

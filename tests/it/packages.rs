@@ -100,6 +100,19 @@ pub(crate) fn distribution_packages() -> Vec<Deb> {
     ]
 }
 
+/// Has the distribution offer these on a machine from now on.
+pub(crate) fn offer(lab: &Lab, host: &str, world: &World, debs: &[Deb]) {
+    publish(
+        lab,
+        host,
+        "/srv/debian",
+        "Debian",
+        &world.distribution,
+        debs,
+    );
+    lab.exec(host, &["apt-get", "-q", "update"]).ok();
+}
+
 pub(crate) fn install(lab: &Lab, host: &str, names: &[&str]) {
     let argv = [&["apt-get", "-qy", "install"], names].concat();
     lab.exec(host, &argv).ok();
