@@ -4,6 +4,8 @@
 //! Every change is one rename, link or unlink relative to a held directory that was reached without
 //! following a link. What stands at the path must still be what the plan saw; else it is left alone.
 
+mod over;
+
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,6 +21,8 @@ use super::spool::{Spool, SpoolWriter};
 use super::staging::{self, LATE_FLAGS, Staging, set_flags, set_mtime};
 use super::tree::Tree;
 use super::wire::{put_time, read_time};
+
+pub use self::over::{delete_in, move_over};
 
 /// Why one entry was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -239,7 +243,7 @@ impl DirCache {
 const HOLD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What stands at `name` in `dir` right now.
-fn identity(dir: &OwnedFd, name: &[u8]) -> Result<Option<(Old, u32)>, Errno> {
+fn identity(dir: impl AsFd, name: &[u8]) -> Result<Option<(Old, u32)>, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let stat = match rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
         Ok(stat) => stat,
@@ -319,12 +323,33 @@ pub fn place_new(
 pub struct Moving<'m> {
     /// Where it is.
     pub now: &'m [u8],
-    /// Where the directory it is in will be when all is done.
-    pub parent_after: &'m [u8],
+    /// Where the directory it is in will be when all is done; nothing if it gives way to something else.
+    pub parent_after: Option<&'m [u8]>,
     /// Where it shall be.
     pub to: &'m [u8],
     /// What is there and takes its place, if anything is.
     pub instead: Option<&'m Old>,
+}
+
+impl Moving<'_> {
+    /// The directory that it is in, and the one it comes to.
+    fn open(&self, shared: &Shared<'_>) -> Result<(OwnedFd, OwnedFd), PlaceError> {
+        let to_parent = split(self.to).0;
+        let from = shared.tree.open_dir(split(self.now).0)?;
+        let to = shared.tree.open_dir(to_parent)?;
+        match self.parent_after {
+            Some(after) => shared.touch(after, &from)?,
+            None => drop(clear_late_flags(&from)?),
+        }
+        shared.touch(to_parent, &to)?;
+        Ok((from, to))
+    }
+}
+
+/// Whether `name` in `dir` still is what the plan saw.
+fn is(dir: impl AsFd, name: &[u8], old: &Old) -> Result<bool, Errno> {
+    let now = identity(dir, name)?;
+    Ok(now.is_some_and(|(now, _)| old.is_still(&now)))
 }
 
 /// Moves what was `old` as it is, by one rename.
@@ -333,15 +358,8 @@ pub fn move_as_it_is(
     moving: &Moving<'_>,
     old: &Old,
 ) -> Result<(), PlaceError> {
-    let ((parent, name), (to_parent, to_name)) = (split(moving.now), split(moving.to));
-    let from = shared.tree.open_dir(parent)?;
-    let to = shared.tree.open_dir(to_parent)?;
-    shared.touch(moving.parent_after, &from)?;
-    shared.touch(to_parent, &to)?;
-    let is = |dir: &OwnedFd, name: &[u8], old: &Old| -> Result<bool, Errno> {
-        let now = identity(dir, name)?;
-        Ok(now.is_some_and(|(now, _)| old.is_still(&now)))
-    };
+    let (name, to_name) = (split(moving.now).1, split(moving.to).1);
+    let (from, to) = moving.open(shared)?;
     if !is(&from, name, old)? {
         return Err(PlaceError::Changed);
     }
@@ -629,6 +647,16 @@ pub fn delete(
         shared.touch(parent, dir)?;
         dir
     };
+    unlink_old(shared, dir, name, old)
+}
+
+/// Removes `name` in `dir`, if it is what the plan saw.
+fn unlink_old(
+    shared: &Shared<'_>,
+    dir: &OwnedFd,
+    name: &[u8],
+    old: &Old,
+) -> Result<Deleted, PlaceError> {
     let Some((now, nlink)) = identity(dir, name)? else {
         return Ok(Deleted::Gone);
     };
