@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::search::{Disk, Key, OWN_TREE, Searcher, Step, malformed};
+use super::search::{Disk, FIRST_FREE, Key, LAST_FREE, OWN_TREE, Searcher, Step, malformed};
 
 /// `BTRFS_EXTENT_TREE_OBJECTID`: the tree of all extents of the filesystem.
 const EXTENT_TREE: u64 = 2;
@@ -17,9 +17,6 @@ const EXTENT_ITEM: u8 = 168;
 const DIR_INDEX: u8 = 96;
 const EXTENT_DATA: u8 = 108;
 const INODE_ITEM: u8 = 1;
-/// The first inode number of files, and the last.
-const FIRST_FREE: u64 = 256;
-const LAST_FREE: u64 = u64::MAX - 256;
 /// `BTRFS_FILE_EXTENT_INLINE`: the data is in the tree itself.
 const INLINE: u8 = 0;
 /// After so many inodes it is asked whether there is still time.

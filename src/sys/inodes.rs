@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::search::{Disk, Key, OWN_TREE, Searcher, Step, crc32c};
+use super::search::{Disk, FIRST_FREE, Key, LAST_FREE, OWN_TREE, Searcher, Step, crc32c};
 
 const INODE_ITEM: u8 = 1;
 const INODE_REF: u8 = 12;
@@ -155,6 +155,32 @@ impl InodeReader {
             }
             Ok(Step::Next)
         })
+    }
+
+    /// How many inodes of `fd`'s subvolume were changed after `generation`, as far as `may_go_on` lets it count: it
+    /// is asked after each of them. Leaves that were not written since are passed over, so it costs what changed.
+    pub fn count_changed(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        generation: u64,
+        mut may_go_on: impl FnMut(usize) -> bool,
+    ) -> io::Result<usize> {
+        let keys = (
+            Key::new(FIRST_FREE, INODE_ITEM, 0),
+            Key::new(LAST_FREE, INODE_ITEM, u64::MAX),
+        );
+        let since = generation.saturating_add(1);
+        let mut count = 0;
+        self.searcher.read(fd, OWN_TREE, keys, since, |key, data| {
+            if key.kind == INODE_ITEM && parse_inode(data)?.transid > generation {
+                count += 1;
+                if !may_go_on(count) {
+                    return Ok(Step::Stop);
+                }
+            }
+            Ok(Step::Next)
+        })?;
+        Ok(count)
     }
 
     /// What has this name in the directory `dir`, an inode number of `fd`'s subvolume.

@@ -45,6 +45,10 @@ const _: () = assert!(size_of::<Args>() == HEAD + BUFFER);
 
 /// The tree that holds the inode of the descriptor.
 pub const OWN_TREE: u64 = 0;
+/// The lowest number an inode can have (`BTRFS_FIRST_FREE_OBJECTID`).
+pub const FIRST_FREE: u64 = 256;
+/// The highest (`BTRFS_LAST_FREE_OBJECTID`).
+pub const LAST_FREE: u64 = u64::MAX - 255;
 
 /// The key of an item; items are ordered by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -33,6 +33,7 @@ use super::entry::above;
 use super::ranges::Ranges;
 use crate::interrupt::AbortFlag;
 use crate::sys::btrfs::{format_uuid, subvolume_info};
+use crate::sys::inodes::InodeReader;
 use feed::Feed;
 use names::Names;
 use stream::{Command, Stream};
@@ -162,6 +163,7 @@ fn changes_in(
     was.check_pristine(Side::Older)?;
     is.check_pristine(Side::Newer)?;
     was.check_related(&is)?;
+    check_few(newer, was.created_generation, limit, abort)?;
     let older_id = subvolume_info(older)?.id;
     let mut names = Names::new(limit);
     let mut changes = Changes::default();
@@ -186,6 +188,27 @@ fn changes_in(
         }
     }
     Err(DiffError::Unsupported)
+}
+
+/// An error if more than `limit` inodes of `newer` were changed after `generation`: the kernel takes a hundred
+/// times longer to compare them than they take to count, and then nobody has a use for what it says.
+fn check_few(
+    newer: BorrowedFd<'_>,
+    generation: u64,
+    limit: usize,
+    abort: &AbortFlag,
+) -> Result<(), DiffError> {
+    let is_one_of_few = |count| count <= limit && abort.check().is_ok();
+    let changed = InodeReader::new().count_changed(newer, generation, is_one_of_few);
+    abort.check()?;
+    match changed {
+        Ok(changed) if changed > limit => Err(DiffError::TooMany(limit)),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(DiffError::NotPermitted)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Reads a stream to its end; its version and how many commands it held.

@@ -147,6 +147,34 @@ fn more_changes_than_wanted_are_too_many() {
 }
 
 #[test]
+fn what_changed_is_counted_before_it_is_compared() {
+    let Some(lab) = Lab::new() else {
+        return;
+    };
+    lab.shell(
+        "mkdir some others; for i in $(seq 2000); do echo $i >some/$i; done; cp -a some/. others",
+    );
+    let older = lab.snapshot("older");
+    lab.shell("for i in $(seq 1000); do echo more >>some/$i; done; rm -r others");
+    let newer = lab.snapshot("newer");
+    let generation = fingerprint(&older).created_generation;
+    let newer = File::open(newer).unwrap();
+    let count = |until: usize| {
+        let may_go_on = |counted| counted < until;
+        let counted = InodeReader::new().count_changed(newer.as_fd(), generation, may_go_on);
+        counted.unwrap()
+    };
+    // The root lost a directory; the directory `some` itself is as it was.
+    assert_eq!(count(usize::MAX), 1001);
+    assert_eq!(count(300), 300);
+    assert!(matches!(
+        check_few(newer.as_fd(), generation, 1000, &AbortFlag::new()),
+        Err(DiffError::TooMany(1000))
+    ));
+    check_few(newer.as_fd(), generation, 1001, &AbortFlag::new()).unwrap();
+}
+
+#[test]
 fn who_is_asked_to_stop_stops() {
     let Some((_, older, newer)) = pair() else {
         return;
