@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{AtFlags, RenameFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::codec::{Reader, put_bytes, put_u64};
@@ -239,6 +239,9 @@ impl DirCache {
     }
 }
 
+/// To hold something by its name, whatever it is, without opening it.
+const HOLD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 /// What stands at `name` in `dir` right now.
 fn identity(dir: impl AsFd, name: &[u8]) -> Result<Option<(Old, u32)>, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
@@ -430,7 +433,11 @@ pub fn is_there(shared: &Shared<'_>, path: &[u8], old: &Old) -> Result<(), Place
     }
 }
 
-/// Moves the finished thing `staged` to `path`.
+/// What stood at a place before something else took it, still open.
+pub type Replaced = Option<OwnedFd>;
+
+/// Moves the finished thing `staged` to `path`. What stood there, if it is no directory, is still open then: whoever
+/// closes it waits until the filesystem has taken it apart.
 pub fn place(
     shared: &Shared<'_>,
     dirs: &mut DirCache,
@@ -438,19 +445,25 @@ pub fn place(
     new_kind: Kind,
     path: &[u8],
     old: Option<&Old>,
-) -> Result<(), PlaceError> {
+) -> Result<Replaced, PlaceError> {
     let staging = shared.staging.dir();
     let Some(old) = old else {
-        return place_new(shared, dirs, staging, staged.as_bytes(), path);
+        return place_new(shared, dirs, staging, staged.as_bytes(), path).map(|()| None);
     };
     let (parent, name) = split(path);
     let dir = dirs.open(shared.tree, parent)?;
     shared.touch(parent, dir)?;
-    let Some((now, nlink)) = identity(dir, name)? else {
+    let held = match rustix::fs::openat(dir, name, HOLD, Mode::empty()) {
+        Ok(held) => held,
         // Removed meanwhile: nothing is lost by putting the new one there.
-        return rename_new(staging, staged.as_bytes(), dir, name);
+        Err(Errno::NOENT) => {
+            return rename_new(staging, staged.as_bytes(), dir, name).map(|()| None);
+        }
+        Err(errno) => return Err(errno.into()),
     };
-    if !old.is_still(&now) {
+    let stat = rustix::fs::statx(&held, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+    let nlink = stat.stx_nlink;
+    if !old.is_still(&old_of(&stat)) {
         return Err(PlaceError::Changed);
     }
     let exchange = old.kind == Kind::Dir || new_kind == Kind::Dir;
@@ -478,8 +491,9 @@ pub fn place(
     if old.kind == Kind::Dir {
         lock(&shared.displaced).insert(path.to_vec(), staged.to_owned());
         dirs.clear();
+        return Ok(None);
     }
-    Ok(())
+    Ok(Some(held))
 }
 
 /// Whether the thing just linked is what the source said of it.
@@ -536,7 +550,7 @@ pub fn place_link(
         if !is_as_wanted(&stat, want) {
             return Err(PlaceError::Leader);
         }
-        place(shared, dirs, &staged, leader_now.kind, path, old)
+        place(shared, dirs, &staged, leader_now.kind, path, old).map(drop)
     };
     match link() {
         Ok(()) => place_linked(),
@@ -567,12 +581,13 @@ pub fn place_flagged(
     path: &[u8],
     old: Option<&Old>,
     late: u32,
-) -> Result<(), PlaceError> {
+) -> Result<Replaced, PlaceError> {
     let file = shared
         .tree
         .open_file(shared.staging.dir(), staged.as_bytes())?;
-    place(shared, dirs, staged, Kind::File, path, old)?;
-    Ok(add_late_flags(&file, late)?)
+    let replaced = place(shared, dirs, staged, Kind::File, path, old)?;
+    add_late_flags(&file, late)?;
+    Ok(replaced)
 }
 
 /// A directory that appeared where one was to be made is as good if somebody made it since `planned`

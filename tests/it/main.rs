@@ -34,6 +34,7 @@ mod losses;
 mod manners;
 mod manual;
 mod moves;
+mod package_architectures;
 mod package_reviews;
 mod package_scenarios;
 mod packages;

@@ -118,7 +118,7 @@ pub(crate) fn install(lab: &Lab, host: &str, names: &[&str]) {
     lab.exec(host, &argv).ok();
 }
 
-/// What is installed of the test's packages: name, whether asked for, whether held, version.
+/// What is installed of the test's packages: name, with its architecture where that is foreign, whether asked for, whether held, version.
 pub(crate) fn state(lab: &Lab, host: &str) -> Vec<String> {
     let lines = |argv: &[&str]| -> Vec<String> {
         lab.exec(host, argv)
@@ -129,14 +129,16 @@ pub(crate) fn state(lab: &Lab, host: &str) -> Vec<String> {
             .collect()
     };
     let manual = lines(&["apt-mark", "showmanual"]);
+    let own = format!(":{}", lines(&["dpkg", "--print-architecture"]).concat());
     let all = lines(&[
         "dpkg-query",
         "--show",
         "--showformat",
-        "${Maintainer}\t${Package}\t${Version}\t${db:Status-Abbrev}\n",
+        "${Maintainer}\t${binary:Package}\t${Version}\t${db:Status-Abbrev}\n",
     ]);
     (all.iter())
         .filter_map(|line| line.strip_prefix("Test <test@example.invalid>\t"))
+        .map(|line| line.replacen(&format!("{own}\t"), "\t", 1))
         .map(|line| {
             let name = line.split('\t').next().unwrap_or_default().to_owned();
             let asked = if manual.contains(&name) {

@@ -12,6 +12,7 @@ use super::lab::Lab;
 pub struct Deb {
     name: &'static str,
     version: String,
+    architecture: &'static str,
     fields: String,
     scripts: Vec<(&'static str, &'static str)>,
     conffiles: Vec<(&'static str, &'static str)>,
@@ -23,6 +24,7 @@ impl Deb {
         Self {
             name,
             version: version.to_owned(),
+            architecture: "all",
             fields: String::new(),
             scripts: Vec::new(),
             conffiles: Vec::new(),
@@ -32,6 +34,12 @@ impl Deb {
     /// Its name.
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// For machines of this architecture only.
+    pub fn of(mut self, architecture: &'static str) -> Self {
+        self.architecture = architecture;
+        self
     }
 
     /// A further field (`Depends: x`).
@@ -58,9 +66,9 @@ impl Deb {
         let control = tree.path().join("DEBIAN");
         fs::create_dir(&control).expect("new");
         let stanza = format!(
-            "Package: {}\nVersion: {}\nArchitecture: all\nMaintainer: Test <test@example.invalid>\n\
+            "Package: {}\nVersion: {}\nArchitecture: {}\nMaintainer: Test <test@example.invalid>\n\
              Description: made for a test\n{}",
-            self.name, self.version, self.fields
+            self.name, self.version, self.architecture, self.fields
         );
         fs::write(control.join("control"), &stanza).expect("new");
         for (name, body) in &self.scripts {
@@ -78,7 +86,8 @@ impl Deb {
         if !listed.is_empty() {
             fs::write(control.join("conffiles"), listed).expect("new");
         }
-        let file = format!("{}_{}_all.deb", self.name, self.version.replace(':', "%3a"));
+        let version = self.version.replace(':', "%3a");
+        let file = format!("{}_{version}_{}.deb", self.name, self.architecture);
         let deb = directory.join(&file);
         run(Command::new("dpkg-deb")
             .args(["--build", "--root-owner-group", "-Znone"])
@@ -183,13 +192,61 @@ pub fn publish_with(
     let mut index: String = debs.iter().map(|deb| deb.build(&directory)).collect();
     index.push_str(more);
     fs::write(directory.join("Packages"), &index).expect("root may");
-    let sum = output(Command::new("sha256sum").arg(directory.join("Packages")));
-    let sum = sum.split_whitespace().next().expect("a sum");
-    let release = format!(
-        "Origin: {origin}\nLabel: {origin}\nSuite: stable\nCodename: test\nArchitectures: all amd64\n\
-         Date: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n {sum} {} Packages\n",
-        index.len()
+    sign(
+        &directory,
+        origin,
+        key,
+        "all amd64",
+        &["Packages".to_owned()],
     );
+}
+
+/// Makes a repository with an index for each of `architectures`, as distributions have it.
+pub fn publish_suite(
+    lab: &Lab,
+    host: &str,
+    path: &str,
+    (origin, key): (&str, &Key),
+    debs: &[Deb],
+    architectures: &[&str],
+) {
+    let top = inside(lab, host, path);
+    if top.exists() {
+        fs::remove_dir_all(&top).expect("ours");
+    }
+    let suite = top.join("dists/stable");
+    fs::create_dir_all(top.join("pool")).expect("root may");
+    let built: Vec<(&str, String)> = (debs.iter())
+        .map(|deb| (deb.architecture, deb.build(&top.join("pool"))))
+        .collect();
+    let mut indexes = Vec::new();
+    for architecture in architectures {
+        let name = format!("main/binary-{architecture}/Packages");
+        let stanzas: String = (built.iter())
+            .filter(|(of, _)| of == architecture || *of == "all")
+            .map(|(_, stanza)| stanza.replace("Filename: ./", "Filename: pool/"))
+            .collect();
+        let file = suite.join(&name);
+        fs::create_dir_all(file.parent().expect("below the suite")).expect("root may");
+        fs::write(file, stanzas).expect("root may");
+        indexes.push(name);
+    }
+    sign(&suite, origin, key, &architectures.join(" "), &indexes);
+}
+
+/// Writes the signed list of what a repository's indexes are.
+fn sign(directory: &Path, origin: &str, key: &Key, architectures: &str, indexes: &[String]) {
+    let mut release = format!(
+        "Origin: {origin}\nLabel: {origin}\nSuite: stable\nCodename: test\nComponents: main\n\
+         Architectures: {architectures}\nDate: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n"
+    );
+    for name in indexes {
+        let file = directory.join(name);
+        let sum = output(Command::new("sha256sum").arg(&file));
+        let sum = sum.split_whitespace().next().expect("a sum");
+        let size = fs::metadata(&file).expect("just written").len();
+        writeln!(release, " {sum} {size} {name}").expect("a String takes every write");
+    }
     let plain = directory.join("Release");
     fs::write(&plain, release).expect("root may");
     run(gpg(key.home.path())

@@ -1,18 +1,20 @@
 //! Carrying out what was decided, on the target, with the target's own apt.
 
+mod refresh;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::etc;
-use super::names::{is_name, is_version, own_name};
+use super::names::{is_architecture, is_name, is_version, own_name};
 use super::plan::{Install, Work};
 use super::simulate::{argument, offers, simulate};
-use super::state::{PINS, PINS_FILE, State, lock_holder, manual, read_labels_and_sources};
+use super::state::{State, lock_holder, manual, read_labels_and_sources};
 use super::timers;
 use crate::escape::escape_str;
 use crate::interrupt::AbortFlag;
 use crate::modules::packages::answer::Silence;
 use crate::modules::packages::effects::Transaction;
 use crate::modules::packages::item::Outcome;
+use crate::modules::packages::list;
 use crate::modules::packages::tools::{Tools, failed};
 
 /// What apt is always told: no questions, configuration files as dpkg leaves them without a person,
@@ -76,6 +78,9 @@ fn check(work: &Work) -> Result<(), Silence> {
                 .iter()
                 .filter_map(|install| install.version.as_ref()))
             .find(|version| !is_version(version))
+        })
+        .or_else(|| {
+            (work.architectures.iter().chain(&work.disused)).find(|name| !is_architecture(name))
         });
     bad.map_or(Ok(()), |bad| {
         Err(Silence(format!("{} cannot be a package", escape_str(bad))))
@@ -98,98 +103,18 @@ impl Apply<'_, '_> {
         architecture.trim().clone_into(&mut self.architecture);
         let manual = manual(self.tools, &self.architecture)?;
         self.keep.extend(manual);
-        let installs = self.refresh()?;
+        let (installs, before) = self.refresh()?;
         let installs = self.verified(installs)?;
         let installs = self.harmless(installs);
+        self.keep_added(before, &installs);
         self.transaction(&installs)?;
+        self.drop_disused();
         self.notes()?;
         Ok(self.outcomes)
     }
 
     fn fail(&mut self, id: &str, why: impl Into<String>) {
         self.outcomes.push(Outcome::failed(id, why));
-    }
-
-    /// `/etc/apt`, and apt's own look at what its places offer. Returns the installs that are left.
-    fn refresh(&mut self) -> Result<Vec<Install>, Silence> {
-        let work = self.work;
-        let mut installs = work.install.clone();
-        let before = etc::change(self.tools, &work.files, &work.deletions)?;
-        if before.is_empty() && installs.is_empty() {
-            return Ok(installs);
-        }
-        (self.say)("asking the package sources what is new");
-        let refreshed = self.refresh_new_sources().and_then(|()| self.refresh_all());
-        if let Err(why) = refreshed {
-            // Pins have no part in a refresh; new sources and keys have.
-            let is_about_pins = (work.files.keys().chain(&work.deletions))
-                .all(|path| path == PINS_FILE || path.starts_with(PINS));
-            if is_about_pins && self.tools.supplied {
-                (self.say)(&format!(
-                    "going on with the package index that is there: {why}"
-                ));
-                for path in work.files.keys().chain(&work.deletions) {
-                    self.outcomes.push(Outcome::done(path));
-                }
-                return Ok(installs);
-            }
-            if before.is_empty() {
-                // Once, with all that does not come for it.
-                let names: Vec<String> = installs.drain(..).map(|install| install.name).collect();
-                self.fail(&names.join(", "), why.0);
-                return Ok(installs);
-            }
-            let calm = AbortFlag::new();
-            etc::put_back(&self.tools.with_abort(&calm), &before)?;
-            self.fail("/etc/apt", format!("put back as it was, because {}", why.0));
-            // What needs nothing of it can still come, if apt is well without it.
-            let again = self.refresh_all();
-            for install in std::mem::take(&mut installs) {
-                match &again {
-                    Ok(()) if install.origins.is_empty() => installs.push(install),
-                    Ok(()) => self.fail(&install.name, "its source could not be added"),
-                    Err(why) => self.fail(&install.name, why.0.clone()),
-                }
-            }
-            return Ok(installs);
-        }
-        for path in work.files.keys().chain(&work.deletions) {
-            self.outcomes.push(Outcome::done(path));
-        }
-        Ok(installs)
-    }
-
-    /// Each new file of sources by itself and strictly, so that a place which is broken for long is
-    /// not taken for a new one's fault.
-    fn refresh_new_sources(&mut self) -> Result<(), Silence> {
-        for path in self
-            .work
-            .files
-            .keys()
-            .filter(|path| path.starts_with(super::state::SOURCES))
-        {
-            let file = self.tools.at(path);
-            let list = format!("Dir::Etc::SourceList={}", file.display());
-            self.tools.act(&[
-                "apt-get",
-                "--quiet=2",
-                "-o",
-                &list,
-                "-o",
-                "Dir::Etc::SourceParts=/dev/null",
-                "-o",
-                "APT::Get::List-Cleanup=false",
-                "-o",
-                "APT::Update::Error-Mode=any",
-                "update",
-            ])?;
-        }
-        Ok(())
-    }
-
-    fn refresh_all(&mut self) -> Result<(), Silence> {
-        let argv = ["apt-get", "--quiet=2", "update"];
-        self.tools.act(&argv).map(|_| ())
     }
 
     /// The installs whose candidate, after the refresh, comes from where the source's comes from.
@@ -366,6 +291,10 @@ impl Apply<'_, '_> {
             let why = format!("it would also remove {}", taken.join(", "));
             return Err(Silence(escape_str(&why)));
         }
+        if !foreseen.upgrades.is_empty() {
+            let text = format!("also changes the version of {}", list(&foreseen.upgrades));
+            (self.say)(&text);
+        }
         let mut argv = vec![
             "apt-get",
             "--assume-yes",
@@ -420,6 +349,18 @@ impl Apply<'_, '_> {
         let mut argv = vec!["apt-mark", how, "--"];
         argv.extend(names);
         self.tools.act(&argv).map(|_| ())
+    }
+
+    /// An architecture with nothing left of it goes, too.
+    fn drop_disused(&mut self) {
+        for name in &self.work.disused {
+            let id = format!("architecture {name}");
+            let result = self.tools.act(&["dpkg", "--remove-architecture", name]);
+            match result {
+                Ok(_) => self.outcomes.push(Outcome::done(id)),
+                Err(why) => self.fail(&id, why.0),
+            }
+        }
     }
 
     /// What is noted of packages: asked for or not, held or not. Last, because a hold would be in the

@@ -1,12 +1,15 @@
-//! Changes of `/etc/apt` and its keys as one unit: all of it, or put back byte for byte.
+//! Changes of `/etc/apt`, its keys and the machine's architectures as one unit: all of it, or put back byte
+//! for byte.
 
 use std::collections::BTreeMap;
 
+use super::architectures::{self, Added};
+use super::plan::Work;
 use super::sources::is_read;
 use super::state::{PINS, PINS_FILE, SOURCES, is_key_path};
 use crate::escape::escape_str;
+use crate::interrupt::AbortFlag;
 use crate::modules::packages::answer::Silence;
-use crate::modules::packages::bytes::Bytes;
 use crate::modules::packages::files::{delete, write};
 use crate::modules::packages::tools::Tools;
 
@@ -15,13 +18,45 @@ const BACKUP_LIMIT: u64 = 4 << 20;
 
 /// What was there before.
 #[derive(Debug, Default)]
-pub struct Before(BTreeMap<String, Option<Vec<u8>>>);
+pub struct Before {
+    files: BTreeMap<String, Option<Vec<u8>>>,
+    added: Added,
+}
 
 impl Before {
     /// Whether nothing was changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.files.is_empty() && self.added.names().is_empty()
+    }
+
+    /// What of it was changed, for people.
+    #[must_use]
+    pub fn changed(&self) -> String {
+        let files = (!self.files.is_empty()).then(|| "/etc/apt".to_owned());
+        let added = (self.added.names().iter()).map(|name| format!("architecture {name}"));
+        files
+            .into_iter()
+            .chain(added)
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    /// The architectures that came and for which `is_used`, and a unit of only the others.
+    #[must_use]
+    pub fn split_added(self, is_used: impl Fn(&str) -> bool) -> (Vec<String>, Self) {
+        let (kept, added) = self.added.split(is_used);
+        let vain = Self {
+            added,
+            ..Self::default()
+        };
+        (kept, vain)
+    }
+
+    /// Whether an architecture came that was not there.
+    #[must_use]
+    pub fn has_added(&self, architecture: &str) -> bool {
+        self.added.names().iter().any(|name| name == architecture)
     }
 }
 
@@ -39,13 +74,20 @@ pub fn may_write(path: &str) -> bool {
         || is_key_path(path)
 }
 
-/// Writes and deletes; on the first failure everything is as it was.
-pub fn change(
-    tools: &Tools<'_>,
-    files: &BTreeMap<String, Bytes>,
-    deletions: &[String],
-) -> Result<Before, Silence> {
+/// Writes, deletes and adds what the work says; on the first failure everything is as it was.
+pub fn change(tools: &Tools<'_>, work: &Work) -> Result<Before, Silence> {
     let mut before = Before::default();
+    let result = change_noting(tools, work, &mut before);
+    if let Err(why) = result {
+        put_back(tools, &before)?;
+        return Err(why);
+    }
+    Ok(before)
+}
+
+fn change_noting(tools: &Tools<'_>, work: &Work, before: &mut Before) -> Result<(), Silence> {
+    let (files, deletions) = (&work.files, &work.deletions);
+    let mut there = BTreeMap::new();
     for path in files.keys().chain(deletions) {
         if !may_write(path) {
             return Err(Silence(format!(
@@ -53,31 +95,31 @@ pub fn change(
                 escape_str(path)
             )));
         }
-        before
-            .0
-            .insert(path.clone(), tools.read(path, BACKUP_LIMIT)?);
+        there.insert(path.clone(), tools.read(path, BACKUP_LIMIT)?);
     }
+    before.files = there;
     // Keys before what names them.
     let (keys, others): (Vec<_>, Vec<_>) = files.iter().partition(|(path, _)| is_key_path(path));
     for (path, content) in keys.into_iter().chain(others) {
-        if let Err(error) = write(tools, path, &content.0) {
-            put_back(tools, &before)?;
-            return Err(error);
-        }
+        write(tools, path, &content.0)?;
     }
     for path in deletions {
-        if let Err(error) = delete(tools, path) {
-            put_back(tools, &before)?;
-            return Err(error);
-        }
+        delete(tools, path)?;
     }
-    Ok(before)
+    before.added = architectures::add(tools, &work.architectures)?;
+    Ok(())
 }
 
-/// Makes everything as it was. Tries all of it, and says what could not be done.
+/// Makes everything as it was, also when we were told to stop. Tries all of it, and says what could not be
+/// done.
 pub fn put_back(tools: &Tools<'_>, before: &Before) -> Result<(), Silence> {
+    let calm = AbortFlag::new();
+    let tools = &tools.with_abort(&calm);
     let mut failures = Vec::new();
-    for (path, content) in &before.0 {
+    if let Err(error) = architectures::remove(tools, &before.added) {
+        failures.push(error.0);
+    }
+    for (path, content) in &before.files {
         let result = match content {
             Some(content) => write(tools, path, content),
             None => delete(tools, path),
@@ -90,7 +132,8 @@ pub fn put_back(tools: &Tools<'_>, before: &Before) -> Result<(), Silence> {
         Ok(())
     } else {
         Err(Silence(format!(
-            "/etc/apt could not be put back: {}",
+            "{} could not be put back: {}",
+            before.changed(),
             failures.join("; ")
         )))
     }
@@ -99,7 +142,7 @@ pub fn put_back(tools: &Tools<'_>, before: &Before) -> Result<(), Silence> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::interrupt::AbortFlag;
+    use crate::modules::packages::bytes::Bytes;
     use crate::modules::packages::testing::FakeMachine;
 
     #[test]
@@ -118,7 +161,13 @@ mod tests {
             ("/etc/apt/keyrings/v.gpg".to_owned(), Bytes(vec![0, 255, 7])),
         ]);
         let deletions = ["/etc/apt/preferences.d/old".to_owned()];
-        let before = change(&tools, &files, &deletions).unwrap();
+        let work = Work {
+            files,
+            deletions: deletions.to_vec(),
+            ..Work::default()
+        };
+        let before = change(&tools, &work).unwrap();
+        assert_eq!(before.changed(), "/etc/apt");
         assert_eq!(machine.content("/etc/apt/preferences.d/old"), None);
         assert_eq!(
             machine.content("/etc/apt/sources.list.d/v.list").unwrap(),

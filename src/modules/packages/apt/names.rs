@@ -5,13 +5,19 @@
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     let (plain, architecture) = name.split_once(':').unwrap_or((name, "all"));
-    let is_architecture = |c: char| c.is_ascii_alphanumeric() || c == '-';
     name.len() <= 255
         && plain.starts_with(|c: char| c.is_ascii_alphanumeric())
         && (plain.chars()).all(|c| c.is_ascii_alphanumeric() || "-+._".contains(c))
         && !plain.ends_with('-')
-        && architecture.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && architecture.chars().all(is_architecture)
+        && is_architecture(architecture)
+}
+
+/// Whether it can be the name of an architecture (dpkg's own rule).
+#[must_use]
+pub fn is_architecture(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && (name.chars()).all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
 /// Whether it can be a version (deb-version(7)), and no pattern.
@@ -29,6 +35,18 @@ pub fn own_name<'a>(name: &'a str, architecture: &str) -> &'a str {
         Some((plain, arch)) if arch == architecture || arch == "all" => plain,
         _ => name,
     }
+}
+
+/// The name without any architecture.
+#[must_use]
+pub fn plain_name(name: &str) -> &str {
+    name.split_once(':').map_or(name, |(plain, _)| plain)
+}
+
+/// The foreign architecture that a name says, if it says one.
+#[must_use]
+pub fn foreign_architecture(name: &str) -> Option<&str> {
+    name.split_once(':').map(|(_, architecture)| architecture)
 }
 
 #[cfg(test)]
@@ -77,5 +95,11 @@ mod tests {
         }
         assert_eq!(own_name("libc6:amd64", "amd64"), "libc6");
         assert_eq!(own_name("libc6:i386", "amd64"), "libc6:i386");
+        assert_eq!(plain_name("libc6:i386"), "libc6");
+        assert_eq!(foreign_architecture("libc6:i386"), Some("i386"));
+        assert_eq!(foreign_architecture("libc6"), None);
+        for architecture in ["", "--help", "i386\n", "a b", &"x".repeat(65)] {
+            assert!(!is_architecture(architecture), "{architecture:?}");
+        }
     }
 }

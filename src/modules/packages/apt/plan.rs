@@ -25,6 +25,10 @@ pub struct Work {
     pub files: BTreeMap<String, Bytes>,
     /// Files of `/etc/apt` that go, before the refresh.
     pub deletions: Vec<String>,
+    /// Foreign architectures that come, before the refresh.
+    pub architectures: BTreeSet<String>,
+    /// Foreign architectures that go, with the last package of theirs.
+    pub disused: Vec<String>,
     /// Packages that come.
     pub install: Vec<Install>,
     /// Packages that come along as recommended on the source, too.
@@ -52,6 +56,8 @@ impl Work {
         let Self {
             files,
             deletions,
+            architectures,
+            disused,
             install,
             along: _,
             remove,
@@ -63,7 +69,8 @@ impl Work {
             unhold,
         } = self;
         files.is_empty()
-            && [deletions, remove, manual, auto, hold, unhold]
+            && architectures.is_empty()
+            && [deletions, disused, remove, manual, auto, hold, unhold]
                 .iter()
                 .all(|list| list.is_empty())
             && install.is_empty()
@@ -79,6 +86,8 @@ pub struct Install {
     pub version: Option<String>,
     /// Who must offer it: vendors; none means the distribution.
     pub origins: Vec<String>,
+    /// Foreign architectures that it needs.
+    pub needs: Vec<String>,
 }
 
 /// Both machines' states and what follows from them.
@@ -109,6 +118,11 @@ impl<'a> Both<'a> {
     /// The vendors of the target's `package`.
     fn their_vendors(&'a self, package: &'a Package) -> Vec<&'a str> {
         vendors(self.target, &self.target_own, package)
+    }
+
+    /// Foreign architectures that the target lacks for this package of the source.
+    fn lacking(&self, name: &'a str, package: &'a Package) -> BTreeSet<&'a str> {
+        self.target.lacks_for(name, package)
     }
 
     fn is_marked(&self, name: &str) -> bool {

@@ -8,6 +8,8 @@ use crate::modules::packages::item::{Item, Proposal, Settled, Stand, Verb};
 use crate::modules::packages::patterns::Patterns;
 use crate::modules::packages::rules::Rules;
 
+#[path = "plan_architecture_tests.rs"]
+mod architectures;
 #[path = "plan_trust_tests.rs"]
 mod trust;
 
@@ -64,6 +66,7 @@ impl Made {
             version: version.to_owned(),
             manual: true,
             held: false,
+            needs: Vec::new(),
             origins: number
                 .map(|n| u16::try_from(n).unwrap())
                 .into_iter()
@@ -181,7 +184,8 @@ fn what_the_target_lacks_comes_and_what_only_it_has_stays_unless_said() {
         [Install {
             name: "vim".into(),
             version: None,
-            origins: vec![]
+            origins: vec![],
+            needs: vec![]
         }]
     );
     assert!(work.remove.is_empty() && work.files.is_empty());

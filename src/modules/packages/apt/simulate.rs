@@ -1,6 +1,6 @@
 //! What apt says it would do (`apt-get --simulate`), before it does it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ const NAMES_A_CALL: usize = 4000;
 pub struct Question {
     /// Packages to install, with the exact version where only that will do.
     pub install: Vec<(String, Option<String>)>,
+    /// Those of them whose architecture is not there yet: nothing can be foreseen of them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub later: BTreeSet<String>,
     /// Packages to remove.
     pub remove: Vec<String>,
 }
@@ -156,6 +159,7 @@ pub fn forecast(tools: &Tools<'_>, question: &Question) -> Result<Forecast, Sile
     }
     // One unknown name refuses the whole transaction: such are left out until their source is there.
     let known: Vec<(&str, String)> = (question.install.iter())
+        .filter(|(name, _)| !question.later.contains(name))
         .filter(|(name, version)| {
             forecast
                 .offers
@@ -248,8 +252,6 @@ fn answered(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]

@@ -15,6 +15,49 @@ pub struct Entry {
     pub signed_by: bool,
     /// Whether apt is told to take what is there without checking signatures.
     pub unchecked: bool,
+    /// Whether it is about packages to install, and not about their sources alone.
+    pub binaries: bool,
+    /// Which architectures' packages apt takes from there.
+    pub architectures: Architectures,
+}
+
+/// The architectures of an entry: `arch=`, `arch+=`, `arch-=`, or the fields of the same meaning.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Architectures {
+    /// Only these; nothing: all that the machine has.
+    only: Option<Vec<String>>,
+    /// These, too.
+    more: Vec<String>,
+    /// But not these.
+    less: Vec<String>,
+}
+
+impl Architectures {
+    fn take(&mut self, how: Option<char>, value: &str) {
+        let names = (value.split(|c: char| c == ',' || c.is_whitespace()))
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned);
+        match how {
+            Some('+') => self.more.extend(names),
+            Some('-') => self.less.extend(names),
+            _ => self.only.get_or_insert_default().extend(names),
+        }
+    }
+}
+
+impl Entry {
+    /// Whether packages of an architecture, which the machine has, are taken from there.
+    #[must_use]
+    pub fn serves(&self, architecture: &str) -> bool {
+        let Architectures { only, more, less } = &self.architectures;
+        let has = |list: &[String]| list.iter().any(|name| name == architecture);
+        self.binaries
+            && !has(less)
+            && (has(more)
+                || only
+                    .as_deref()
+                    .is_none_or(|only| only.is_empty() || has(only)))
+    }
 }
 
 /// Options that switch the check of signatures off, and what says yes to them (sources.list(5)).
@@ -58,13 +101,18 @@ pub fn parse(path: &str, text: &str) -> Vec<Entry> {
 fn parse_line(line: &str) -> Option<Entry> {
     let line = line.split('#').next().unwrap_or_default().trim();
     let rest = line.strip_prefix("deb")?;
-    let rest = rest.strip_prefix("-src").unwrap_or(rest);
+    let (binaries, rest) = match rest.strip_prefix("-src") {
+        Some(rest) => (false, rest),
+        None => (true, rest),
+    };
     let rest = rest.strip_prefix(char::is_whitespace)?.trim_start();
     let mut entry = Entry {
         uris: Vec::new(),
         keys: Vec::new(),
         signed_by: false,
         unchecked: false,
+        binaries,
+        architectures: Architectures::default(),
     };
     let rest = match rest.strip_prefix('[') {
         Some(rest) => {
@@ -73,7 +121,11 @@ fn parse_line(line: &str) -> Option<Entry> {
                 let Some((name, value)) = option.split_once('=') else {
                     continue;
                 };
+                let how = name.chars().last().filter(|c| "+-".contains(*c));
                 let name = name.trim_end_matches(['+', '-']).to_ascii_lowercase();
+                if name == "arch" {
+                    entry.architectures.take(how, value);
+                }
                 if name == "signed-by" {
                     entry.signed_by = true;
                     entry.keys.extend(key_files(value));
@@ -131,7 +183,19 @@ fn stanza_entry(stanza: &BTreeMap<String, String>) -> Option<Entry> {
         Some(value) if !inline => value.split_whitespace().flat_map(key_files).collect(),
         _ => Vec::new(),
     };
+    let mut architectures = Architectures::default();
+    for (field, how) in [
+        ("architectures", None),
+        ("architectures-add", Some('+')),
+        ("architectures-remove", Some('-')),
+    ] {
+        if let Some(value) = stanza.get(field) {
+            architectures.take(how, value);
+        }
+    }
     (!uris.is_empty()).then_some(Entry {
+        binaries: words("types").iter().any(|word| word == "deb"),
+        architectures,
         uris,
         keys,
         signed_by: signed_by.is_some(),
@@ -250,5 +314,35 @@ mod tests {
             assert_eq!(origin(uri), "v.example/apt");
         }
         assert_eq!(origin("ftp://u:p@f.example/x"), "ftp://f.example/x");
+    }
+
+    #[test]
+    fn entries_say_which_architectures_they_are_for() {
+        let serves = |path: &str, text: &str| -> Vec<bool> {
+            let entry = parse(path, text).remove(0);
+            ["amd64", "i386", "armhf"]
+                .map(|name| entry.serves(name))
+                .to_vec()
+        };
+        for (options, expected) in [
+            ("", [true, true, true]),
+            ("[arch=amd64]", [true, false, false]),
+            ("[arch=amd64,i386]", [true, true, false]),
+            ("[arch=amd64 arch+=i386]", [true, true, false]),
+            ("[ARCH-=i386]", [true, false, true]),
+        ] {
+            let line = format!("deb {options} http://x.example/ x y\n");
+            assert_eq!(serves("/a/x.list", &line), expected, "{options}");
+        }
+        assert_eq!(
+            serves("/a/x.list", "deb-src http://x.example x y"),
+            [false; 3]
+        );
+        let stanza = "Types: deb deb-src\nURIs: http://x.example\nSuites: x\n";
+        assert_eq!(serves("/a/x.sources", stanza), [true; 3]);
+        let some = format!("{stanza}Architectures: amd64 armhf\nArchitectures-Remove: armhf\n");
+        assert_eq!(serves("/a/x.sources", &some), [true, false, false]);
+        let none = stanza.replace("deb deb-src", "deb-src");
+        assert_eq!(serves("/a/x.sources", &none), [false; 3]);
     }
 }

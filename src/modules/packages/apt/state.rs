@@ -6,8 +6,8 @@ use std::fs::File;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 use serde::{Deserialize, Serialize};
 
-use super::names::{is_name, is_version, own_name};
-use super::{policy, sources};
+use super::names::{foreign_architecture, is_architecture, is_name, is_version, own_name};
+use super::{architectures, policy, sources};
 use crate::escape::escape_str;
 use crate::modules::packages::answer::{Answer, Silence};
 use crate::modules::packages::bytes::Bytes;
@@ -36,6 +36,9 @@ const NAMES_A_CALL: usize = 4000;
 pub struct State {
     /// The machine's own architecture as dpkg names it.
     pub architecture: String,
+    /// Further architectures whose packages may be installed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign: Vec<String>,
     /// Installed packages by name, `name:architecture` for foreign ones.
     pub packages: BTreeMap<String, Package>,
     /// Origins, named by number in the packages.
@@ -74,6 +77,9 @@ pub struct Package {
     /// Who offers it, by number in [`State::origins`]; nobody: it was installed by hand.
     #[serde(rename = "o", default, skip_serializing_if = "Vec::is_empty")]
     pub origins: Vec<u16>,
+    /// Foreign architectures that it names in what it needs.
+    #[serde(rename = "a", default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
 }
 
 #[expect(
@@ -97,6 +103,12 @@ impl State {
     /// What of it no dpkg can have said, if anything.
     #[must_use]
     pub fn nonsense(&self) -> Option<String> {
+        let bad = (self.foreign.iter())
+            .chain(self.packages.values().flat_map(|package| &package.needs))
+            .find(|architecture| !is_architecture(architecture));
+        if let Some(bad) = bad {
+            return Some(format!("names the architecture {bad}"));
+        }
         (self.packages.iter()).find_map(|(name, package)| {
             if !is_name(name) {
                 Some(format!("names {name}"))
@@ -142,6 +154,25 @@ impl State {
             }
         }
         own
+    }
+
+    /// Whether packages of an architecture, once it is there, are taken from a place like this.
+    #[must_use]
+    pub fn takes(&self, architecture: &str, is_it: impl Fn(&str) -> bool) -> bool {
+        (self.sources.iter())
+            .flat_map(|(path, text)| sources::parse(path, text))
+            .filter(|entry| entry.serves(architecture))
+            .any(|entry| entry.uris.iter().any(|uri| is_it(&sources::origin(uri))))
+    }
+
+    /// Foreign architectures without which a package of this name and needs cannot be installed here.
+    #[must_use]
+    pub fn lacks_for<'a>(&self, name: &'a str, package: &'a Package) -> BTreeSet<&'a str> {
+        (foreign_architecture(name).into_iter())
+            .chain(package.needs.iter().map(String::as_str))
+            .filter(|wanted| *wanted != self.architecture)
+            .filter(|wanted| !self.foreign.iter().any(|there| there == wanted))
+            .collect()
     }
 
     /// Source files that declare `origin`, with their entries for it.
@@ -212,6 +243,7 @@ fn read_all(tools: &Tools<'_>) -> Result<State, Silence> {
             .ask(&["dpkg", "--print-architecture"])?
             .trim()
             .to_owned(),
+        foreign: architectures::foreign(tools)?,
         locked_by: lock_holder(tools)?,
         ..State::default()
     };
@@ -274,13 +306,20 @@ fn marked(tools: &Tools<'_>, what: &str, architecture: &str) -> Result<Vec<Strin
 }
 
 fn read_dpkg(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
-    let format =
-        "${Package}\t${Architecture}\t${Version}\t${db:Status-Want}\t${db:Status-Status}\n";
-    let argv = ["dpkg-query", "--show", "--showformat", format];
+    let mut format =
+        "${Package}\t${Architecture}\t${Version}\t${db:Status-Want}\t${db:Status-Status}\t"
+            .to_owned();
+    // Only where there can be something foreign in it: it is long.
+    if !state.foreign.is_empty() {
+        format.push_str("${Pre-Depends}, ${Depends}");
+    }
+    format.push('\n');
+    let argv = ["dpkg-query", "--show", "--showformat", &format];
     let answer = tools.ask(&argv)?;
+    let mut needs_of = BTreeMap::new();
     for line in answer.lines() {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [name, arch, version, want, status] = fields[..] else {
+        let [name, arch, version, want, status, needs] = fields[..] else {
             let line = escape_str(line);
             return Err(Silence(format!(
                 "`dpkg-query --show` printed nonsense: {line}"
@@ -296,6 +335,9 @@ fn read_dpkg(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
                     held,
                     ..Package::default()
                 };
+                if !needs.is_empty() {
+                    needs_of.insert(name.clone(), needs);
+                }
                 state.packages.insert(name, package);
             }
             "not-installed" | "config-files" => {
@@ -312,6 +354,12 @@ fn read_dpkg(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
         return Err(Silence(
             "`dpkg-query --show` named no installed package, which cannot be".to_owned(),
         ));
+    }
+    let foreign = state.foreign.clone();
+    for (name, architecture) in architectures::needs(&needs_of, &foreign) {
+        if let Some(package) = state.packages.get_mut(name) {
+            package.needs.push(architecture.to_owned());
+        }
     }
     Ok(())
 }

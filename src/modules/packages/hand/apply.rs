@@ -7,7 +7,7 @@ use super::plan::{Recipe, Work};
 use super::state::is_ours;
 use crate::escape::escape_str;
 use crate::modules::packages::answer::Silence;
-use crate::modules::packages::apt::{self, simulate::simulate};
+use crate::modules::packages::apt::{self, names::own_name, simulate::simulate};
 use crate::modules::packages::item::Outcome;
 use crate::modules::packages::tools::{Tools, failed};
 
@@ -51,12 +51,15 @@ fn follow(tools: &Tools<'_>, id: &str, recipe: &Recipe) -> Result<(), Silence> {
             .map(|_| ())
             .map_err(|_| absent());
     }
-    let format = "${db:Status-Status}\t${Version}\n";
+    let architecture = tools.ask(&["dpkg", "--print-architecture"])?;
+    // Without an architecture dpkg speaks of those of all of them.
+    let format = "${db:Status-Status}\t${Package}:${Architecture}\t${Version}\n";
     let argv = ["dpkg-query", "--show", "--showformat", format, "--", id];
     let answer = tools.ask(&argv).map_err(|_| absent())?;
-    let version = answer
-        .lines()
-        .find_map(|line| line.strip_prefix("installed\t"))
+    let version = (answer.lines())
+        .filter_map(|line| line.strip_prefix("installed\t")?.split_once('\t'))
+        .find(|(name, _)| own_name(name, architecture.trim()) == id)
+        .map(|(_, version)| version)
         .ok_or_else(absent)?;
     match &recipe.version {
         Some(wanted) if apt::version::compare(version, wanted).is_lt() => Err(Silence(format!(
@@ -122,7 +125,9 @@ mod tests {
     fn recipes_are_followed_and_what_they_bring_is_looked_for() {
         let machine = FakeMachine::new();
         std::fs::create_dir(machine.root().join("opt")).unwrap();
-        machine.program("dpkg-query", "echo 'installed\t1.0'");
+        machine.program("dpkg", "echo amd64");
+        let both = r"printf 'installed\told:i386\t3.0\ninstalled\told:all\t1.0\n'";
+        machine.program("dpkg-query", both);
         let abort = AbortFlag::new();
         let mut work = Work::default();
         for (id, command) in [

@@ -52,7 +52,16 @@ pub fn draft(view: &View<'_, State>) -> Proposal<Question> {
             let _ = write!(text, ", held");
         }
         question.install.push((name.clone(), version));
-        draft.items.push(Item::asked(name, Verb::Install, text));
+        let mut item = Item::asked(name, Verb::Install, text);
+        let lacking = both.lacking(name, package);
+        if !lacking.is_empty() {
+            question.later.insert(name.clone());
+            let names = lacking.into_iter().collect::<Vec<_>>().join(", ");
+            (item.consequences).push(format!(
+                "{target_name} gets the architecture {names} for it"
+            ));
+        }
+        draft.items.push(item);
     }
     for (name, package) in both.target.packages.iter().filter(|(_, p)| p.manual) {
         if both.is_marked(name) {
@@ -141,7 +150,7 @@ pub fn consider(view: &View<'_, State>, forecast: &Forecast, items: &mut [Item])
         }
         let package = both.source.packages.get(&item.id);
         if item.verb == Verb::Install
-            && package.is_some_and(|package| is_unchecked(&both, &both.our_vendors(package)))
+            && package.is_some_and(|p| is_unchecked(&both, &item.id, &both.our_vendors(p)))
         {
             (item.consequences).push("its place is not verified by signatures".to_owned());
         }

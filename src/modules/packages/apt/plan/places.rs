@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Both;
 use crate::escape::escape_str;
+use crate::modules::packages::apt::names::foreign_architecture;
 use crate::modules::packages::apt::simulate::Forecast;
 use crate::modules::packages::apt::sources::{self, origin};
 use crate::modules::packages::apt::state::{
@@ -21,15 +22,25 @@ pub(super) fn unreachable_reason(
     let offer = forecast.offers.get(name);
     if vendors.is_empty() {
         // The distribution's. A target that has not been refreshed for long may not know it yet.
-        let offer = offer?;
         let version = package.held.then_some(package.version.as_str());
-        let origins = offer.origins(version);
+        let origins = offer.map(|o| o.origins(version)).unwrap_or_default();
         let is_locked_up = !origins.is_empty()
             && origins.iter().all(|origin| is_for_subscribers(origin))
             && both.target.subscribed == Some(false);
         if is_locked_up {
             return Some(format!(
                 "it would come from Ubuntu Pro, which {} is not attached to (`sudo pro attach` there)",
+                both.view.names.1
+            ));
+        }
+        if let Some(architecture) = foreign_architecture(name)
+            && !both
+                .target
+                .takes(architecture, |o| both.target_own.contains(o))
+        {
+            return Some(format!(
+                "{} takes no packages of {architecture} from the distribution: its package sources \
+                 name other architectures",
                 both.view.names.1
             ));
         }
@@ -42,17 +53,17 @@ pub(super) fn unreachable_reason(
             )
         });
     }
-    if declared_by_target(both, &vendors) {
+    if declared_by_target(both, name, &vendors) {
         return None;
     }
     files_for(both.source, &vendors).err()
 }
 
-/// Whether the target uses one of these places already.
-pub(super) fn declared_by_target(both: &Both<'_>, vendors: &[&str]) -> bool {
-    vendors
-        .iter()
-        .any(|vendor| !both.target.files_declaring(vendor).is_empty())
+/// Whether the target takes packages of this one's architecture from one of these places already.
+pub(super) fn declared_by_target(both: &Both<'_>, name: &str, vendors: &[&str]) -> bool {
+    let architecture = foreign_architecture(name).unwrap_or(&both.target.architecture);
+    both.target
+        .takes(architecture, |origin| vendors.contains(&origin))
 }
 
 /// The files a package of these vendors needs: one of the source's that declares a vendor and whose
@@ -96,8 +107,9 @@ pub(super) fn files_for<'s>(
 }
 
 /// Whether the file that these vendors need would have apt take what is there unchecked.
-pub(super) fn is_unchecked(both: &Both<'_>, vendors: &[&str]) -> bool {
-    let file = (!declared_by_target(both, vendors)).then(|| files_for(both.source, vendors).ok());
+pub(super) fn is_unchecked(both: &Both<'_>, name: &str, vendors: &[&str]) -> bool {
+    let file =
+        (!declared_by_target(both, name, vendors)).then(|| files_for(both.source, vendors).ok());
     file.flatten().is_some_and(|(path, _)| {
         (sources::parse(path, &both.source.sources[path]).iter()).any(|entry| entry.unchecked)
     })

@@ -6,6 +6,7 @@ use super::places::{declared_by_target, files_for, origins_in, other_keys};
 use super::{Both, Install, Work};
 use crate::change::{Action, Change};
 use crate::escape::escape_str;
+use crate::modules::packages::apt::names::foreign_architecture;
 use crate::modules::packages::apt::simulate::Forecast;
 use crate::modules::packages::apt::state::{SOURCES_FILE, State, is_key_path};
 use crate::modules::packages::bytes::Bytes;
@@ -32,7 +33,7 @@ pub fn settle(
                     continue;
                 };
                 let vendors = both.our_vendors(package);
-                if declared_by_target(&both, &vendors) {
+                if declared_by_target(&both, name, &vendors) {
                     for (path, key) in other_keys(&both, &vendors) {
                         work.files.insert(path.to_owned(), key.content.clone());
                         let users: &mut Vec<String> = needed_by.entry(path.to_owned()).or_default();
@@ -47,8 +48,17 @@ pub fn settle(
                         }
                     }
                 }
+                let lacking: Vec<String> = (both.lacking(name, package).into_iter())
+                    .map(str::to_owned)
+                    .collect();
+                for architecture in &lacking {
+                    let users = needed_by.entry(architecture.clone()).or_default();
+                    users.push(name.clone());
+                }
+                work.architectures.extend(lacking.iter().cloned());
                 work.install.push(Install {
                     name: name.clone(),
+                    needs: lacking,
                     version: package.held.then(|| package.version.clone()),
                     origins: vendors.iter().map(|v| (*v).to_owned()).collect(),
                 });
@@ -93,6 +103,7 @@ pub fn settle(
         .collect();
     settle_pins(&both, work);
     settle_unused_sources(&both, work);
+    settle_unused_architectures(&both, work);
     settle_holds(&both, work);
     list_plumbing(&both, work, &needed_by, &mut settled.changes);
     settled
@@ -180,7 +191,16 @@ fn is_about_target(both: &Both<'_>, text: Option<&String>) -> bool {
         };
         match field.trim().to_ascii_lowercase().as_str() {
             "package" => value.split_whitespace().any(|name| {
-                both.target.packages.contains_key(name) && !both.source.packages.contains_key(name)
+                // Without an architecture it speaks of those of all of them.
+                let foreign = format!("{name}:");
+                (both.target.packages.range(foreign.clone()..))
+                    .map(|(there, _)| there.as_str())
+                    .take_while(|there| there.starts_with(&foreign))
+                    .chain([name])
+                    .any(|there| {
+                        both.target.packages.contains_key(there)
+                            && !both.source.packages.contains_key(there)
+                    })
             }),
             "pin" => {
                 let value = value.trim().strip_prefix("origin").unwrap_or_default();
@@ -217,6 +237,22 @@ fn settle_unused_sources(both: &Both<'_>, work: &mut Work) {
     }
 }
 
+/// An architecture that only the target has goes with the last of its packages, if this run removes that.
+fn settle_unused_architectures(both: &Both<'_>, work: &mut Work) {
+    let gone: BTreeSet<&String> = work.remove.iter().chain(&work.may_remove).collect();
+    for architecture in &both.target.foreign {
+        let mut users = (both.target.packages.keys())
+            .filter(|name| foreign_architecture(name) == Some(architecture))
+            .peekable();
+        if !both.source.foreign.contains(architecture)
+            && users.peek().is_some()
+            && users.all(|name| gone.contains(name))
+        {
+            work.disused.push(architecture.clone());
+        }
+    }
+}
+
 fn settle_holds(both: &Both<'_>, work: &mut Work) {
     let comes: BTreeSet<&str> = work.install.iter().map(|i| i.name.as_str()).collect();
     for (name, package) in &both.source.packages {
@@ -240,6 +276,16 @@ fn list_plumbing(
     needed_by: &BTreeMap<String, Vec<String>>,
     changes: &mut Vec<Change>,
 ) {
+    for architecture in &work.architectures {
+        let mut line = change(Action::Create, "architecture", architecture);
+        if let Some(names) = needed_by.get(architecture) {
+            line.detail = format!("for {}", list(names));
+        }
+        changes.push(line);
+    }
+    for architecture in &work.disused {
+        changes.push(change(Action::Delete, "architecture", architecture));
+    }
     for path in work.files.keys() {
         let is_there = both.target.sources.contains_key(path)
             || both.target.pins.contains_key(path)
