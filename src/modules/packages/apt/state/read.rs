@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::thread::ScopedJoinHandle;
 
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
@@ -28,32 +29,86 @@ pub fn read(tools: &Tools<'_>) -> Answer<State> {
 
 fn read_all(tools: &Tools<'_>) -> Result<State, Silence> {
     let mut state = State {
-        architecture: tools
-            .ask(&["dpkg", "--print-architecture"])?
-            .trim()
-            .to_owned(),
+        architecture: architectures::own(tools)?,
         foreign: architectures::foreign(tools)?,
         locked_by: lock_holder(tools)?,
         ..State::default()
     };
-    read_dpkg(tools, &mut state)?;
-    for name in manual(tools, &state.architecture)? {
+    // At once, because none needs another: each waits for programs that read all that dpkg or apt know.
+    let own = state.architecture.clone();
+    let (packages, marks, files) = std::thread::scope(|scope| {
+        let marks = scope.spawn(|| read_marks(tools, &own));
+        let files = scope.spawn(|| read_files(tools));
+        let packages = read_packages(tools, &mut state);
+        (packages, joined(marks), joined(files))
+    });
+    packages?;
+    let (marks, files) = (marks?, files?);
+    for name in marks.manual {
         if let Some(package) = state.packages.get_mut(&name) {
             package.manual = true;
         }
     }
-    // Not from dpkg: without being asked by name it is silent about what it has never had.
-    for name in marked(tools, "showhold", &state.architecture)? {
+    for name in marks.held {
         if !state.packages.contains_key(&name) {
             state.absent_holds.push(name);
         }
     }
-    read_policies(tools, &mut state)?;
+    Ok(State {
+        labels: marks.labels,
+        sources: files.sources,
+        pins: files.pins,
+        keys: files.keys,
+        subscribed: files.subscribed,
+        ..state
+    })
+}
+
+/// What a thread of ours has read.
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, Silence>>) -> Result<T, Silence> {
+    thread.join().unwrap_or_else(|_| Err(Silence::our_fault()))
+}
+
+fn read_packages(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
+    read_dpkg(tools, state)?;
+    read_policies(tools, state)
+}
+
+/// What apt itself has noted.
+struct Noted {
+    manual: Vec<String>,
+    held: Vec<String>,
+    labels: BTreeMap<String, String>,
+}
+
+fn read_marks(tools: &Tools<'_>, architecture: &str) -> Result<Noted, Silence> {
+    Ok(Noted {
+        manual: manual(tools, architecture)?,
+        // Not from dpkg: without being asked by name it is silent about what it has never had.
+        held: marked(tools, "showhold", architecture)?,
+        labels: labels(tools)?,
+    })
+}
+
+/// Only what of the state is in files, or is about them.
+fn read_files(tools: &Tools<'_>) -> Result<State, Silence> {
+    let mut state = State::default();
     read_sources(tools, &mut state)?;
     read_pins(tools, &mut state)?;
     read_keys(tools, &mut state)?;
     state.subscribed = subscribed(tools);
     Ok(state)
+}
+
+/// Who the places say they are.
+fn labels(tools: &Tools<'_>) -> Result<BTreeMap<String, String>, Silence> {
+    let text = tools.ask(&["apt-cache", "policy"])?;
+    if !text.starts_with("Package files:") {
+        return Err(Silence(
+            "`apt-cache policy` named no package files, not even dpkg's".to_owned(),
+        ));
+    }
+    Ok(policy::parse_labels(&text))
 }
 
 /// Only whether: what else the program says (whose, until when) is nobody's business here.
@@ -66,9 +121,15 @@ fn subscribed(tools: &Tools<'_>) -> Option<bool> {
     status["attached"].as_bool()
 }
 
-/// Names of what somebody asked for.
+/// Names of what somebody asked for. That nobody asked for anything cannot be: a system is not there by itself.
 pub fn manual(tools: &Tools<'_>, architecture: &str) -> Result<Vec<String>, Silence> {
-    marked(tools, "showmanual", architecture)
+    let names = marked(tools, "showmanual", architecture)?;
+    if names.is_empty() {
+        return Err(Silence(
+            "`apt-mark showmanual` named no package, which cannot be".to_owned(),
+        ));
+    }
+    Ok(names)
 }
 
 /// What `apt-mark` lists, a name a line.
@@ -183,7 +244,6 @@ fn read_policies(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
             escape_str(name)
         )));
     }
-    state.labels = policy::parse_labels(&tools.ask(&["apt-cache", "policy"])?);
     Ok(())
 }
 
@@ -224,7 +284,7 @@ fn read_sources(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
 /// Only what tells the distribution's places from others.
 pub fn read_labels_and_sources(tools: &Tools<'_>) -> Result<State, Silence> {
     let mut state = State {
-        labels: policy::parse_labels(&tools.ask(&["apt-cache", "policy"])?),
+        labels: labels(tools)?,
         ..State::default()
     };
     read_sources(tools, &mut state)?;
