@@ -15,7 +15,7 @@ PACKAGING = packaging
 
 help:
 	@echo "make demo     two real machines on this one, a real sync between them, the proof"
-	@echo "make test     every test; those that need root and btrfs run under sudo"
+	@echo "make test     every test; run under sudo, for they mount disks and boot machines"
 	@echo "make soak     the random tests and kill tests with SEEDS=20 seeds, or SEEDS=7,8,9"
 	@echo "make fuzz     lets a fuzzer loose on all that reads foreign bytes, TIME=60 seconds each"
 	@echo "make lint     formatting, clippy and documentation, warnings are errors"
@@ -50,6 +50,7 @@ fuzz:
 	@fuzz/run.sh
 
 lint:
+	@$(LAB)/need.sh build lint
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps

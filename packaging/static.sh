@@ -56,7 +56,9 @@ else
   packaging/unwind.sh "$unwind"
   export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
   export "CARGO_TARGET_${variable^^}_LINKER=musl-gcc"
-  flags+=(-L "native=$unwind" -C link-self-contained=no -C target-feature=+crt-static -C relocation-model=static)
+  # The library that comes with rustup's target has what C compilers leave to a library of theirs, such as counting bits on
+  # processors of any age; one built here has not.
+  flags+=(-L "native=$unwind" -C link-self-contained=no -C target-feature=+crt-static -C relocation-model=static -C link-arg=-lgcc)
   build+=(-Z "build-std=std,panic_unwind")
 fi
 flags+=("${remap[@]}")

@@ -7,6 +7,9 @@
 
 use std::fmt::Write as _;
 
+/// Names in one line before it says how many more there are.
+const NAMED: usize = 8;
+
 /// Whether `c` must not be printed as it is: C0 and C1 controls, line and paragraph separators,
 /// marks and overrides of writing direction, the byte order mark, interlinear and tag characters.
 #[must_use]
@@ -64,9 +67,34 @@ pub fn escape_str(text: &str) -> String {
     out
 }
 
+/// Names in a sentence, at most a few of them and how many more there are, safe to print.
+#[must_use]
+pub fn few<'n>(names: impl IntoIterator<Item = &'n String>) -> String {
+    let names: Vec<&String> = names.into_iter().collect();
+    let shown: Vec<String> = names.iter().take(NAMED).map(|n| escape_str(n)).collect();
+    let mut text = shown.join(", ");
+    if names.len() > NAMED {
+        write!(text, " and {} more", names.len() - NAMED).expect("a String takes every write");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_names_a_few_are_shown_and_the_rest_counted() {
+        let names = |count: usize| (0..count).map(|n| format!("n{n}")).collect::<Vec<_>>();
+        assert_eq!(few(&names(0)), "");
+        assert_eq!(few(&names(2)), "n0, n1");
+        assert_eq!(few(&names(8)), "n0, n1, n2, n3, n4, n5, n6, n7");
+        assert_eq!(
+            few(&names(400)),
+            "n0, n1, n2, n3, n4, n5, n6, n7 and 392 more"
+        );
+        assert_eq!(few(&["a\n".to_owned()]), r"a\x0a");
+    }
 
     #[test]
     fn plain_and_foreign_letters_stay_as_they_are() {

@@ -446,7 +446,7 @@ pub struct SnapshotsArgs {
 pub enum SnapshotsCommand {
     /// List them: subvolume, before or after which sync, when.
     List {
-        /// Those of this machine instead of one's own
+        /// Those of that machine instead of this one's
         #[arg(long, value_name = "HOST", value_parser = parse_host, value_hint = ValueHint::Hostname)]
         host: Option<String>,
     },

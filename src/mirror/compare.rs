@@ -19,6 +19,7 @@ use super::drift::{self, Asking, Since};
 use super::entry::{Aspects, DEPTH_MAX, Entry, FLAG_NOCOW, Kind, Meta, join, split};
 use super::exchange;
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
+use super::given_way;
 use super::left::{Compared, Left};
 use super::links::{Leaders, StandIns, unseen};
 use super::look::Looker;
@@ -359,6 +360,7 @@ impl<'a> TargetScan<'a> {
             aspects,
             path,
             old: have.map(old_of),
+            over: None,
             from: None,
             meta: want.clone(),
             ranges,
@@ -580,25 +582,56 @@ impl<'a> TargetScan<'a> {
         Ok(())
     }
 
-    /// Plans the moves that were agreed on, before everything else.
+    /// Plans the moves that were agreed on, before everything else, and the deletion of what is in
+    /// directories that give way.
     fn plan_moves(&mut self, moves: &Moves) -> Result<(), ScanError> {
-        for m in moves.list() {
-            let (parent, name) = split(&m.from);
+        let look = |path: &[u8]| {
+            let (parent, name) = split(path);
             let dir = self.tree.open_dir(parent);
             let found = dir.and_then(|dir| self.tree.look(dir.as_fd(), name));
-            // Nothing more than a moment ago it was a directory there.
-            let have = found.ok().flatten().unwrap_or_else(Found::unreadable);
+            found.ok().flatten()
+        };
+        for m in moves.list() {
+            // Nothing more than a moment ago it was there.
+            let have = look(&m.from).unwrap_or_else(Found::unreadable);
+            let over = moves.over(m).and_then(|path| Some((look(&path)?, path)));
+            if let Some((found, path)) = &over {
+                self.entries += 1;
+                self.planner.count_touched(found.meta.size);
+                if found.meta.kind == Kind::Dir {
+                    self.delete_given_way(path, moves)?;
+                }
+            }
             self.planner.add(&Op {
                 step: Step::Move,
                 aspects: Aspects(Aspects::MOVED),
                 path: m.to.clone(),
                 from: Some(m.from.clone()),
                 old: Some(old_of(&have)),
+                over: over.as_ref().map(|(found, _)| old_of(found)),
                 meta: Meta::opaque(),
                 ranges: None,
             })?;
         }
         Ok(())
+    }
+
+    /// Plans the deletion of everything in the directory at `path`, which gives way, that is not moved itself.
+    fn delete_given_way(&mut self, path: &[u8], moves: &Moves) -> Result<(), ScanError> {
+        let (planner, entries) = (&mut self.planner, &mut self.entries);
+        given_way::each(self.tree, path, moves, self.abort, &mut |path, found| {
+            *entries += 1;
+            planner.add(&Op {
+                step: Step::Delete,
+                aspects: Aspects::default(),
+                path: path.to_vec(),
+                from: Some(path.to_vec()),
+                old: Some(old_of(found)),
+                over: None,
+                meta: Meta::opaque(),
+                ranges: None,
+            })
+        })
     }
 
     /// The names of a directory as they will be when all has been moved.
@@ -981,6 +1014,7 @@ impl<'a> TargetScan<'a> {
                 path,
                 from: None,
                 old: Some(old_of(have)),
+                over: None,
                 meta: want.clone(),
                 ranges,
             };

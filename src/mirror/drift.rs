@@ -430,7 +430,9 @@ pub fn of_plan(
             asking.abort.check()?;
             // A directory's time says nothing but that something in it has changed.
             let is_time = op.step == Step::DirAttributes && op.aspects.0 == Aspects::MTIME;
-            if is_time || op.path.is_empty() {
+            // Nothing was touched in what gives way to something moved.
+            let gives_way = op.step == Step::Delete && op.from.is_some();
+            if is_time || gives_way || op.path.is_empty() {
                 continue;
             }
             // Nothing is moved yet: it is where it was.

@@ -191,7 +191,16 @@ pub fn accept(
             wanted.add(m);
         }
     }
-    let moves = Moves::possible(wanted.list, |path| tree.occupied(path));
+    // Where the source has something else now, what was there and is nowhere any more gives way, if that is all
+    // there is to it here.
+    let gives_way = |path: &[u8]| {
+        let here = Move {
+            from: path.to_vec(),
+            to: path.to_vec(),
+        };
+        !touched.is_at(path) && !is_barred(&here) && movable.is(&here, path).unwrap_or(false)
+    };
+    let moves = Moves::possible(wanted.list, |path| tree.occupied(path), gives_way);
     abort.check()?;
     Ok(moves)
 }

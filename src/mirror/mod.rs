@@ -16,6 +16,7 @@ pub mod entry;
 pub mod exchange;
 pub mod filter;
 pub mod found;
+pub mod given_way;
 pub mod left;
 pub mod links;
 pub mod local;

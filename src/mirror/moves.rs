@@ -4,8 +4,9 @@
 //! A move is known by where the thing was when both machines were equal and where it is on the
 //! source now. Until the moves are carried out the target has everything where it was: both ways of
 //! calling a path are translated here. Each move is one rename, or one exchange of two things
-//! both of which move: nothing is ever out of its tree, whenever the machine stops. Directories that
-//! something is moved into and that are new themselves are made before.
+//! both of which move: nothing is ever out of its tree, whenever the machine stops. Where something
+//! stands that the source has nowhere any more, it gives way. Directories that something is moved into
+//! and that are new themselves are made before.
 
 mod order;
 mod space;
@@ -65,8 +66,13 @@ pub struct Step {
 
 impl Moves {
     /// Those of `candidates` that can be carried out one after another on a target of which
-    /// `look` tells what is at a path now.
-    pub fn possible(mut candidates: Vec<Move>, mut look: impl FnMut(&[u8]) -> Occupied) -> Self {
+    /// `look` tells what is at a path now, and `gives_way` whether that need not stay, with all that is
+    /// in it and not moved itself.
+    pub fn possible(
+        mut candidates: Vec<Move>,
+        mut look: impl FnMut(&[u8]) -> Occupied,
+        mut gives_way: impl FnMut(&[u8]) -> bool,
+    ) -> Self {
         candidates.retain(|m| m.from != m.to && !m.from.is_empty() && !m.to.is_empty());
         candidates.sort_by(|a, b| walk_order(&a.to, &b.to));
         let (mut froms, mut tos) = (HashSet::new(), HashSet::new());
@@ -75,11 +81,15 @@ impl Moves {
             return Self::default();
         }
         let mut known: HashMap<Vec<u8>, Occupied> = HashMap::new();
+        let mut giving: HashMap<Vec<u8>, bool> = HashMap::new();
         loop {
             let moves = Self::of(candidates);
-            let (order, never) = order::order(&moves, |path: &[u8]| {
-                *known.entry(path.to_vec()).or_insert_with(|| look(path))
-            });
+            let look = |path: &[u8]| *known.entry(path.to_vec()).or_insert_with(|| look(path));
+            let gives_way = |path: &[u8]| {
+                let known = giving.entry(path.to_vec());
+                *known.or_insert_with(|| gives_way(path))
+            };
+            let (order, never) = order::order(&moves, look, gives_way);
             let in_order = || order.iter().map(|at| moves.list[*at].clone()).collect();
             if order.len() == moves.list.len() {
                 return Self::of(in_order());
@@ -133,6 +143,10 @@ impl Moves {
         self.by_to.get(path).map(|at| &self.list[*at])
     }
 
+    fn position(&self, m: &Move) -> Option<usize> {
+        self.by_to.get(&m.to).copied()
+    }
+
     /// The move that begins at `path`, a path of before.
     #[must_use]
     pub fn from(&self, path: &[u8]) -> Option<&Move> {
@@ -165,6 +179,15 @@ impl Moves {
             let (dir, name) = split(path);
             self.by_from.contains_key(&join(&self.before(dir), name))
         }
+    }
+
+    /// Where on the target, before anything is moved, that stands which gives way to `m`, if anything
+    /// is there.
+    #[must_use]
+    pub fn over(&self, m: &Move) -> Option<Vec<u8>> {
+        let (dir, name) = split(&m.to);
+        let path = join(&self.before(dir), name);
+        (!self.by_from.contains_key(&path)).then_some(path)
     }
 
     /// Where on the target, before anything is moved, that is which the source has at `path`.
@@ -232,13 +255,23 @@ mod tests {
 
     /// Those possible where these directories exist.
     fn possible(dirs: &[&str], list: &[(&str, &str)]) -> Vec<String> {
-        let found = Moves::possible(moves(list), |path: &[u8]| {
+        possible_over(dirs, list, |_| false)
+    }
+
+    /// The same where `gives_way` says what need not stay.
+    fn possible_over(
+        dirs: &[&str],
+        list: &[(&str, &str)],
+        gives_way: impl FnMut(&[u8]) -> bool,
+    ) -> Vec<String> {
+        let look = |path: &[u8]| {
             if dirs.iter().any(|dir| dir.as_bytes() == path) {
                 Occupied::Directory
             } else {
                 Occupied::No
             }
-        });
+        };
+        let found = Moves::possible(moves(list), look, gives_way);
         let text = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
         let list = found.list().iter();
         list.map(|m| format!("{}>{}", text(&m.from), text(&m.to)))
@@ -267,11 +300,12 @@ mod tests {
         // Parent and child trade places.
         assert!(possible(&["a", "a/b"], &[("a/b", "a"), ("a", "a/b")]).len() < 2);
         // Into a file, or below one.
-        let found = Moves::possible(moves(&[("a", "f"), ("b", "f/b")]), |path| match path {
+        let look = |path: &[u8]| match path {
             b"a" | b"b" => Occupied::Directory,
             b"f" => Occupied::Otherwise,
             _ => Occupied::No,
-        });
+        };
+        let found = Moves::possible(moves(&[("a", "f"), ("b", "f/b")]), look, |_| false);
         assert!(found.is_empty());
         // What is nowhere; and one name for two.
         assert!(possible(&["a"], &[("b", "c")]).is_empty());
@@ -294,6 +328,29 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_gives_way_when_all_is_out_of_it_that_is_moved() {
+        let over = |dirs: &[&str], list: &[(&str, &str)]| possible_over(dirs, list, |_| true);
+        assert_eq!(over(&["a", "b"], &[("a", "b")]), ["a>b"]);
+        let dirs = ["a", "b", "b/x", "c"];
+        assert_eq!(over(&dirs, &[("a", "b"), ("b/x", "c")]), ["b/x>c", "a>b"]);
+        assert_eq!(over(&dirs, &[("b/x", "b")]), ["b/x>b"]);
+        assert_eq!(
+            over(&dirs, &[("b/x", "b"), ("a", "b/x")]),
+            ["b/x>b", "a>b/x"]
+        );
+        assert_eq!(over(&dirs, &[("a", "b"), ("b", "c")]), ["b>c", "a>b"]);
+        // It would have to come out and go in.
+        assert!(over(&dirs, &[("a", "b"), ("b/x", "b/y")]).len() < 2);
+        let only_b = |path: &[u8]| path == b"b";
+        let list = [("a", "c"), ("c", "b")];
+        assert_eq!(possible_over(&dirs, &list, only_b), ["c>b", "a>c"]);
+        // What cannot be moved itself gives way as well.
+        let list = [("b", "c"), ("a", "b")];
+        assert_eq!(possible_over(&dirs, &list, only_b), ["a>b"]);
+        assert!(possible_over(&dirs, &[("b", "c")], only_b).is_empty());
+    }
+
+    #[test]
     fn one_that_cannot_be_moved_does_not_keep_others_from_it() {
         let list = [("a", "x"), ("a/in", "x/there"), ("b", "y")];
         assert_eq!(
@@ -305,10 +362,11 @@ mod tests {
     #[test]
     fn the_last_of_a_cycle_is_where_it_shall_be() {
         let cycle = moves(&[("a", "b"), ("b", "c"), ("c", "a")]);
-        let moves = Moves::possible(cycle, |path| match path {
+        let look = |path: &[u8]| match path {
             b"a" | b"b" | b"c" => Occupied::Directory,
             _ => Occupied::No,
-        });
+        };
+        let moves = Moves::possible(cycle, look, |_| false);
         let steps = moves.steps();
         let made = steps.iter().filter(|step| step.now != step.to);
         assert_eq!((steps.len(), made.count()), (3, 2));
@@ -351,6 +409,13 @@ mod tests {
         }
     }
 
+    /// The same where what is at `to` goes, with all that is in it.
+    fn rename_over(dirs: &mut Dirs, from: &[u8], to: &[u8]) {
+        rename(dirs, from, b"?");
+        dirs.retain(|path, _| path != to && !is_below(path, to));
+        rename(dirs, b"?", to);
+    }
+
     proptest! {
         #[test]
         fn carried_out_every_move_leads_where_it_shall(
@@ -387,8 +452,8 @@ mod tests {
                         others = true;
                         now.remove(&from);
                     }
-                    _ if !now.contains_key(&to) && to != from && !is_below(&to, &from) => {
-                        rename(&mut now, &from, &to);
+                    _ if to != from && !is_below(&to, &from) => {
+                        rename_over(&mut now, &from, &to);
                     }
                     _ => {}
                 }
@@ -407,10 +472,11 @@ mod tests {
                 })
                 .collect();
             let all = moved.len();
-            let moves = Moves::possible(moved, |path| match before.get(path) {
+            let look = |path: &[u8]| match before.get(path) {
                 Some(_) => Occupied::Directory,
                 None => Occupied::No,
-            });
+            };
+            let moves = Moves::possible(moved, look, |_| true);
             let mut tree = before.clone();
             for (step, m) in moves.steps().iter().zip(moves.list()) {
                 prop_assert_eq!(&step.to, &m.to);
@@ -423,7 +489,13 @@ mod tests {
                     continue;
                 }
                 prop_assert_eq!(tree.get(&step.now), before.get(&m.from), "{:?}", m);
-                prop_assert_eq!(tree.contains_key(&step.to), step.instead.is_some());
+                // What gives way is what was there all the time, and nothing is moved out of it any more.
+                let is_over = step.instead.is_none() && tree.contains_key(&step.to);
+                if is_over {
+                    let over = moves.over(m).and_then(|path| before.get(&path).copied());
+                    prop_assert_eq!(tree.get(&step.to).copied(), over);
+                }
+                prop_assert!(step.instead.is_none() || tree.contains_key(&step.to));
                 if let Some(other) = step.instead {
                     let other = &moves.list()[other];
                     prop_assert_eq!(tree.get(&step.to), before.get(&other.from));
@@ -433,7 +505,7 @@ mod tests {
                     rename(&mut tree, b"?", &step.now);
                 } else {
                     prop_assert!(!is_below(&step.to, &step.now));
-                    rename(&mut tree, &step.now, &step.to);
+                    rename_over(&mut tree, &step.now, &step.to);
                 }
             }
             for m in moves.list() {
@@ -441,6 +513,8 @@ mod tests {
             }
             // Where nothing else was done and all are possible, the whole tree is as it shall be.
             if !others && moves.list().len() == all {
+                let left: BTreeSet<usize> = now.values().copied().collect();
+                tree.retain(|_, number| left.contains(number));
                 prop_assert_eq!(&tree, &now);
             }
             let names: BTreeSet<&Vec<u8>> = moves.list().iter().map(|m| &m.to).collect();

@@ -4,12 +4,14 @@
 //! Every change is one rename, link or unlink relative to a held directory that was reached without
 //! following a link. What stands at the path must still be what the plan saw; else it is left alone.
 
+mod over;
+
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{AtFlags, RenameFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::codec::{Reader, put_bytes, put_u64};
@@ -19,6 +21,8 @@ use super::spool::{Spool, SpoolWriter};
 use super::staging::{self, LATE_FLAGS, Staging, set_flags, set_mtime};
 use super::tree::Tree;
 use super::wire::{put_time, read_time};
+
+pub use self::over::{delete_in, move_over};
 
 /// Why one entry was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -235,8 +239,11 @@ impl DirCache {
     }
 }
 
+/// To hold something by its name, whatever it is, without opening it.
+const HOLD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 /// What stands at `name` in `dir` right now.
-fn identity(dir: &OwnedFd, name: &[u8]) -> Result<Option<(Old, u32)>, Errno> {
+fn identity(dir: impl AsFd, name: &[u8]) -> Result<Option<(Old, u32)>, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let stat = match rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
         Ok(stat) => stat,
@@ -316,12 +323,33 @@ pub fn place_new(
 pub struct Moving<'m> {
     /// Where it is.
     pub now: &'m [u8],
-    /// Where the directory it is in will be when all is done.
-    pub parent_after: &'m [u8],
+    /// Where the directory it is in will be when all is done; nothing if it gives way to something else.
+    pub parent_after: Option<&'m [u8]>,
     /// Where it shall be.
     pub to: &'m [u8],
     /// What is there and takes its place, if anything is.
     pub instead: Option<&'m Old>,
+}
+
+impl Moving<'_> {
+    /// The directory that it is in, and the one it comes to.
+    fn open(&self, shared: &Shared<'_>) -> Result<(OwnedFd, OwnedFd), PlaceError> {
+        let to_parent = split(self.to).0;
+        let from = shared.tree.open_dir(split(self.now).0)?;
+        let to = shared.tree.open_dir(to_parent)?;
+        match self.parent_after {
+            Some(after) => shared.touch(after, &from)?,
+            None => drop(clear_late_flags(&from)?),
+        }
+        shared.touch(to_parent, &to)?;
+        Ok((from, to))
+    }
+}
+
+/// Whether `name` in `dir` still is what the plan saw.
+fn is(dir: impl AsFd, name: &[u8], old: &Old) -> Result<bool, Errno> {
+    let now = identity(dir, name)?;
+    Ok(now.is_some_and(|(now, _)| old.is_still(&now)))
 }
 
 /// Moves what was `old` as it is, by one rename.
@@ -330,15 +358,8 @@ pub fn move_as_it_is(
     moving: &Moving<'_>,
     old: &Old,
 ) -> Result<(), PlaceError> {
-    let ((parent, name), (to_parent, to_name)) = (split(moving.now), split(moving.to));
-    let from = shared.tree.open_dir(parent)?;
-    let to = shared.tree.open_dir(to_parent)?;
-    shared.touch(moving.parent_after, &from)?;
-    shared.touch(to_parent, &to)?;
-    let is = |dir: &OwnedFd, name: &[u8], old: &Old| -> Result<bool, Errno> {
-        let now = identity(dir, name)?;
-        Ok(now.is_some_and(|(now, _)| old.is_still(&now)))
-    };
+    let (name, to_name) = (split(moving.now).1, split(moving.to).1);
+    let (from, to) = moving.open(shared)?;
     if !is(&from, name, old)? {
         return Err(PlaceError::Changed);
     }
@@ -412,7 +433,11 @@ pub fn is_there(shared: &Shared<'_>, path: &[u8], old: &Old) -> Result<(), Place
     }
 }
 
-/// Moves the finished thing `staged` to `path`.
+/// What stood at a place before something else took it, still open.
+pub type Replaced = Option<OwnedFd>;
+
+/// Moves the finished thing `staged` to `path`. What stood there, if it is no directory, is still open then: whoever
+/// closes it waits until the filesystem has taken it apart.
 pub fn place(
     shared: &Shared<'_>,
     dirs: &mut DirCache,
@@ -420,19 +445,25 @@ pub fn place(
     new_kind: Kind,
     path: &[u8],
     old: Option<&Old>,
-) -> Result<(), PlaceError> {
+) -> Result<Replaced, PlaceError> {
     let staging = shared.staging.dir();
     let Some(old) = old else {
-        return place_new(shared, dirs, staging, staged.as_bytes(), path);
+        return place_new(shared, dirs, staging, staged.as_bytes(), path).map(|()| None);
     };
     let (parent, name) = split(path);
     let dir = dirs.open(shared.tree, parent)?;
     shared.touch(parent, dir)?;
-    let Some((now, nlink)) = identity(dir, name)? else {
+    let held = match rustix::fs::openat(dir, name, HOLD, Mode::empty()) {
+        Ok(held) => held,
         // Removed meanwhile: nothing is lost by putting the new one there.
-        return rename_new(staging, staged.as_bytes(), dir, name);
+        Err(Errno::NOENT) => {
+            return rename_new(staging, staged.as_bytes(), dir, name).map(|()| None);
+        }
+        Err(errno) => return Err(errno.into()),
     };
-    if !old.is_still(&now) {
+    let stat = rustix::fs::statx(&held, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+    let nlink = stat.stx_nlink;
+    if !old.is_still(&old_of(&stat)) {
         return Err(PlaceError::Changed);
     }
     let exchange = old.kind == Kind::Dir || new_kind == Kind::Dir;
@@ -460,8 +491,9 @@ pub fn place(
     if old.kind == Kind::Dir {
         lock(&shared.displaced).insert(path.to_vec(), staged.to_owned());
         dirs.clear();
+        return Ok(None);
     }
-    Ok(())
+    Ok(Some(held))
 }
 
 /// Whether the thing just linked is what the source said of it.
@@ -518,7 +550,7 @@ pub fn place_link(
         if !is_as_wanted(&stat, want) {
             return Err(PlaceError::Leader);
         }
-        place(shared, dirs, &staged, leader_now.kind, path, old)
+        place(shared, dirs, &staged, leader_now.kind, path, old).map(drop)
     };
     match link() {
         Ok(()) => place_linked(),
@@ -549,12 +581,13 @@ pub fn place_flagged(
     path: &[u8],
     old: Option<&Old>,
     late: u32,
-) -> Result<(), PlaceError> {
+) -> Result<Replaced, PlaceError> {
     let file = shared
         .tree
         .open_file(shared.staging.dir(), staged.as_bytes())?;
-    place(shared, dirs, staged, Kind::File, path, old)?;
-    Ok(add_late_flags(&file, late)?)
+    let replaced = place(shared, dirs, staged, Kind::File, path, old)?;
+    add_late_flags(&file, late)?;
+    Ok(replaced)
 }
 
 /// A directory that appeared where one was to be made is as good if somebody made it since `planned`
@@ -614,6 +647,16 @@ pub fn delete(
         shared.touch(parent, dir)?;
         dir
     };
+    unlink_old(shared, dir, name, old)
+}
+
+/// Removes `name` in `dir`, if it is what the plan saw.
+fn unlink_old(
+    shared: &Shared<'_>,
+    dir: &OwnedFd,
+    name: &[u8],
+    old: &Old,
+) -> Result<Deleted, PlaceError> {
     let Some((now, nlink)) = identity(dir, name)? else {
         return Ok(Deleted::Gone);
     };

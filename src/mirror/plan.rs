@@ -31,6 +31,32 @@ pub struct Old {
     pub mtime: Time,
 }
 
+impl Old {
+    fn encode(this: Option<&Self>, out: &mut Vec<u8>) {
+        match this {
+            None => out.push(0),
+            Some(old) => {
+                out.push(old.kind as u8);
+                put_u64(out, old.ino);
+                put_u64(out, old.size);
+                put_time(out, old.mtime);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Option<Self>, Malformed> {
+        Ok(match reader.u8()? {
+            0 => None,
+            kind => Some(Self {
+                kind: Kind::from_byte(kind)?,
+                ino: reader.u64()?,
+                size: reader.u64()?,
+                mtime: read_time(reader)?,
+            }),
+        })
+    }
+}
+
 /// What is done to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -62,10 +88,13 @@ pub struct Op {
     pub aspects: Aspects,
     /// Where, below the folder.
     pub path: Vec<u8>,
-    /// Of what is moved: where it is before anything is done.
+    /// Of what is moved: where it is before anything is done. Of what is deleted: the same, if it is in
+    /// a directory that gives way to what is moved.
     pub from: Option<Vec<u8>>,
     /// What stands there now, if anything; of what is moved, itself.
     pub old: Option<Old>,
+    /// Of what is moved: what gives way to it.
+    pub over: Option<Old>,
     /// What shall stand there (of no meaning for a deletion).
     pub meta: Meta,
     /// For a file with new content where an anchor tells: outside of these both machines have the
@@ -93,6 +122,12 @@ impl Op {
             }
             _ => Action::Change,
         }
+    }
+
+    /// Where what is moved comes from.
+    #[must_use]
+    pub fn moved_from(&self) -> Option<&[u8]> {
+        self.from.as_deref().filter(|_| self.step == Step::Move)
     }
 
     /// Bytes a person is shown beside it: what will be written, or the size of what goes.
@@ -132,15 +167,8 @@ impl Op {
         if let Some(from) = &self.from {
             put_bytes(out, from);
         }
-        match &self.old {
-            None => out.push(0),
-            Some(old) => {
-                out.push(old.kind as u8);
-                put_u64(out, old.ino);
-                put_u64(out, old.size);
-                put_time(out, old.mtime);
-            }
-        }
+        Old::encode(self.old.as_ref(), out);
+        Old::encode(self.over.as_ref(), out);
         self.meta.encode(out, false);
         out.push(u8::from(self.ranges.is_some()));
         if let Some(ranges) = &self.ranges {
@@ -167,15 +195,7 @@ impl Op {
             0 => None,
             _ => Some(reader.path()?),
         };
-        let old = match reader.u8()? {
-            0 => None,
-            kind => Some(Old {
-                kind: Kind::from_byte(kind)?,
-                ino: reader.u64()?,
-                size: reader.u64()?,
-                mtime: read_time(reader)?,
-            }),
-        };
+        let (old, over) = (Old::decode(reader)?, Old::decode(reader)?);
         let meta = Meta::decode(reader)?;
         let ranges = match reader.u8()? {
             0 => None,
@@ -187,6 +207,7 @@ impl Op {
             path,
             from,
             old,
+            over,
             meta,
             ranges,
         })
@@ -399,6 +420,7 @@ mod tests {
             path: path.to_vec(),
             from: None,
             old,
+            over: None,
             meta: Meta {
                 kind: Kind::File,
                 size: 10,

@@ -182,7 +182,7 @@ pub(super) fn list_plan(context: &ServiceContext, plan: &FolderPlan) -> Result<M
                 aspects: op.aspects.0,
                 bytes: op.bytes_shown(),
                 path: &op.path,
-                from: op.from.as_deref(),
+                from: op.moved_from(),
             })?;
         }
     }

@@ -344,7 +344,14 @@ pub(super) fn mutate(top: &Path, rng: &mut Random, changes: usize) {
             }
             .unwrap();
         };
-        match rng.below(11) {
+        match rng.below(14) {
+            11 => move_over(top, &path, &rng.pick(&paths).0),
+            12 => rotate(top, &path, &paths, rng),
+            13 if kind == Kind::File => {
+                // A copy that shares data, perhaps in the place of something else.
+                let other = under(top, &rng.pick(&paths).0);
+                copy_over(&full, &other);
+            }
             0 => remove(&full),
             1 => {
                 // Something of another kind.
@@ -402,6 +409,64 @@ pub(super) fn mutate(top: &Path, rng: &mut Random, changes: usize) {
         thaw(top);
     }
     freeze(frozen);
+}
+
+fn remove_whatever(full: &Path) {
+    if fs::symlink_metadata(full).is_ok_and(|meta| meta.is_dir()) {
+        fs::remove_dir_all(full).unwrap();
+    } else {
+        let _ = fs::remove_file(full);
+    }
+}
+
+/// Puts a copy of a file, which shares its data and has its time, in the place of something else.
+fn copy_over(from: &Path, to: &Path) {
+    if from == to || from.starts_with(to) {
+        return;
+    }
+    remove_whatever(to);
+    let (from, to) = (File::open(from).unwrap(), File::create(to).unwrap());
+    let meta = from.metadata().unwrap();
+    // One that has no checksums is copied.
+    super::staging::copy_content(from.as_fd(), to.as_fd(), meta.len()).unwrap();
+    to.set_modified(meta.modified().unwrap()).unwrap();
+}
+
+/// Moves what is at `path` to where something else is, which goes.
+pub(super) fn move_over(top: &Path, path: &[u8], other: &[u8]) {
+    let (from, to) = (under(top, path), under(top, other));
+    if from == to || to.starts_with(&from) {
+        return;
+    }
+    let aside = top.join("aside");
+    fs::rename(&from, &aside).unwrap();
+    remove_whatever(&to);
+    fs::rename(&aside, &to).unwrap();
+}
+
+/// Has each of some things take the place of the next one, as logs do; the last one goes, or comes first.
+pub(super) fn rotate(top: &Path, first: &[u8], paths: &[(Vec<u8>, Kind)], rng: &mut Random) {
+    let mut chain = vec![under(top, first)];
+    for _ in 0..=rng.below(3) {
+        let next = under(top, &rng.pick(paths).0);
+        if !chain
+            .iter()
+            .any(|one| one.starts_with(&next) || next.starts_with(one))
+        {
+            chain.push(next);
+        }
+    }
+    let last = chain.last().unwrap().clone();
+    let aside = top.join("aside");
+    fs::rename(&last, &aside).unwrap();
+    for pair in chain.windows(2).rev() {
+        fs::rename(&pair[0], &pair[1]).unwrap();
+    }
+    if rng.one_in(2) {
+        fs::rename(&aside, &chain[0]).unwrap();
+    } else {
+        remove_whatever(&aside);
+    }
 }
 
 /// What is at a path, but for the inode itself.

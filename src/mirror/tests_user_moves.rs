@@ -2,7 +2,7 @@
 //! do, in a sync and in a rollback: nothing outside is touched, nothing comes into their reach that was not meant
 //! for them, and nothing of theirs stays where it was not meant to be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -40,13 +40,16 @@ chmod 755 .; mkdir alice bob shared; mkdir bob/plain
 for n in $(seq 12); do mkdir -p alice/m$n/sub alice/x$n alice/y$n bob/x$n bob/m$n alice/gift$n bob/loan$n
   for d in alice/m$n alice/m$n/sub alice/x$n alice/y$n alice/gift$n; do echo $d >$d/f; done
   for d in bob/x$n bob/m$n bob/loan$n; do echo private-$d >$d/f; done; echo alice-$n >alice/file$n; done
+for n in $(seq 12); do for d in alice/fresh$n alice/stale$n alice/over$n; do mkdir $d; echo $d >$d/f; done
+  mkdir bob/over$n; echo private-over$n >bob/over$n/f; echo fresh-$n >alice/log$n; echo private-log$n >bob/log$n; done
 chown -R 12001:12001 alice; chown -R 12002:12002 bob; chmod 700 bob; chmod -R o-rwx bob
 ";
 
 /// What the source has done since. What comes to alice is hers from then on, and what comes to bob is his.
 const MOVED: &str = r"
 cd alice; for n in $(seq 12); do mv m$n n$n; mv n$n/sub sub$n; mv x$n t; mv y$n x$n; mv t y$n; mkdir new$n; mv file$n new$n/
-  mv gift$n ../bob/gift$n; mv ../bob/loan$n loan$n; done
+  mv gift$n ../bob/gift$n; mv ../bob/loan$n loan$n
+  rm -r stale$n ../bob/over$n; mv fresh$n stale$n; mv over$n ../bob/over$n; mv log$n ../bob/log$n; done
 cd ../bob; for n in $(seq 12); do mv m$n n$n; done
 ";
 
@@ -57,8 +60,10 @@ struct Homes<'a> {
     secret: std::path::PathBuf,
     /// What root keeps in alice's home, hers to rename and not to read.
     roots: [u64; 2],
-    /// What may go from her to bob: nothing else in its place.
+    /// What may go from her to bob, or from him to her: nothing else in its place.
     going: BTreeMap<String, u64>,
+    /// What of his it takes the place of.
+    gone: BTreeSet<String>,
     sentinel: Vec<u8>,
     before: String,
 }
@@ -80,7 +85,8 @@ impl<'a> Homes<'a> {
             let path = to.join("alice").join(name);
             fs::symlink_metadata(path).map_or(0, |meta| meta.ino())
         };
-        let names = ["gift", "loan"].map(|kind| (1..=EACH).map(move |n| format!("{kind}{n}")));
+        let kinds = ["gift", "loan", "over", "log"];
+        let names = kinds.map(|kind| (1..=EACH).map(move |n| format!("{kind}{n}")));
         let going = names
             .into_iter()
             .flatten()
@@ -91,6 +97,9 @@ impl<'a> Homes<'a> {
             secret,
             roots: [ino("root-dir"), ino("root-file")],
             going: going.filter(|(_, ino)| *ino != 0).collect(),
+            gone: (1..=EACH)
+                .flat_map(|n| [format!("over{n}"), format!("log{n}")])
+                .collect(),
             sentinel: Vec::new(),
             before: String::new(),
         };
@@ -154,6 +163,11 @@ impl<'a> Homes<'a> {
                 if text.starts_with(b"private") {
                     assert_eq!(meta.uid, BOB, "{what}: {shown} is bob's");
                 }
+                if text.starts_with(b"private-over") || text.starts_with(b"private-log") {
+                    let is_bobs =
+                        path.starts_with(b"bob/") || path.starts_with(KEPT_PREFIX.as_bytes());
+                    assert!(is_bobs, "{what}: {shown} came out of bob's home");
+                }
                 let mut parts = path.splitn(3, |b| *b == b'/');
                 if top != self.to || parts.next() != Some(b"bob") {
                     continue;
@@ -162,11 +176,15 @@ impl<'a> Homes<'a> {
                 let name = String::from_utf8(name.to_vec()).unwrap();
                 let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
                 assert!(came.contains(&kind), "{what}: {shown} was planted");
-                if let Some(ino) = self.going.get(&name).filter(|_| parts.next().is_none()) {
-                    assert_eq!(entry.ino, *ino, "{what}: {shown} was planted");
+                let is_inside = parts.next().is_some();
+                if let Some(ino) = self.going.get(&name).filter(|_| !is_inside) {
+                    // A rollback makes anew what had given way.
+                    let is_anew = self.gone.contains(&name) && meta.uid == BOB;
+                    let is_one = entry.ino == *ino || is_anew;
+                    assert!(is_one, "{what}: {shown} was planted");
                 }
                 // What has come from alice was hers until then: she may have put anything in it.
-                if kind != "gift" {
+                if !["gift", "over", "log"].contains(&kind) {
                     assert_eq!(meta.uid, BOB, "{what}: {shown}");
                 }
             }
@@ -177,7 +195,9 @@ impl<'a> Homes<'a> {
 
 /// One thing a person may do in a home where things are moved about; most fail most of the time.
 fn mischief(home: &Path, outside: &Path, rng: &mut Random) {
-    let names = ["m", "n", "x", "y", "sub", "new", "gift", "loan", "file"];
+    let names = [
+        "m", "n", "x", "y", "sub", "new", "gift", "loan", "file", "fresh", "stale", "over", "log",
+    ];
     let mut pick = || {
         let number = 1 + rng.below(EACH);
         match rng.below(12) {
@@ -242,12 +262,15 @@ fn a_person_who_exchanges_what_a_sync_moves_gains_nothing() {
         let newer = anchored.plan();
         let planned = anchored.pair.list(&to);
         let moves = planned.iter().filter(|(sign, _)| *sign == '>').count();
-        assert!(moves >= 6 * EACH, "only {moves} moves: {planned:?}");
+        assert!(moves >= 9 * EACH, "only {moves} moves: {planned:?}");
         let pair = &mut anchored.pair;
         let applied = homes.against(seed, || pair.apply(Path::new(&newer), &to).unwrap());
         errors += applied.errors;
         let what = format!("seed {seed}");
-        homes.judge(&["plain", "x", "m", "n", "loan", "gift"], &what);
+        homes.judge(
+            &["plain", "x", "m", "n", "loan", "gift", "over", "log"],
+            &what,
+        );
         // What she could not get at is where it shall be.
         for n in 1..=EACH {
             assert!(to.join(format!("bob/n{n}/f")).exists(), "{what}");
@@ -315,7 +338,10 @@ fn a_person_who_exchanges_what_a_rollback_moves_back_gains_nothing() {
         let applied = homes.against(seed, || call(LocalRequest::Apply { id: String::new() }));
         errors += applied.errors;
         let what = format!("seed {seed}");
-        homes.judge(&["plain", "x", "m", "n", "loan", "gift"], &what);
+        homes.judge(
+            &["plain", "x", "m", "n", "loan", "gift", "over", "log"],
+            &what,
+        );
         for n in 1..=EACH {
             assert!(to.join(format!("bob/m{n}/f")).exists(), "{what}");
         }

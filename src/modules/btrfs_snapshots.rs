@@ -10,6 +10,7 @@ use super::{space, user_data};
 use crate::agent::client::{AgentClient, AgentError, PendingCall};
 use crate::agent::protocol::{Reply, Request};
 use crate::config::{Config, SnapshotConfig};
+use crate::escape::few;
 use crate::event::{Host, LogLevel};
 use crate::module::{
     ListPlan, Machine, Module, ModuleContext, ModuleError, ModuleKind, Plan, ValidationError,
@@ -150,7 +151,7 @@ impl BtrfsSnapshots {
                     format!("there is no subvolume {name}"),
                     format!(
                         "{hostname} has {}: name what it has in btrfs_snapshots.subvolumes",
-                        facts.existing.join(", ")
+                        few(&facts.existing)
                     ),
                 );
             }

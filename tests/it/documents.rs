@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
 use clap::{CommandFactory as _, Parser as _};
 use pc_switcher::cli::args::Cli;
@@ -271,4 +273,41 @@ fn make_has_every_target_that_the_documents_name() {
         count += 1;
     }
     assert!(count >= 3);
+}
+
+#[test]
+fn every_target_that_compiles_installs_what_it_needs_first() {
+    let makefile = read("Makefile");
+    let mut count = 0;
+    // Of each target, its name and the lines of what it does.
+    for rule in makefile.split("\n\n").filter(|r| r.contains("\n\t")) {
+        let Some(compiles) = rule.find("\t$(CARGO)") else {
+            continue;
+        };
+        let installs = rule.find("need.sh");
+        assert!(installs.is_some_and(|at| at < compiles), "{rule}");
+        count += 1;
+    }
+    assert!(count >= 2);
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_package() {
+    let nothing = tempfile::tempdir().unwrap();
+    for tool in ["bash", "cat", "cut", "head", "sort"] {
+        symlink(Path::new("/usr/bin").join(tool), nothing.path().join(tool)).unwrap();
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/need.sh");
+    let said = Command::new(script)
+        .args(["--check", "lint"])
+        .env_clear()
+        .env("PATH", nothing.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    assert_eq!(
+        text,
+        "missing: rustfmt-web (formatting), rust-web-clippy (lints)\n"
+    );
 }

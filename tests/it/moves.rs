@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::lab::{ATLAS, Lab, VEGA};
+use crate::support::noise;
 use crate::support::oracle;
 use crate::support::processes::{self, Part};
 use crate::support::scenario::{
@@ -98,6 +99,46 @@ fn a_renamed_directory_costs_a_rename_however_much_is_in_it() {
     let moved = bytes.saturating_sub(idle);
     println!("100 files renamed: {moved} bytes");
     assert!(moved < 60_000, "{moved}");
+}
+
+#[test]
+fn what_takes_the_place_of_something_else_costs_a_rename() {
+    let Some(lab) = Lab::fresh() else { return };
+    let (ours, theirs) = (work(&lab, ATLAS), work(&lab, VEGA));
+    fill(&ours.join("build"), 20, 50);
+    fill(&ours.join("build.new"), 20, 50);
+    for log in ["log", "log.1", "log.2", "report", "draft"] {
+        noise(&ours.join(log), 300_000);
+    }
+    let idle = idle(&lab);
+    let ino = |path: &str| fs::metadata(theirs.join(path)).expect("there").ino();
+    let before = ["build.new/7/7", "log", "log.1", "draft"].map(ino);
+
+    let rename =
+        |from: &str, to: &str| fs::rename(ours.join(from), ours.join(to)).expect("writable");
+    // A directory that was built beside the old one, a rotated log that begins anew, a file over another.
+    fs::remove_dir_all(ours.join("build")).expect("writable");
+    rename("build.new", "build");
+    rename("log.1", "log.2");
+    rename("log", "log.1");
+    fs::write(ours.join("log"), "new\n").expect("writable");
+    rename("draft", "report");
+    let (bytes, how) = cost(&lab, &["--allow-mass-delete"]);
+    assert_eq!(how, "anchor");
+    assert_eq!(["build/7/7", "log.1", "log.2", "report"].map(ino), before);
+    let name = |name: &str| format!("/home/dev/work/{name}");
+    let expected = [
+        ("build.new", "build"),
+        ("draft", "report"),
+        ("log", "log.1"),
+        ("log.1", "log.2"),
+    ];
+    let expected = expected.map(|(from, to)| format!("{} \u{2192} {}", name(from), name(to)));
+    assert_eq!(renamed(&lab), expected);
+    // 1000 files were deleted: each is a line of the log, some 100 bytes of JSON before it is packed.
+    let moved = bytes.saturating_sub(idle);
+    println!("taking each other's place: {moved} bytes beyond {idle}");
+    assert!(moved < 150_000, "{moved}");
 }
 
 #[test]

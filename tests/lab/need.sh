@@ -1,5 +1,5 @@
 #!/bin/bash
-# need.sh [--check] build|lab|test|fuzz|static|static-debian|package|ci|managers...: makes sure that the programs a task needs are there.
+# need.sh [--check] build|lint|lab|test|fuzz|static|static-debian|package|ci|managers...: makes sure that the programs a task needs are there.
 # Installs only what is missing, says what and why; with --check it only says so and fails.
 set -euo pipefail
 
@@ -15,6 +15,11 @@ cc        gcc            compiling the SSH and TLS libraries
 make      make           compiling the TLS library
 pod2man   perl           configuring the TLS library, which needs more than perl-base
 pkg-config pkg-config    finding system libraries
+LIST
+      ;;
+    lint) cat <<'LIST'
+cargo-fmt    rustfmt-web     formatting
+cargo-clippy rust-web-clippy lints
 LIST
       ;;
     lab) cat <<'LIST'
@@ -101,6 +106,14 @@ if [[ " $* " == *" build "* ]]; then
     fi
     missing+=(cargo-web)
     reasons+=("Rust $oldest or newer")
+  fi
+fi
+# Formatting and lints are the compiler's own, from where the compiler is.
+if [[ " ${missing[*]-} " == *" rustfmt-web "* || " ${missing[*]-} " == *" rust-web-clippy "* ]]; then
+  cargo=$(command -v "${CARGO:-cargo}") || cargo=
+  if [[ -n $cargo && $cargo != /usr/bin/* ]]; then
+    echo "rustfmt or clippy is missing: with rustup, \`rustup component add rustfmt clippy\` brings them" >&2
+    exit 1
   fi
 fi
 [[ ${#missing[@]} -gt 0 ]] || exit 0

@@ -92,7 +92,9 @@ impl Layout {
                 continue;
             };
             if fstype != "btrfs" {
-                return Self::Unknown(format!("{point} is on {fstype}, not on btrfs"));
+                return Self::Unknown(format!(
+                    "{point} is on {fstype}, and only what is on btrfs can be synced"
+                ));
             }
             let name = subvolume(options);
             if name.is_empty() {
@@ -249,11 +251,14 @@ mod tests {
     #[test]
     fn what_is_not_btrfs_is_told() {
         let ext4 = "25 1 8:2 / / rw - ext4 /dev/sda2 rw\n";
-        assert_eq!(names(ext4), Err("/ is on ext4, not on btrfs".to_owned()));
+        assert_eq!(
+            names(ext4),
+            Err("/ is on ext4, and only what is on btrfs can be synced".to_owned())
+        );
         let home = format!("{DEBIAN}31 26 8:3 / /home rw - xfs /dev/sdb1 rw\n");
         assert_eq!(
             names(&home),
-            Err("/home is on xfs, not on btrfs".to_owned())
+            Err("/home is on xfs, and only what is on btrfs can be synced".to_owned())
         );
         let top = "25 1 0:22 / / rw - btrfs /dev/sda2 rw,subvolid=5,subvol=/\n";
         assert!(names(top).is_err());

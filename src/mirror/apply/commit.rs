@@ -1,6 +1,8 @@
 //! The thread that makes lots durable and places them, one after the other.
 
-use crossbeam_channel::Receiver;
+use std::os::fd::OwnedFd;
+
+use crossbeam_channel::{Receiver, Sender};
 use rustix::io::Errno;
 
 use super::fresh;
@@ -23,7 +25,12 @@ pub(super) struct Committer<'a> {
     pub(super) planned: Time,
     /// The directory placed into last.
     pub(super) dirs: DirCache,
+    /// Takes what was replaced to the thread that closes it.
+    pub(super) replaced: Sender<OwnedFd>,
 }
+
+/// As many replaced files wait to be closed.
+pub(super) const REPLACED: usize = 64;
 
 impl Committer<'_> {
     /// Places `lots` until there are no more.
@@ -61,7 +68,14 @@ impl Committer<'_> {
                 } else {
                     place::place_flagged(shared, dirs, &staged, &path, old, late_flags)
                 };
-                (path.clone(), placed.map(|()| vec![(note, path)]))
+                let placed = placed.map(|replaced| {
+                    if let Some(replaced) = replaced {
+                        // Without that thread it is closed here.
+                        let _ = self.replaced.send(replaced);
+                    }
+                    vec![(note, path.clone())]
+                });
+                (path, placed)
             }
             Item::Tree { top, path, old } => {
                 let (planned, outcome) = (self.planned, self.outcome);

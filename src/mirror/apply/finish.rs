@@ -28,6 +28,10 @@ pub(super) fn delete_all(
     let mut dirs = DirCache::default();
     while let Some(op) = deletions.next_op()? {
         abort.check()?;
+        if op.from.is_some() {
+            // It went with the directory that gave way.
+            continue;
+        }
         let old = op.old.as_ref().ok_or(Malformed("a deletion of nothing"))?;
         match place::delete(shared, &mut dirs, &op.path, old) {
             Ok(Deleted::Gone) => {

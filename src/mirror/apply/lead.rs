@@ -141,7 +141,7 @@ impl<'a> Lead<'a> {
                 let staged = if keep {
                     partial::name_of(&op.path)
                 } else {
-                    self.shared.staging.new_name()
+                    self.filling.name(self.shared.staging, &op)
                 };
                 let item = self.filling.place(staged.clone(), &op);
                 Spot::Staged { staged, item }
@@ -217,7 +217,7 @@ impl<'a> Lead<'a> {
         if now.size != op.meta.size || !op.old.as_ref().is_some_and(|old| old.is_still(&now)) {
             return Err(PlaceError::Changed);
         }
-        let staged = self.shared.staging.new_name();
+        let staged = self.filling.name(self.shared.staging, op);
         let to = staging::new_file(self.shared.staging.dir(), staged.as_bytes(), &op.meta)?;
         staging::copy_content(from.as_fd(), to.as_fd(), op.meta.size)?;
         staging::set_attributes(to.as_fd(), &op.meta)?;

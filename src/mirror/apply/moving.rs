@@ -1,11 +1,15 @@
 //! What is moved as it is: first of all, before anything else is made.
 //!
 //! Each step is one rename within the tree people see, or one exchange of two things that are both to be
-//! moved. Nothing goes through the staging directory but new directories that something is
+//! moved. Nothing goes through the staging directory but what is moved over something that gives way
+//! (`place/over.rs`), and new directories that something is
 //! moved into, which are placed empty and with all their attributes; so there is nothing to be put back
-//! after a crash: whatever was not moved is where it was, and the next sync begins from there.
+//! after a crash: whatever was not moved is where it was, and the next sync begins from there. What was in a
+//! directory that gave way is deleted before anything else is made, so that an end of the run later on leaves
+//! nothing of it.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use rustix::fs::AtFlags;
 
@@ -13,8 +17,10 @@ use super::{Applied, ApplyError, write_error};
 use crate::escape::escape_bytes;
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::mirror::entry::{Meta, above, split};
+use crate::mirror::moves::Moves;
 use crate::mirror::place::{
-    DirCache, Moving, PlaceError, Shared, is_there, move_as_it_is, place_new,
+    Deleted, DirCache, Moving, PlaceError, Shared, delete_in, is_there, move_as_it_is, move_over,
+    place_new,
 };
 use crate::mirror::plan::{FolderPlan, Op, Step};
 use crate::mirror::staging;
@@ -45,13 +51,38 @@ pub(super) fn move_all(
         wanted: new_above(plan, planned.iter().map(|op| &op.path))?,
         made: HashMap::new(),
     };
+    let mut goes = Goes::of(&moves);
+    let done = move_each(
+        &mut way,
+        &mut goes,
+        (&moves, &planned),
+        applied,
+        told,
+        abort,
+    );
+    goes.delete_all(shared, plan, applied, told, abort)?;
+    done?;
+    told.flush()?;
+    Ok(way.made)
+}
+
+fn move_each(
+    way: &mut Way<'_>,
+    goes: &mut Goes,
+    (moves, planned): (&Moves, &[Op]),
+    applied: &mut Applied,
+    told: &mut Told<'_>,
+    abort: &AbortFlag,
+) -> Result<(), ApplyError> {
+    let shared = way.shared;
     for (op, step) in planned.iter().zip(moves.steps()) {
         abort.check()?;
         let Some(old) = &op.old else { continue };
-        let parent_after = moves.after(split(op.from.as_deref().unwrap_or_default()).0);
+        let from = op.from.as_deref().unwrap_or_default();
+        let parent_after = goes.after(moves, split(from).0);
         let moving = Moving {
             now: &step.now,
-            parent_after: &parent_after,
+            parent_after: parent_after.as_deref(),
             to: &step.to,
             instead: step.instead.and_then(|other| planned[other].old.as_ref()),
         };
@@ -59,14 +90,21 @@ pub(super) fn move_all(
         let done = match ready {
             // It has come in exchange for another.
             Ok(()) if step.now == step.to => is_there(shared, &step.to, old),
-            Ok(()) => move_as_it_is(shared, &moving, old),
+            Ok(()) => match &op.over {
+                Some(over) => {
+                    let mut gave_way = None;
+                    let done = move_over(shared, &moving, old, over, &mut gave_way);
+                    goes.take_note(moves, op, gave_way);
+                    done
+                }
+                None => move_as_it_is(shared, &moving, old),
+            },
             Err(error) => Err(error),
         };
         match done {
             Ok(()) => {
                 applied.items += 1;
                 applied.moves += 1;
-                let from = op.from.as_deref().unwrap_or_default();
                 told.moved(op.into(), from, &op.path)?;
             }
             Err(PlaceError::Io(errno)) if PlaceError::Io(errno).is_fatal() => {
@@ -79,8 +117,102 @@ pub(super) fn move_all(
         }
         told.progress(applied.items, applied.bytes, &op.path)?;
     }
-    told.flush()?;
-    Ok(way.made)
+    Ok(())
+}
+
+/// What gave way is deleted so long after the word to stop, so that nothing of it has to be kept.
+const AFTER_STOP: Duration = Duration::from_secs(2);
+
+/// What gives way to what is moved.
+struct Goes {
+    /// Where it is before anything is moved.
+    paths: HashSet<Vec<u8>>,
+    /// Directories that gave way, with their names in the staging directory.
+    staged: Vec<(Vec<u8>, String)>,
+}
+
+impl Goes {
+    fn of(moves: &Moves) -> Self {
+        let over = moves.list().iter().filter_map(|m| moves.over(m));
+        Self {
+            paths: over.collect(),
+            staged: Vec::new(),
+        }
+    }
+
+    /// Where the directory that is at `path` will be when all is done; nothing if it goes.
+    fn after(&self, moves: &Moves, path: &[u8]) -> Option<Vec<u8>> {
+        let mut at = path;
+        while !at.is_empty() {
+            if moves.from(at).is_some() {
+                break;
+            }
+            if self.paths.contains(at) {
+                return None;
+            }
+            at = split(at).0;
+        }
+        Some(moves.after(path))
+    }
+
+    fn take_note(&mut self, moves: &Moves, op: &Op, gave_way: Option<String>) {
+        let m = moves.to(&op.path);
+        if let (Some(path), Some(staged)) = (m.and_then(|m| moves.over(m)), gave_way) {
+            self.staged.push((path, staged));
+        }
+    }
+
+    /// Deletes what was planned to be deleted in directories that gave way, and these.
+    fn delete_all(
+        self,
+        shared: &Shared<'_>,
+        plan: &FolderPlan,
+        applied: &mut Applied,
+        told: &mut Told<'_>,
+        abort: &AbortFlag,
+    ) -> Result<(), ApplyError> {
+        if self.staged.is_empty() {
+            return Ok(());
+        }
+        let mut tops = HashMap::new();
+        for (path, staged) in &self.staged {
+            let top = (shared.tree).open_child(shared.staging.dir(), staged.as_bytes());
+            tops.insert(&path[..], top.map_err(|e| write_error(path, e))?);
+        }
+        let mut until = None;
+        let mut deletions = plan.deletions()?;
+        while let Some(op) = deletions.next_op()? {
+            let (Some(from), Some(old)) = (&op.from, &op.old) else {
+                continue;
+            };
+            let Some((top, dir)) = above(from).find_map(|dir| Some((dir, tops.get(dir)?))) else {
+                continue;
+            };
+            if abort.is_raised()
+                && until.get_or_insert_with(|| Instant::now() + AFTER_STOP) < &mut Instant::now()
+            {
+                break;
+            }
+            match delete_in(shared, dir, &from[top.len() + 1..], old) {
+                Ok(Deleted::Gone) => {
+                    applied.items += 1;
+                    // Whether anybody still hears of it or not.
+                    let _ = told.made((&op).into(), &op.path);
+                }
+                // It is kept with what is in it.
+                Ok(Deleted::NotEmpty) => {}
+                Err(error) => {
+                    let text = format!("{}: {error}", escape_bytes(&op.path));
+                    applied.notes.error("not deleted", &text);
+                }
+            }
+        }
+        for (path, staged) in &self.staged {
+            let staging = shared.staging;
+            super::clear_displaced(shared.tree, staging, path, staged, &mut applied.notes);
+        }
+        Ok(())
+    }
 }
 
 /// New directories of the plan above some of `paths`.

@@ -1,5 +1,5 @@
-//! In which order moves can be made, so that each is one rename to a name that is free by then, or one
-//! exchange of two things that both are still to be moved.
+//! In which order moves can be made, so that each is one rename to a name that is free by then or whose
+//! holder gives way, or one exchange of two things that both are still to be moved.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,6 +9,8 @@ use crate::mirror::entry::{above, split};
 
 /// More exchanges are not worth finding.
 const EXCHANGES_MAX: usize = 200;
+/// How often it is worth asking whether a directory can give way.
+const DIRECTORIES_MAX: usize = 1000;
 
 /// What became of trying to make a move.
 enum Tried {
@@ -25,6 +27,7 @@ enum Tried {
 pub(super) fn order(
     moves: &Moves,
     look: impl FnMut(&[u8]) -> Occupied,
+    gives_way: impl FnMut(&[u8]) -> bool,
 ) -> (Vec<usize>, HashSet<usize>) {
     let mut space = Space::new(look);
     let list = moves.list();
@@ -35,7 +38,10 @@ pub(super) fn order(
     let mut trial = Trial {
         moves,
         space,
+        ids: ids.clone(),
         unmoved: HashMap::new(),
+        gives_way,
+        directories: 0,
     };
     let mut left: Vec<(usize, Id)> = Vec::new();
     let mut never = HashSet::new();
@@ -78,14 +84,20 @@ pub(super) fn order(
     }
 }
 
-struct Trial<'m, L> {
+struct Trial<'m, L, G> {
     moves: &'m Moves,
     space: Space<L>,
+    /// What each move is of.
+    ids: Vec<Option<Id>>,
     /// What is still to be moved.
     unmoved: HashMap<Id, usize>,
+    /// Whether what was at a path need not stay.
+    gives_way: G,
+    /// How often a directory was asked about.
+    directories: usize,
 }
 
-impl<L: FnMut(&[u8]) -> Occupied> Trial<'_, L> {
+impl<L: FnMut(&[u8]) -> Occupied, G: FnMut(&[u8]) -> bool> Trial<'_, L, G> {
     /// Moves `id` to `to` if that can be done now.
     fn make(&mut self, id: Id, to: &[u8]) -> Tried {
         let mut dir = None;
@@ -110,13 +122,39 @@ impl<L: FnMut(&[u8]) -> Occupied> Trial<'_, L> {
                 Slot::Free => {}
                 Slot::Is(other) if other == id => return Tried::Done,
                 Slot::Is(other) if self.unmoved.contains_key(&other) => return Tried::NotYet,
-                Slot::Is(_) => return Tried::Never,
+                Slot::Is(other) => match self.give_way(other, id) {
+                    Tried::Done => {}
+                    tried => return tried,
+                },
             }
         }
         let Some(dir) = self.space.find_or_make(parent) else {
             return Tried::Never;
         };
         self.space.rename(id, dir, name);
+        Tried::Done
+    }
+
+    /// Whether `other`, which is not moved, gives way to `id` now.
+    fn give_way(&mut self, other: Id, id: Id) -> Tried {
+        let Some(before) = self.space.before(other) else {
+            return Tried::Never;
+        };
+        if !(self.gives_way)(&before) {
+            return Tried::Never;
+        }
+        if !self.space.is_dir(other) {
+            return Tried::Done;
+        }
+        self.directories += 1;
+        if self.directories > DIRECTORIES_MAX {
+            return Tried::Never;
+        }
+        // What is moved out of it comes first.
+        let holds = |inside: &Id| *inside != id && self.space.is_within(*inside, other);
+        if self.unmoved.keys().any(holds) {
+            return Tried::NotYet;
+        }
         Tried::Done
     }
 
@@ -128,10 +166,10 @@ impl<L: FnMut(&[u8]) -> Occupied> Trial<'_, L> {
         let shall_come = self.moves.to(path);
         let id = match (self.space.at(dir, name), shall_come) {
             (Slot::Is(id), Some(m)) => match self.unmoved.get(&id) {
-                // It is here, and so is all that was to come.
-                None => id,
+                None if self.moves.position(m).and_then(|at| self.ids[at]) == Some(id) => id,
                 Some(at) if self.moves.list()[*at] == *m => id,
-                Some(_) => return Err(Tried::NotYet),
+                // It has still to go, or to give way.
+                None | Some(_) => return Err(Tried::NotYet),
             },
             (Slot::Is(id), None) if self.unmoved.contains_key(&id) => return Err(Tried::NotYet),
             (Slot::Is(id), None) => id,

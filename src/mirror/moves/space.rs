@@ -91,6 +91,11 @@ impl<L: FnMut(&[u8]) -> Occupied> Space<L> {
         }
     }
 
+    /// Where it was before anything was moved; nothing if it is still to be made.
+    pub(super) fn before(&self, id: Id) -> Option<Vec<u8>> {
+        self.nodes[id.0].before.clone()
+    }
+
     /// Whether it is a directory.
     pub(super) fn is_dir(&self, id: Id) -> bool {
         self.nodes[id.0].is_dir

@@ -29,14 +29,13 @@ pub(crate) mod testing;
 pub mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 use serde::de::DeserializeOwned;
 
 use crate::agent::client::{AgentError, PendingCall};
 use crate::agent::protocol::{Reply, Request};
 use crate::config::Config;
-use crate::escape::escape_str;
+use crate::escape::{escape_str, few as list};
 use crate::event::{Host, LogLevel, ProgressUpdate};
 use crate::module::{
     ConfigError, ListPlan, Machine, Module, ModuleContext, ModuleError, ModuleKind, Plan,
@@ -51,9 +50,6 @@ use service::{PackagesRequest, Reading, SERVICE};
 
 /// The module's name, as in the configuration.
 pub const NAME: &str = "packages";
-
-/// Ids named in one line before it says how many more there are.
-const NAMED: usize = 8;
 
 /// Every manager there is, in the order they work: what the system's own manager brings may be
 /// another manager.
@@ -115,17 +111,6 @@ fn ask<T: DeserializeOwned>(
     changes: Option<String>,
 ) -> Result<T, AgentError> {
     finish(machine, &begin(machine, request, changes)?)
-}
-
-/// Names, at most a few of them, safe to print.
-fn list<'n>(names: impl IntoIterator<Item = &'n String>) -> String {
-    let names: Vec<&String> = names.into_iter().collect();
-    let shown: Vec<String> = names.iter().take(NAMED).map(|n| escape_str(n)).collect();
-    let mut text = shown.join(", ");
-    if names.len() > NAMED {
-        let _ = write!(text, " and {} more", names.len() - NAMED);
-    }
-    text
 }
 
 impl Packages {
