@@ -186,3 +186,40 @@ fn timers_of_the_machines_own_updater_are_as_they_were_also_after_a_run_that_die
     );
     assert!(is_there(&lab, VEGA, "simple"), "{text}");
 }
+
+#[test]
+fn what_debconf_would_ask_a_person_is_answered_with_the_packages_own_default() {
+    let Some(lab) = Lab::fresh() else { return };
+    let world = world(&lab);
+    let asks = Deb::new("asks-debconf", "1.0")
+        .field("Depends: debconf")
+        .about(
+            "templates",
+            "Template: asks-debconf/name\nType: string\nDefault: nobody\nDescription: Who are you?\n",
+        )
+        .script(
+            "config",
+            ". /usr/share/debconf/confmodule\ndb_input critical asks-debconf/name || true\ndb_go || true",
+        )
+        .script(
+            "postinst",
+            "set -e\n. /usr/share/debconf/confmodule\ndb_get asks-debconf/name\n\
+             echo \"$RET\" >/etc/asks-debconf\ndb_stop",
+        );
+    let mut debs = distribution_packages();
+    debs.push(asks);
+    for host in [ATLAS, VEGA] {
+        offer(&lab, host, &world, &debs);
+    }
+    // A person on atlas had another answer.
+    let answered = "echo asks-debconf asks-debconf/name string me | debconf-set-selections && \
+                    DEBIAN_FRONTEND=noninteractive apt-get -qy install asks-debconf";
+    lab.exec(ATLAS, &["sh", "-c", answered]).ok();
+    let answer = |host: &str| fs::read_to_string(inside(&lab, host, "/etc/asks-debconf"));
+    assert_eq!(answer(ATLAS).expect("it wrote it"), "me\n");
+    let text = sync(&lab, &BOTH).expect(0).text();
+    assert!(is_there(&lab, VEGA, "asks-debconf"), "{text}");
+    assert_eq!(answer(VEGA).expect("it wrote it"), "nobody\n", "{text}");
+    let text = sync(&lab, &BOTH).expect(0).text();
+    assert!(text.contains("nothing to change"), "{text}");
+}

@@ -320,6 +320,8 @@ fn a_manager_that_does_not_answer_plans_no_removal() {
         ("dpkg-query", "exit 2"),
         ("dpkg-query", "exit 0"),
         ("apt-mark", "echo broken >&2; exit 1"),
+        ("apt-mark", "exit 0"),
+        ("dpkg", "echo"),
         ("apt-cache", "exit 0"),
         ("apt-cache", "kill -9 $$"),
     ] {

@@ -22,6 +22,14 @@ pub enum Answer<T> {
 #[error("{0}")]
 pub struct Silence(pub String);
 
+impl Silence {
+    /// Nobody else's fault: a thread of ours has died.
+    #[must_use]
+    pub fn our_fault() -> Self {
+        Self("reading it failed in our own code".to_owned())
+    }
+}
+
 impl<T> From<Result<T, Silence>> for Answer<T> {
     fn from(result: Result<T, Silence>) -> Self {
         match result {

@@ -182,9 +182,8 @@ fn read(tools: &Tools<'_>) -> Reading {
             .collect();
         (asked.into_iter())
             .map(|(name, thread)| {
-                let answer = thread.join().unwrap_or_else(|_| {
-                    Answer::Silent("reading it failed in our own code".to_owned())
-                });
+                let answer = thread.join();
+                let answer = answer.unwrap_or_else(|_| Answer::Silent(Silence::our_fault().0));
                 (name.to_owned(), answer)
             })
             .collect()

@@ -15,6 +15,7 @@ pub struct Deb {
     architecture: &'static str,
     fields: String,
     scripts: Vec<(&'static str, &'static str)>,
+    control: Vec<(&'static str, &'static str)>,
     conffiles: Vec<(&'static str, &'static str)>,
 }
 
@@ -27,6 +28,7 @@ impl Deb {
             architecture: "all",
             fields: String::new(),
             scripts: Vec::new(),
+            control: Vec::new(),
             conffiles: Vec::new(),
         }
     }
@@ -54,6 +56,12 @@ impl Deb {
         self
     }
 
+    /// A further file about it (`templates`).
+    pub fn about(mut self, name: &'static str, content: &'static str) -> Self {
+        self.control.push((name, content));
+        self
+    }
+
     /// A configuration file it ships.
     pub fn conffile(mut self, path: &'static str, content: &'static str) -> Self {
         self.conffiles.push((path, content));
@@ -75,6 +83,9 @@ impl Deb {
             let path = control.join(name);
             fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("new");
             super::awkward::chmod(&path, 0o755).expect("own file");
+        }
+        for (name, content) in &self.control {
+            fs::write(control.join(name), content).expect("new");
         }
         let mut listed = String::new();
         for (path, content) in &self.conffiles {

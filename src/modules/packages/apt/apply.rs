@@ -4,6 +4,7 @@ mod refresh;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::architectures;
 use super::names::{is_architecture, is_name, is_version, own_name};
 use super::plan::{Install, Work};
 use super::simulate::{argument, offers, simulate};
@@ -99,8 +100,7 @@ struct Apply<'a, 'b> {
 
 impl Apply<'_, '_> {
     fn all(mut self) -> Result<Vec<Outcome>, Silence> {
-        let architecture = self.tools.ask(&["dpkg", "--print-architecture"])?;
-        architecture.trim().clone_into(&mut self.architecture);
+        self.architecture = architectures::own(self.tools)?;
         let manual = manual(self.tools, &self.architecture)?;
         self.keep.extend(manual);
         let (installs, before) = self.refresh()?;

@@ -13,6 +13,19 @@ use crate::modules::packages::tools::Tools;
 const LIST: &str = "/var/lib/dpkg/arch";
 const LIST_LIMIT: u64 = 64 << 10;
 
+/// The machine's own.
+pub fn own(tools: &Tools<'_>) -> Result<String, Silence> {
+    let answer = tools.ask(&["dpkg", "--print-architecture"])?;
+    let name = answer.trim();
+    if is_architecture(name) {
+        return Ok(name.to_owned());
+    }
+    Err(Silence(format!(
+        "`dpkg --print-architecture` printed nonsense: {}",
+        escape_str(name)
+    )))
+}
+
 /// Those that the machine has besides its own.
 pub fn foreign(tools: &Tools<'_>) -> Result<Vec<String>, Silence> {
     let text = tools.ask(&["dpkg", "--print-foreign-architectures"])?;

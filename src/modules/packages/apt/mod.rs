@@ -5,7 +5,7 @@
 //! it and is never asked about alone.
 
 mod apply;
-mod architectures;
+pub mod architectures;
 pub mod cache;
 mod etc;
 pub mod names;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::architectures;
 use super::names::own_name;
 use super::policy::{self, Policy};
 use crate::modules::packages::answer::Silence;
@@ -146,8 +147,7 @@ pub fn offers(tools: &Tools<'_>, names: &[&str]) -> Result<BTreeMap<String, Poli
 
 /// Answers planning's question.
 pub fn forecast(tools: &Tools<'_>, question: &Question) -> Result<Forecast, Silence> {
-    let architecture = tools.ask(&["dpkg", "--print-architecture"])?;
-    let architecture = architecture.trim();
+    let architecture = &architectures::own(tools)?;
     let names: Vec<&str> = (question.install.iter())
         .map(|(name, _)| name.as_str())
         .collect();
@@ -203,7 +203,18 @@ pub fn forecast(tools: &Tools<'_>, question: &Question) -> Result<Forecast, Sile
     let is_about = |t: &Transaction| {
         (known.iter()).any(|(name, _)| t.installs.contains(*name) || t.upgrades.contains(*name))
     };
-    let together = simulate(tools, &arguments(&known), false, architecture);
+    // With and without what is only recommended, both at once.
+    let known_arguments = arguments(&known);
+    let (together, generous) = std::thread::scope(|scope| {
+        let foresee = |recommends| simulate(tools, &known_arguments, recommends, architecture);
+        let generous = scope.spawn(move || foresee(true));
+        let together = foresee(false);
+        let generous = generous.join();
+        (
+            together,
+            generous.unwrap_or_else(|_| Err(Silence::our_fault().into())),
+        )
+    });
     let together = answered(tools, together, is_about, architecture)?;
     let is_harmless = |t: &Transaction| t.removes.is_empty() && t.upgrades.is_empty();
     if !together.as_ref().is_some_and(is_harmless) {
@@ -218,7 +229,6 @@ pub fn forecast(tools: &Tools<'_>, question: &Question) -> Result<Forecast, Sile
     let Some(plain) = together else {
         return Ok(forecast);
     };
-    let generous = simulate(tools, &arguments(&known), true, architecture);
     if let Some(generous) = answered(tools, generous, is_about, architecture)? {
         forecast.recommended = generous
             .installs

@@ -96,11 +96,12 @@ fn pairs<'a>(view: &View<'a, State>) -> (Vec<Pair<'a>>, Vec<String>) {
             ));
             continue;
         }
-        if name != SYSTEM && !view.target.people.contains_key(name) {
-            notes.push(format!(
-                "{name}: there is no such person on {}",
-                view.names.1
-            ));
+        // Who is not there (or whose home is not, today) has not said that they want nothing.
+        let lacks = [(view.target, view.names.1), (view.source, view.names.0)]
+            .into_iter()
+            .find(|(state, _)| name != SYSTEM && !state.people.contains_key(name));
+        if let Some((_, host)) = lacks {
+            notes.push(format!("{name}: there is no such person on {host}"));
             continue;
         }
         pairs.push(Pair {

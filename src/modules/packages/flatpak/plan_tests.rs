@@ -252,3 +252,30 @@ fn a_person_who_is_not_there_gets_nothing() {
     assert!(draft.notes[0].contains("no such person on vega"));
     assert!(settled.work.is_empty());
 }
+
+#[test]
+fn what_a_person_has_whom_only_the_target_knows_is_not_taken() {
+    let kim = Person {
+        name: "kim".to_owned(),
+        uid: 1001,
+        gid: 1001,
+        home: "/home/kim".to_owned(),
+    };
+    let mut target = State::default();
+    let mut scope = Scope {
+        store: "/home/kim/.local/share/flatpak".to_owned(),
+        ..Scope::default()
+    };
+    has(&mut scope, APP, "hub");
+    target.scopes.insert("user kim".to_owned(), scope);
+    target.people.insert("user kim".to_owned(), kim.clone());
+    let (draft, settled, _) = outcome(&State::default(), &target, &[], |_| true);
+    assert!(draft.notes[0].contains("no such person on atlas"));
+    assert!(draft.items.is_empty() && settled.work.is_empty());
+    // Who is on both, and has nothing on one of them, wants it gone if a person says so.
+    let mut source = State::default();
+    source.people.insert("user kim".to_owned(), kim);
+    let (draft, _, work) = outcome(&source, &target, &[], |_| true);
+    assert_eq!(draft.items[0].verb, Verb::Remove);
+    assert_eq!(work["user kim"].remove, [APP]);
+}

@@ -51,14 +51,14 @@ fn follow(tools: &Tools<'_>, id: &str, recipe: &Recipe) -> Result<(), Silence> {
             .map(|_| ())
             .map_err(|_| absent());
     }
-    let architecture = tools.ask(&["dpkg", "--print-architecture"])?;
+    let architecture = apt::architectures::own(tools)?;
     // Without an architecture dpkg speaks of those of all of them.
     let format = "${db:Status-Status}\t${Package}:${Architecture}\t${Version}\n";
     let argv = ["dpkg-query", "--show", "--showformat", format, "--", id];
     let answer = tools.ask(&argv).map_err(|_| absent())?;
     let version = (answer.lines())
         .filter_map(|line| line.strip_prefix("installed\t")?.split_once('\t'))
-        .find(|(name, _)| own_name(name, architecture.trim()) == id)
+        .find(|(name, _)| own_name(name, &architecture) == id)
         .map(|(_, version)| version)
         .ok_or_else(absent)?;
     match &recipe.version {
@@ -72,8 +72,8 @@ fn follow(tools: &Tools<'_>, id: &str, recipe: &Recipe) -> Result<(), Silence> {
 }
 
 fn remove(tools: &Tools<'_>, name: &str, may: &BTreeSet<String>) -> Result<(), Silence> {
-    let architecture = tools.ask(&["dpkg", "--print-architecture"])?;
-    let foreseen = simulate(tools, &[format!("{name}-")], false, architecture.trim())?;
+    let architecture = apt::architectures::own(tools)?;
+    let foreseen = simulate(tools, &[format!("{name}-")], false, &architecture)?;
     let taken: Vec<&String> = (foreseen.removes.iter())
         .filter(|other| *other != name && !may.contains(*other))
         .collect();
