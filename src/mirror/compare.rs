@@ -28,7 +28,7 @@ use super::plan::{Old, Op, Ops, Planner, RANGES_MAX, Step};
 use super::ranges::Ranges;
 use super::scan::{ChunkEncoder, Notes, ScanError};
 use super::spool::SpoolWriter;
-use super::suspects::{Suspect, Suspects, Within};
+use super::suspects::{Mark, Suspect, Suspects, Within};
 use super::tree::{Found, Names, Tree, Trust};
 use super::wire::{Batch, Chunk, FrameCursor, Message, Messages, SCAN_WINDOW_CHUNKS, ScanTree};
 use crate::escape::escape_bytes;
@@ -220,8 +220,18 @@ impl<'a> TargetScan<'a> {
         if let Some(ours) = self.restricted.take() {
             exchange::tell(&mut self.peer, &ours)?;
             let theirs = exchange::hear(self.incoming, self.abort)?;
-            // Where something is that was equal, only the kernel would know what to compare then.
-            let is_taken = |m: &Move| self.is_planned && self.tree.occupied(&m.to) != Occupied::No;
+            // Where something is that was equal, nobody would look any more, unless all of it is looked at.
+            let whole: HashSet<&[u8]> = (theirs.iter())
+                .filter(|s| s.from.is_none() && s.mark.has(Mark::BELOW))
+                .map(|s| &s.path[..])
+                .collect();
+            // A file and the like is nothing but itself; and what gives way goes with all that is in it.
+            let is_taken = |m: &Move| {
+                self.is_planned
+                    && self.tree.occupied(&m.to) != Occupied::No
+                    && self.tree.occupied(&m.from) != Occupied::Otherwise
+                    && !(whole.contains(&m.from[..]) && whole.contains(&m.to[..]))
+            };
             let is_barred = |m: &Move| self.looker.may_hold_mount(&m.from) || is_taken(m);
             // What is planned is all that is in either place: it is visited, whoever touched it.
             let touched = if self.is_planned { &[][..] } else { &ours };

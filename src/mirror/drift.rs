@@ -430,16 +430,21 @@ pub fn of_plan(
             asking.abort.check()?;
             // A directory's time says nothing but that something in it has changed.
             let is_time = op.step == Step::DirAttributes && op.aspects.0 == Aspects::MTIME;
-            // Nothing was touched in what gives way to something moved.
-            let gives_way = op.step == Step::Delete && op.from.is_some();
-            if is_time || gives_way || op.path.is_empty() {
+            if is_time || op.path.is_empty() {
                 continue;
             }
-            // Nothing is moved yet: it is where it was.
-            let here = moves.before(&op.path);
-            let became = unless_unreadable(since.became(&here, &here, asking.abort))?;
-            if became.changed {
-                changed.push(&to_record(&op.path, became.now.as_ref()))?;
+            // Nothing is moved yet: it is where it was, and so is what gives way.
+            let here = match &op.from {
+                Some(from) => from.clone(),
+                None => moves.before(&op.path),
+            };
+            let over = moves.to(&op.path).filter(|_| op.over.is_some());
+            for here in std::iter::once(here).chain(over.and_then(|m| moves.over(m))) {
+                let became = unless_unreadable(since.became(&here, &here, asking.abort))?;
+                if became.changed {
+                    changed.push(&to_record(&op.path, became.now.as_ref()))?;
+                    break;
+                }
             }
         }
     }

@@ -3,10 +3,12 @@
 //!
 //! A full scan finds something new in one place and something gone in another. Its plan is then compared once
 //! more, restricted to its own paths, and this says what the source offers to be moved (`exchange`). That is as
-//! good as the kernel's word only where nothing was equal in the first place: what is moved comes from where the
-//! source has nothing any more to where the target has nothing yet.
+//! good as the kernel's word only where nothing was equal in the first place: what is equal is not in the plan,
+//! and nobody would look at it where something is moved from, or to. So what has another thing in its old place,
+//! or takes the place of one, is offered if that place is in the plan; and of a directory both places are
+//! compared once more with all that is in them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::diff::DiffError;
 use super::diff::snapshot::Snapshot;
@@ -17,8 +19,7 @@ use super::suspects::{Mark, Suspect, in_folder, walk_order};
 use super::tree::{Glance, Tree};
 use crate::interrupt::AbortFlag;
 
-/// All of `paths`; of those that were elsewhere in the folder when it was `then`, where nothing is any more,
-/// with where that was.
+/// All of `paths`; of those that were elsewhere in the folder when it was `then`, with where that was.
 pub fn origins(
     now: &Tree,
     then: &Tree,
@@ -33,9 +34,13 @@ pub fn origins(
         now_dirs: DirCache::default(),
         then_dirs: DirCache::default(),
         moved: HashMap::new(),
+        planned: paths.iter().map(|suspect| &suspect.path[..]).collect(),
     };
     finder.folder = finder.snapshot.path(then.root_ino()?, b"")?;
-    let mut paths: Vec<&[u8]> = paths.iter().map(|suspect| &suspect.path[..]).collect();
+    let planned = finder.planned.iter().copied();
+    // A directory that took the place of one like it is not in the plan, only what is in it.
+    let dirs: HashSet<&[u8]> = planned.clone().flat_map(above).collect();
+    let mut paths: Vec<&[u8]> = planned.chain(dirs).collect();
     // Directories before what is in them.
     paths.sort_by(|a, b| walk_order(a, b));
     paths.dedup();
@@ -46,13 +51,20 @@ pub fn origins(
             let mut mark = Mark::OTHER;
             if kind == Kind::Dir {
                 mark = mark.with(Mark::BELOW);
+                if finder.takes_a_place(path, &from) {
+                    let places = [path.to_vec(), from.clone()];
+                    found.extend(places.map(|path| Suspect::new(path, mark)));
+                }
                 finder.moved.insert(path.to_vec(), from.clone());
+            } else if finder.was_a_directory(path) {
+                let all = mark.with(Mark::BELOW);
+                found.push(Suspect::new(path.to_vec(), all));
             }
             found.push(Suspect {
                 from: Some(from),
                 ..Suspect::new(path.to_vec(), mark)
             });
-        } else {
+        } else if finder.planned.contains(path) {
             // The target may mean another one by it, if things are moved.
             found.push(Suspect::new(path.to_vec(), Mark::default()));
         }
@@ -75,6 +87,8 @@ struct Finder<'a> {
     then_dirs: DirCache,
     /// Directories found, with where they were.
     moved: HashMap<Vec<u8>, Vec<u8>>,
+    /// What is planned.
+    planned: HashSet<&'a [u8]>,
 }
 
 impl Finder<'_> {
@@ -103,7 +117,10 @@ impl Finder<'_> {
             return Ok(None);
         };
         // What is there now was compared with what the target has there, and is not in the plan if it is equal.
-        if glance(self.now, &mut self.now_dirs, from).is_some() {
+        if here.kind != Kind::Dir
+            && !self.planned.contains(from)
+            && glance(self.now, &mut self.now_dirs, from).is_some()
+        {
             return Ok(None);
         }
         // A number can be given again; a birth is not repeated.
@@ -114,6 +131,18 @@ impl Finder<'_> {
             (now.ino, now.born, now.meta.kind) == (then.ino, then.born, then.meta.kind)
         });
         Ok(is_same.then(|| (from.to_vec(), here.kind)))
+    }
+
+    /// Whether something else is where the directory at `path` comes `from`, or was where it is.
+    fn takes_a_place(&mut self, path: &[u8], from: &[u8]) -> bool {
+        glance(self.now, &mut self.now_dirs, from).is_some()
+            || glance(self.then, &mut self.then_dirs, path).is_some()
+    }
+
+    /// Whether a directory was at `path`, which goes with all that was in it.
+    fn was_a_directory(&mut self, path: &[u8]) -> bool {
+        let then = glance(self.then, &mut self.then_dirs, path);
+        then.is_some_and(|then| then.kind == Kind::Dir)
     }
 
     /// Where `path` was if it was moved with a directory it is in, and only so.

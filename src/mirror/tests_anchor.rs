@@ -301,11 +301,7 @@ impl Anchored {
         }
         let (mut replies, mut passes) = self.scan(&source, &target);
         let totals = replies.1.plan.clone().unwrap();
-        if source.restricted.is_none()
-            && source.anchor.is_some()
-            && totals.created > 0
-            && totals.deleted > 0
-        {
+        if source.restricted.is_none() && source.anchor.is_some() && totals.changes() > 1 {
             source.restricted = Some(Restricted {
                 origins: true,
                 ..Restricted::default()

@@ -123,9 +123,6 @@ fn what_takes_the_place_of_something_else_costs_a_rename() {
     rename("log", "log.1");
     fs::write(ours.join("log"), "new\n").expect("writable");
     rename("draft", "report");
-    let (bytes, how) = cost(&lab, &["--allow-mass-delete"]);
-    assert_eq!(how, "anchor");
-    assert_eq!(["build/7/7", "log.1", "log.2", "report"].map(ino), before);
     let name = |name: &str| format!("/home/dev/work/{name}");
     let expected = [
         ("build.new", "build"),
@@ -134,7 +131,39 @@ fn what_takes_the_place_of_something_else_costs_a_rename() {
         ("log.1", "log.2"),
     ];
     let expected = expected.map(|(from, to)| format!("{} \u{2192} {}", name(from), name(to)));
+    // A dry run compares everything, and lists what will be done all the same.
+    let dry = lab.sync(&["--dry-run", "--allow-out-of-order", "--allow-mass-delete"]);
+    assert!(DONE.contains(&dry.status), "{}", dry.text());
+    let planned = dry.stdout.lines().map(str::trim_start);
+    let mut planned: Vec<&str> = planned
+        .filter_map(|line| line.strip_prefix("> ")?.split(" (").next())
+        .collect();
+    planned.sort_unstable();
+    assert_eq!(planned, expected, "{}", dry.text());
+
+    let (bytes, how) = cost(&lab, &["--allow-mass-delete"]);
+    assert_eq!(how, "anchor");
+    assert_eq!(["build/7/7", "log.1", "log.2", "report"].map(ino), before);
     assert_eq!(renamed(&lab), expected);
+    // And so does what is told of it afterwards.
+    let lines = |args: &[&str]| -> Vec<Value> {
+        let out = lab.pc_switcher(args).ok().stdout;
+        let parse = |line: &str| serde_json::from_str(line).expect("a JSON object a line");
+        out.lines().map(parse).collect()
+    };
+    let sessions = lines(&["history", "--json"]);
+    let last = sessions
+        .iter()
+        .max_by_key(|s| s["started_at"].as_str().map(str::to_owned));
+    let session = last
+        .and_then(|s| s["session"].as_str())
+        .expect("it has a name");
+    let mut told: Vec<String> = (lines(&["history", session, "--json"]).iter())
+        .filter(|change| change["sign"] == ">")
+        .map(|change| format!("{} {}", change["from"], change["path"]))
+        .collect();
+    told.sort();
+    assert_eq!(told.len(), expected.len(), "{told:?}");
     // 1000 files were deleted: each is a line of the log, some 100 bytes of JSON before it is packed.
     let moved = bytes.saturating_sub(idle);
     println!("taking each other's place: {moved} bytes beyond {idle}");

@@ -171,7 +171,10 @@ fn with_moves(
         .all(|t| t.anchor.is_some() && t.trust.is_some());
     let totals = whole.1.plan.clone().unwrap_or_default();
     let is_worth_it = (1..=SUSPECTS_MAX as u64).contains(&totals.changes());
-    if !is_known || !is_worth_it || totals.created == 0 || totals.deleted == 0 {
+    // Something came and something went, or things may have changed places.
+    let may_hold_moves = totals.deleted > 0 && totals.created > 0
+        || totals.changed > 0 && totals.created + totals.changed + totals.deleted > 1;
+    if !is_known || !is_worth_it || !may_hold_moves {
         return Ok(whole);
     }
     let mut few = trees.clone();
