@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, tick, unbounded};
 
+use super::fault::{Fault, FaultKind};
 use super::lanes::order::NUMBER;
 use super::lanes::pool::{Dealt, LanePlan, Pool, Streaming};
 use super::link::{Backlog, Closed, Gone, Incoming, Link, Outgoing, Traffic};
 use super::protocol::{
-    Answer, Call, Fault, FaultKind, Frame, FrameError, Kind, MAX_FRAME, PEER_SILENCE, PING_EVERY,
-    Reply, Request, encode_frame, encode_numbered,
+    Answer, Call, Frame, FrameError, Kind, MAX_FRAME, PEER_SILENCE, PING_EVERY, Reply, Request,
+    encode_frame, encode_numbered,
 };
 use crate::escape::escape_str;
 use crate::event::{Event, EventSink, Host, LogEvent, LogLevel, Working};

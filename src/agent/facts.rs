@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use super::fault::Fault;
 use super::places::Places;
-use super::protocol::{AgentFacts, DiskFacts, Fault, Installed};
+use super::protocol::{AgentFacts, DiskFacts, Installed};
 use crate::interrupt::AbortFlag;
 use crate::record::MachineName;
 use crate::sys::command::{Limits, command, run};

@@ -9,10 +9,9 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, Sender, unbounded};
 
 use super::client::AgentClient;
+use super::fault::{Fault, FaultKind};
 use super::link::{Closed, Incoming, Link, Traffic};
-use super::protocol::{
-    Answer, Call, Fault, FaultKind, Frame, FrameSplitter, Kind, Reply, Request, banner,
-};
+use super::protocol::{Answer, Call, Frame, FrameSplitter, Kind, Reply, Request, banner};
 use crate::event::{EventSink, Host};
 use crate::interrupt::AbortFlag;
 

@@ -1,12 +1,43 @@
-//! Errors of the lower layers as the answers an agent gives.
+//! Why an agent could not do what it was asked, and errors of the lower layers as that.
 
 use std::io;
 
-use super::protocol::{Fault, FaultKind};
+use serde::{Deserialize, Serialize};
+
 use crate::record::state::StateError;
 use crate::snapshot::SnapshotError;
 use crate::sys::command::RunError;
 use crate::sys::trusted::FileError;
+
+/// Why an agent could not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// What kind of trouble.
+    pub kind: FaultKind,
+    /// For people: lower case, no full stop, may contain escaped file names.
+    pub message: String,
+    /// What a person can do about it, if anything is known.
+    pub hint: Option<String>,
+}
+
+/// Kinds of [`Fault`], as far as the CLI treats them differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// A system call or a file failed.
+    Io,
+    /// The filesystem is full, or a quota is.
+    NoSpace,
+    /// A state file is damaged.
+    Damaged,
+    /// Stopped because it was asked to.
+    Interrupted,
+    /// The request makes no sense now, or violates a limit.
+    Invalid,
+    /// A program that was run did not answer in time.
+    Timeout,
+}
 
 impl Fault {
     /// A fault of this kind, without a hint.

@@ -7,13 +7,14 @@ use std::time::Duration;
 use rustix::fs::Mode;
 
 use super::facts::{agent_facts, disk_facts, machine_name};
+use super::fault::{Fault, FaultKind};
 use super::health::health;
 use super::lanes::LaneOffer;
 use super::lanes::door::{Door, Serve};
 use super::person::{Person, find_person};
 use super::places::Places;
 use super::programs::{install_self, run_program};
-use super::protocol::{Fault, FaultKind, Reply, Request};
+use super::protocol::{Reply, Request};
 use crate::interrupt::AbortFlag;
 use crate::record::LockHolder;
 use crate::record::lock::{LockOutcome, MachineLock};

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, openat};
 use serde::{Deserialize, Serialize};
 
+use super::fault::Fault;
 use super::person::find_person;
 use super::places::Places;
-use super::protocol::Fault;
 use crate::record::{LockHolder, lock};
 use crate::sys::trusted::Directory;
 use crate::sys::{kernel, mounts};

@@ -5,7 +5,7 @@ pub mod deploy;
 pub mod facts;
 #[cfg(test)]
 pub mod fake;
-mod fault;
+pub mod fault;
 pub mod handlers;
 pub mod health;
 pub mod inflow;

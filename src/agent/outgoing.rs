@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-use super::protocol::{AgentLog, Answer, Fault, Kind, MAX_FRAME, Reply, encode_frame};
+use super::fault::Fault;
+use super::protocol::{AgentLog, Answer, Kind, MAX_FRAME, Reply, encode_frame};
 use crate::event::{Event, EventSink, LogEvent};
 
 /// Frames that wait for the pipe before their producers do.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Dir, Gid, Mode, OFlags, ResolveFlags, Uid, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
-use super::protocol::Fault;
+use super::fault::Fault;
 use crate::interrupt::AbortFlag;
 use crate::sys::command::{Limits, command, run};
 use crate::sys::process::as_person;
@@ -300,7 +300,7 @@ fn mtime_of(stat: &rustix::fs::Stat) -> rustix::fs::Timestamps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::protocol::FaultKind;
+    use crate::agent::fault::FaultKind;
     use crate::sys::testing::is_root;
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
 

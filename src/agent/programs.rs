@@ -11,8 +11,9 @@ use std::time::Duration;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::facts::{is_same_content, program_version};
+use super::fault::{Fault, FaultKind};
 use super::places::Places;
-use super::protocol::{Fault, FaultKind, RunOutput};
+use super::protocol::RunOutput;
 use crate::interrupt::AbortFlag;
 use crate::sys::command::{Limits, command, run};
 use crate::sys::trusted::Directory;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::fault::Fault;
 use super::health::Health;
 use super::lanes::LaneOffer;
 use super::lanes::order::{NUMBER, put_number};
@@ -220,36 +221,6 @@ pub struct Answer {
     pub id: u64,
     /// What came of it.
     pub result: Result<Reply, Fault>,
-}
-
-/// Why an agent could not do what it was asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
-pub struct Fault {
-    /// What kind of trouble.
-    pub kind: FaultKind,
-    /// For people: lower case, no full stop, may contain escaped file names.
-    pub message: String,
-    /// What a person can do about it, if anything is known.
-    pub hint: Option<String>,
-}
-
-/// Kinds of [`Fault`], as far as the CLI treats them differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FaultKind {
-    /// A system call or a file failed.
-    Io,
-    /// The filesystem is full, or a quota is.
-    NoSpace,
-    /// A state file is damaged.
-    Damaged,
-    /// Stopped because it was asked to.
-    Interrupted,
-    /// The request makes no sense now, or violates a limit.
-    Invalid,
-    /// A program that was run did not answer in time.
-    Timeout,
 }
 
 /// What the CLI may ask of an agent. One agent is on each machine, always as root.

@@ -23,6 +23,7 @@ use serde_json::Map;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::fault::{Fault, FaultKind};
 use super::handlers::Handlers;
 use super::inflow::{Backlog, Inflow};
 use super::lanes::door::Door;
@@ -30,7 +31,7 @@ use super::lanes::order::Order;
 use super::outgoing::{Outgoing, Writer, outgoing};
 use super::places::{Places, RUN_DIR};
 use super::protocol::{
-    AGENT_SILENCE, Call, Fault, FaultKind, FrameSplitter, Kind, PING_EVERY, Reply, Request, banner,
+    AGENT_SILENCE, Call, FrameSplitter, Kind, PING_EVERY, Reply, Request, banner,
 };
 use super::service::{Service, ServiceContext};
 use crate::event::{EventSink, LogLevel};

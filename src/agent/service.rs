@@ -7,7 +7,7 @@
 use crossbeam_channel::{Receiver, Sender};
 use serde_json::Value;
 
-use super::protocol::Fault;
+use super::fault::Fault;
 use crate::event::EventSink;
 use crate::interrupt::AbortFlag;
 

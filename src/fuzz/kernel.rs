@@ -2,7 +2,7 @@
 
 use crate::mirror::diff::names::{Names, ROOT};
 use crate::mirror::diff::stream::{Command, Stream};
-use crate::mirror::entry::is_valid_path;
+use crate::mirror::path::is_valid_path;
 use crate::sys::search::crc32c;
 
 /// As many paths are kept in mind.

@@ -11,8 +11,9 @@ use crate::interrupt::AbortFlag;
 use crate::mirror::codec::{Malformed, Reader};
 use crate::mirror::delta::list::{Hash, Piece, PieceReader, put_parts, read_parts};
 use crate::mirror::delta::matching::{Found, Index, find_all, gaps};
-use crate::mirror::entry::{Entry, is_valid_name, is_valid_path};
+use crate::mirror::entry::Entry;
 use crate::mirror::packing::Unpacker;
+use crate::mirror::path::{is_valid_name, is_valid_path};
 use crate::mirror::ranges::Ranges;
 use crate::mirror::wire::{Batch, DATA_MAX, FOR_PEER, Message, Messages};
 

@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::diff::DiffError;
 use super::diff::snapshot::{Inode, Snapshot};
-use super::entry::split;
 use super::filter::Filter;
+use super::path::split;
 use super::scan::ScanError;
 use super::scope::Way;
 use super::suspects::in_folder;

@@ -55,8 +55,8 @@ impl<'a> Reader<'a> {
 
     /// A path below the folder.
     pub fn path(&mut self) -> Result<Vec<u8>, Malformed> {
-        let path = self.bytes(super::entry::PATH_LIMIT)?;
-        if super::entry::is_valid_path(path) {
+        let path = self.bytes(super::path::PATH_LIMIT)?;
+        if super::path::is_valid_path(path) {
             Ok(path.to_vec())
         } else {
             Err(Malformed("impossible path"))

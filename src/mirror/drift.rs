@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{Malformed, Reader, put_bytes, put_u64};
 use super::content::hash_file;
-use super::entry::{Aspects, Kind, Time, split};
+use super::entry::{Aspects, Kind, Time};
 use super::filter::{Filter, FilterState, Verdict};
 use super::moves::Moves;
+use super::path::split;
 use super::place::DirCache;
 use super::plan::{FolderPlan, Step};
 use super::scan::{Notes, ScanError};
@@ -364,7 +365,7 @@ fn to_record(path: &[u8], here: Option<&Version>) -> Vec<u8> {
 /// Reads what [`to_record`] wrote.
 fn read_record(record: &[u8]) -> Result<(&[u8], Option<Version>), Malformed> {
     let mut reader = Reader::new(record);
-    let path = reader.bytes(super::entry::PATH_LIMIT)?;
+    let path = reader.bytes(super::path::PATH_LIMIT)?;
     Ok((path, Version::decode(&mut reader)?))
 }
 

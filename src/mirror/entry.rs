@@ -6,15 +6,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
+use super::path::{NAME_MAX, PATH_LIMIT, is_valid_name, is_valid_path};
 
-/// Longest file name Linux allows (`NAME_MAX`).
-pub const NAME_MAX: usize = 255;
 /// Longest symlink text Linux allows (`PATH_MAX` without its NUL).
 pub const SYMLINK_MAX: usize = 4095;
-/// Directories this many levels down are not looked into: each level costs an open file and a path.
-pub const DEPTH_MAX: usize = 1000;
-/// Longest path we carry; trees may be deeper than `PATH_MAX`, but not without end.
-pub const PATH_LIMIT: usize = (DEPTH_MAX + 2) * (NAME_MAX + 1);
 /// All extended attributes of one entry together.
 pub const XATTRS_MAX: usize = 1 << 20;
 
@@ -165,49 +160,6 @@ pub const FLAG_NOCOW: u32 = 0x80_0000;
 
 const MULTI_BIT: u8 = 0x80;
 const SUSPECT_BIT: u8 = 0x40;
-
-/// Whether `name` is one a directory can hold and we may create: not empty, `.` or `..`, no slash, no NUL.
-#[must_use]
-pub fn is_valid_name(name: &[u8]) -> bool {
-    !name.is_empty()
-        && name.len() <= NAME_MAX
-        && name != b"."
-        && name != b".."
-        && !name.iter().any(|b| matches!(b, 0 | b'/'))
-}
-
-/// Whether `path` is empty (the folder itself) or valid names joined by single slashes.
-#[must_use]
-pub fn is_valid_path(path: &[u8]) -> bool {
-    path.is_empty() || (path.len() <= PATH_LIMIT && path.split(|b| *b == b'/').all(is_valid_name))
-}
-
-/// `parent` and `name` joined by a slash.
-#[must_use]
-pub fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = Vec::with_capacity(parent.len() + 1 + name.len());
-    path.extend_from_slice(parent);
-    if !parent.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-    path
-}
-
-/// The directories above a path, from the top, the folder itself not among them.
-pub fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/');
-    slashes.map(|(at, _)| &path[..at])
-}
-
-/// A path's parent and last name; the folder itself has neither.
-#[must_use]
-pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|b| *b == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b"", path),
-    }
-}
 
 impl Meta {
     /// A stand-in for something the mirror leaves alone.
@@ -498,17 +450,6 @@ mod tests {
         }
         .encode(&mut b, true);
         assert_eq!(a, b);
-    }
-
-    #[test]
-    fn names_that_leave_the_directory_are_refused() {
-        for name in [&b""[..], b".", b"..", b"a/b", b"a\0", &[b'x'; 256]] {
-            assert!(!is_valid_name(name), "{name:?}");
-        }
-        for path in [&b"/"[..], b"a//b", b"a/", b"/a", b"a/../b"] {
-            assert!(!is_valid_path(path), "{path:?}");
-        }
-        assert!(is_valid_path(b"") && is_valid_path(b"a/..b/c\xff"));
     }
 
     #[test]

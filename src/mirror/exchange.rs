@@ -9,10 +9,10 @@ use std::collections::{HashMap, HashSet};
 use crossbeam_channel::Receiver;
 
 use super::codec::Malformed;
-use super::entry::{above, split};
 use super::filter::Filter;
 use super::movable::Movable;
 use super::moves::{MOVES_MAX, Move, Moves};
+use super::path::{above, split};
 use super::scan::ScanError;
 use super::suspects::{Mark, SUSPECT_BYTES_MAX, SUSPECTS_MAX, Suspect, is_below, walk_order};
 use super::tree::Tree;

@@ -4,8 +4,9 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::entry::{DEPTH_MAX, Kind, join};
+use super::entry::Kind;
 use super::moves::Moves;
+use super::path::{DEPTH_MAX, join};
 use super::scan::ScanError;
 use super::tree::{Found, Names, Tree};
 use crate::interrupt::AbortFlag;

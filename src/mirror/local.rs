@@ -27,7 +27,7 @@ use super::service::{fault, io_fault, list_plan, report};
 use super::told;
 use super::tree::Tree;
 use super::wire::{Batch, FOR_CLI, MirrorReply};
-use crate::agent::protocol::{Fault, FaultKind};
+use crate::agent::fault::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_bytes;
 use crate::event::LogLevel;

@@ -14,7 +14,8 @@ use std::path::Path;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::entry::{FLAGS, Kind, Meta, Time, XATTRS_MAX, join};
+use super::entry::{FLAGS, Kind, Meta, Time, XATTRS_MAX};
+use super::path::join;
 use super::suspects::is_below;
 use super::tree::{Found, Names, Tree};
 use crate::sys::inodes::{Found as Item, InodeItem, InodeReader};

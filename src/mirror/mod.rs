@@ -25,6 +25,7 @@ pub mod movable;
 pub mod moves;
 pub mod origins;
 pub mod packing;
+pub mod path;
 pub mod place;
 pub mod plan;
 pub mod ranges;

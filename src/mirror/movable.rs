@@ -12,9 +12,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::entry::{DEPTH_MAX, Kind, split};
+use super::entry::Kind;
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
 use super::moves::Move;
+use super::path::{DEPTH_MAX, split};
 use super::staging::LATE_FLAGS;
 use super::tree::{Names, Tree};
 use crate::interrupt::{AbortFlag, Interrupted};

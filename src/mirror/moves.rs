@@ -13,7 +13,7 @@ mod space;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::entry::{join, split};
+use super::path::{join, split};
 use super::suspects::{is_below, walk_order};
 
 /// More than this are not worth their bookkeeping.
@@ -242,7 +242,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::mirror::entry::above;
+    use crate::mirror::path::above;
 
     fn moves(list: &[(&str, &str)]) -> Vec<Move> {
         list.iter()

@@ -15,7 +15,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::codec::{Reader, put_bytes, put_u64};
-use super::entry::{Kind, Meta, PATH_LIMIT, Time, split};
+use super::entry::{Kind, Meta, Time};
+use super::path::{PATH_LIMIT, split};
 use super::plan::Old;
 use super::spool::{Spool, SpoolWriter};
 use super::staging::{self, LATE_FLAGS, Staging, set_flags, set_mtime};

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::entry::{join, split};
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
+use super::path::{join, split};
 use super::scan::ScanError;
 use super::tree::Tree;
 use super::wire::RULES_MAX;

@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 use super::apply::{ApplyError, apply};
 use super::compare::TargetScan;
 use super::diff::DiffError;
-use super::entry::is_valid_path;
 use super::filter::Filter;
 use super::found;
 use super::look::Looker;
+use super::path::is_valid_path;
 use super::plan::FolderPlan;
 use super::scan::{Notes, ScanError, SourceScan};
 use super::serve::Server;
@@ -23,7 +23,7 @@ use super::tree::Tree;
 use super::wire::{
     Batch, DiffRequest, FOR_CLI, FOR_PEER, Message, MirrorReply, MirrorRequest, SERVICE, ScanTree,
 };
-use crate::agent::protocol::{Fault, FaultKind};
+use crate::agent::fault::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_str;
 use crate::event::LogLevel;

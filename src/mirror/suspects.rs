@@ -11,8 +11,8 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use super::codec::{Malformed, Reader, put_bytes};
-use super::entry::{above, join, split};
 use super::moves::Moves;
+use super::path::{above, join, split};
 use super::plan::RANGES_MAX;
 use super::ranges::Ranges;
 use super::tree::Names;
@@ -438,7 +438,7 @@ pub fn of_rules(path: &[u8]) -> Option<Suspect> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mirror::entry::is_valid_path;
+    use crate::mirror::path::is_valid_path;
     use proptest::prelude::*;
 
     fn suspects(list: &[(&str, Mark)]) -> Suspects {

@@ -13,7 +13,7 @@ use super::service::MirrorService;
 use super::suspects::Suspect;
 use super::tree::Trust;
 use super::wire::{FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, Restricted, ScanTree};
-use crate::agent::protocol::{Fault, FaultKind};
+use crate::agent::fault::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_bytes;
 use crate::event::{Event, EventSink, LogLevel};

@@ -14,7 +14,7 @@ use super::testing::{self, Pair};
 use super::tests::{Lab, lab, lsattr, rsync_differences, sh};
 use super::tests_peer::{Alone, Line, applying, file, plan, scan};
 use super::wire::{Message, Messages, MirrorRequest};
-use crate::agent::protocol::FaultKind;
+use crate::agent::fault::FaultKind;
 use crate::sys::testing::run;
 
 /// Mirrors and returns how many bytes the source said while the plan was carried out.

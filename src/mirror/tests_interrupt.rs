@@ -106,7 +106,7 @@ fn an_interrupted_apply_leaves_everything_old_or_new_and_the_next_run_converges(
         if let Err(fault) = &ended {
             let kind = &fault.kind;
             assert!(
-                matches!(kind, crate::agent::protocol::FaultKind::Interrupted),
+                matches!(kind, crate::agent::fault::FaultKind::Interrupted),
                 "{what}: {fault:?}"
             );
         }
@@ -279,7 +279,7 @@ fn a_full_disk_is_one_clear_fault_and_leaves_everything_old_or_new() {
     pair.scan(&lab.from, &small, "", false).unwrap();
     let fault = pair.apply(&lab.from, &small).unwrap_err();
     assert!(
-        matches!(fault.kind, crate::agent::protocol::FaultKind::NoSpace),
+        matches!(fault.kind, crate::agent::fault::FaultKind::NoSpace),
         "{fault:?}"
     );
     assert!(
@@ -304,7 +304,7 @@ fn a_full_disk_is_one_clear_fault_and_leaves_everything_old_or_new() {
     pair.scan(&roomy.from, &roomy.to, "", false).unwrap();
     let fault = pair.apply(&roomy.from, &roomy.to).unwrap_err();
     assert!(
-        matches!(fault.kind, crate::agent::protocol::FaultKind::NoSpace),
+        matches!(fault.kind, crate::agent::fault::FaultKind::NoSpace),
         "{fault:?}"
     );
     // Nothing can be written at all.

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::entry::{Kind, join};
+use super::entry::Kind;
 use super::look::Looker;
+use super::path::join;
 use super::tests::{AWKWARD, CLEAN, lab, sh};
 use super::tests_random::{Random, grow, thaw};
 use super::tree::{Names, Tree};

@@ -23,7 +23,7 @@ use super::wire::{
     Batch, Chunk, DATA_MAX, FOR_CLI, FOR_PEER, Message, Messages, MirrorReply, MirrorRequest,
     ScanTree,
 };
-use crate::agent::protocol::{Fault, FaultKind};
+use crate::agent::fault::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::event::EventSink;
 use crate::interrupt::AbortFlag;

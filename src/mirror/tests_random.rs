@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, IFlags, Mode, Timespec, Timestamps, XattrFlags};
 
-use super::entry::{Kind, Meta, join};
+use super::entry::{Kind, Meta};
 use super::filter::{DIRECTORY_FILTER_NAME, FilterState, Verdict};
+use super::path::join;
 use super::staging::LATE_FLAGS;
 use super::tree::{Names, Tree};
 
@@ -586,7 +587,7 @@ pub(super) fn excluded(
     let mut paths: Vec<&Vec<u8>> = all.keys().filter(|p| !p.is_empty()).collect();
     paths.sort_by_key(|path| path.split(|b| *b == b'/').count());
     for path in paths {
-        let (parent, name) = super::entry::split(path);
+        let (parent, name) = super::path::split(path);
         let is_dir = all[path].meta.kind == Kind::Dir;
         let state = states.get(parent).cloned().flatten();
         let verdict = state

@@ -13,8 +13,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::entry::{FLAGS, Kind, Meta, PATH_LIMIT, Time, XATTRS_MAX, Xattr, split};
+use super::entry::{FLAGS, Kind, Meta, Time, XATTRS_MAX, Xattr};
 use super::moves::Occupied;
+use super::path::{PATH_LIMIT, split};
 
 /// How paths below a root are resolved: never outside, never through a link or another mount.
 pub const CONFINED: ResolveFlags = ResolveFlags::BENEATH

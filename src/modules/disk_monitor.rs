@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::space;
 use crate::agent::client::AgentError;
-use crate::agent::protocol::{DiskFacts, FaultKind, Request};
+use crate::agent::fault::FaultKind;
+use crate::agent::protocol::{DiskFacts, Request};
 use crate::event::{Host, LogLevel};
 use crate::figures::bytes;
 use crate::module::{

@@ -10,7 +10,7 @@ use super::error::RunError;
 use super::machines::MachineError;
 use crate::agent::client::AgentError;
 use crate::agent::deploy::DeployError;
-use crate::agent::protocol::FaultKind;
+use crate::agent::fault::FaultKind;
 use crate::config::ConfigProblem;
 use crate::event::{EndingError, Host};
 use crate::exit::ExitStatus;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{LANES_MAX, LaneOffer, WELCOME};
-use crate::agent::protocol::{Fault, FaultKind};
+use crate::agent::fault::{Fault, FaultKind};
 use crate::interrupt::AbortFlag;
 use crate::sys::poll::wait_for;
 use crate::sys::trusted::Directory;

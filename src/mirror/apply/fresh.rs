@@ -12,7 +12,8 @@ use rustix::io::Errno;
 
 use super::lot::Top;
 use super::outcome::Outcome;
-use crate::mirror::entry::{Kind, Meta, Time, join, split};
+use crate::mirror::entry::{Kind, Meta, Time};
+use crate::mirror::path::{join, split};
 use crate::mirror::place::{self, DirCache, PlaceError, Shared};
 use crate::mirror::plan::{Old, Op};
 use crate::mirror::staging::{self, LATE_FLAGS};

@@ -16,8 +16,9 @@ use rustix::fs::AtFlags;
 use super::{Applied, ApplyError, write_error};
 use crate::escape::escape_bytes;
 use crate::interrupt::{AbortFlag, Interrupted};
-use crate::mirror::entry::{Meta, above, split};
+use crate::mirror::entry::Meta;
 use crate::mirror::moves::Moves;
+use crate::mirror::path::{above, split};
 use crate::mirror::place::{
     Deleted, DirCache, Moving, PlaceError, Shared, delete_in, is_there, move_as_it_is, move_over,
     place_new,

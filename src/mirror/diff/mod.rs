@@ -29,7 +29,7 @@ use rustix::io::Errno;
 pub use error::{DiffError, Side};
 pub use fingerprint::Fingerprint;
 
-use super::entry::above;
+use super::path::above;
 use super::ranges::Ranges;
 use crate::interrupt::AbortFlag;
 use crate::sys::btrfs::{format_uuid, subvolume_info};

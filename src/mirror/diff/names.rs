@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use super::error::DiffError;
 use super::parts::Parts;
 use super::stream::Command;
-use crate::mirror::entry::split;
+use crate::mirror::path::split;
 
 /// A thing that was touched, or leads to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

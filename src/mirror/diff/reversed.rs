@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Changed, Changes, What};
-use crate::mirror::entry::above;
+use crate::mirror::path::above;
 use crate::mirror::ranges::Ranges;
 
 impl Changes {

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::error::DiffError;
-use crate::mirror::entry::PATH_LIMIT;
+use crate::mirror::path::PATH_LIMIT;
 use crate::sys::inodes::{DirEntry, Found, InodeItem, InodeReader, Target};
 
 /// The root directory of every subvolume.

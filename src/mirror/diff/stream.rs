@@ -5,7 +5,7 @@
 //! command of a later kernel is handed on as unknown, with its path if it has one.
 
 use super::error::DiffError;
-use crate::mirror::entry::is_valid_path;
+use crate::mirror::path::is_valid_path;
 use crate::sys::search::crc32c;
 
 /// What a stream begins with, its NUL included.

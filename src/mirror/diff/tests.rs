@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::escape::escape_bytes;
-use crate::mirror::entry::{Kind, split};
+use crate::mirror::entry::Kind;
+use crate::mirror::path::split;
 use crate::mirror::tests_anchor::assert_synced;
 use crate::mirror::tests_random::{Manifest, manifest};
 use crate::sys::btrfs;

@@ -1,11 +1,12 @@
 //! What stands at paths of a tree: which snapshots have what is to be restored.
 
 use super::super::drift::{Told, Version};
-use super::super::entry::{Kind, is_valid_path};
+use super::super::entry::Kind;
+use super::super::path::is_valid_path;
 use super::super::place::DirCache;
 use super::super::service::{fault, io_fault};
 use super::super::tree::Tree;
-use crate::agent::protocol::{Fault, FaultKind};
+use crate::agent::fault::{Fault, FaultKind};
 use crate::escape::escape_bytes;
 
 /// Paths asked about at once.

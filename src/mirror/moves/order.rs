@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::space::{Id, Slot, Space};
 use super::{Moves, Occupied, Step};
-use crate::mirror::entry::{above, split};
+use crate::mirror::path::{above, split};
 
 /// More exchanges are not worth finding.
 const EXCHANGES_MAX: usize = 200;

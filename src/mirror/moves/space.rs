@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::Occupied;
-use crate::mirror::entry::join;
+use crate::mirror::path::join;
 
 /// A directory or something else, wherever it is by now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

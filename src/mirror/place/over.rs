@@ -12,7 +12,8 @@ use rustix::fs::{AtFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::{Deleted, Moving, PlaceError, Shared, clear_late_flags, is, rename_new, unlink_old};
-use crate::mirror::entry::{Kind, split};
+use crate::mirror::entry::Kind;
+use crate::mirror::path::split;
 use crate::mirror::plan::Old;
 use crate::mirror::staging;
 

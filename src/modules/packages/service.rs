@@ -15,7 +15,7 @@ use super::release::{Release, read_release};
 use super::sharing::{Piece, Wanted};
 use super::tools::Tools;
 use super::{list, managers};
-use crate::agent::protocol::{Fault, FaultKind};
+use crate::agent::fault::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_str;
 use crate::event::LogLevel;

@@ -8,10 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::agent::client::AgentClient;
 use crate::agent::fake::{FakeAgent, fault};
+use crate::agent::fault::{Fault, FaultKind};
 use crate::agent::health::{Health, RunFacts};
-use crate::agent::protocol::{
-    AgentFacts, DiskFacts, Fault, FaultKind, Installed, Reply, Request, RunOutput,
-};
+use crate::agent::protocol::{AgentFacts, DiskFacts, Installed, Reply, Request, RunOutput};
 use crate::event::{Host, SessionState};
 use crate::interrupt::AbortFlag;
 use crate::record::{HistoryEntry, LockHolder, MachineName, MachineState};

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::agent::fake::fault;
-use crate::agent::protocol::{FaultKind, Request};
+use crate::agent::fault::FaultKind;
+use crate::agent::protocol::Request;
 use crate::event::{Host, LogLevel, ModuleStatus, SessionState};
 use crate::interrupt::Interrupted;
 use crate::module::ModuleError;

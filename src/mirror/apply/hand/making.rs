@@ -15,7 +15,7 @@ use crate::mirror::delta;
 use crate::mirror::delta::ranged::Prepared;
 use crate::mirror::delta::rebuild::{Trouble, rebuild};
 use crate::mirror::delta::survey::Survey;
-use crate::mirror::entry::split;
+use crate::mirror::path::split;
 use crate::mirror::place::{self, DirCache, PlaceError};
 use crate::mirror::plan::{Old, Op};
 use crate::mirror::staging::{self, LATE_FLAGS};

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{CWD, FallocateFlags, RenameFlags, fallocate, renameat_with};
 
 use super::*;
-use crate::mirror::entry::split;
+use crate::mirror::path::split;
 use crate::mirror::tests_property::{empty, number};
 use crate::mirror::tests_random::{Random, grow, list, mutate, thaw};
 
