@@ -7,8 +7,7 @@
 //! moves them.
 //!
 //! One thread goes through the plan and makes what needs no content (`lead`), others make files
-//! (`hand`), one makes lots durable and places them (`commit`). What was replaced is closed by one more: with
-//! its last name gone the filesystem takes a file apart when it is closed, which costs as much as the move.
+//! (`hand`), one makes lots durable and places them (`commit`).
 
 mod bases;
 mod commit;
@@ -29,7 +28,7 @@ use crossbeam_channel::{Receiver, bounded};
 use rustix::io::Errno;
 
 use self::bases::{Bases, Finder};
-use self::commit::{Committer, REPLACED};
+use self::commit::Committer;
 use self::finish::{MadeDirs, delete_all, finish_dirs};
 use self::hand::{Hand, ORDERS, Origin};
 use self::lead::Lead;
@@ -266,7 +265,6 @@ fn apply_staged(
     let outcome = Outcome::new(abort, bases);
     let (orders, ordered) = bounded(ORDERS);
     let (lots, sealed) = bounded(1);
-    let (replaced, closing) = bounded(REPLACED);
     let lead = Lead::new(shared, &outcome, told.another(), orders, lots)?.after(made_before);
     let hand = Hand::new(
         shared,
@@ -284,7 +282,6 @@ fn apply_staged(
         abort,
         planned: plan.begun,
         dirs: DirCache::default(),
-        replaced,
     };
     let made = std::thread::scope(|scope| {
         let start = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -292,9 +289,6 @@ fn apply_staged(
             .spawn_scoped(scope, || outcome.ended(hand.run()))
             .and_then(|_| {
                 start("place").spawn_scoped(scope, || outcome.ended(committer.run(&sealed)))
-            })
-            .and_then(|_| {
-                start("close").spawn_scoped(scope, move || closing.iter().for_each(drop))
             });
         if let Err(error) = started {
             outcome.give_up(error.into());

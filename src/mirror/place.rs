@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, RenameFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::codec::{Reader, put_bytes, put_u64};
@@ -240,9 +240,6 @@ impl DirCache {
     }
 }
 
-/// To hold something by its name, whatever it is, without opening it.
-const HOLD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
 /// What stands at `name` in `dir` right now.
 fn identity(dir: impl AsFd, name: &[u8]) -> Result<Option<(Old, u32)>, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
@@ -434,11 +431,7 @@ pub fn is_there(shared: &Shared<'_>, path: &[u8], old: &Old) -> Result<(), Place
     }
 }
 
-/// What stood at a place before something else took it, still open.
-pub type Replaced = Option<OwnedFd>;
-
-/// Moves the finished thing `staged` to `path`. What stood there, if it is no directory, is still open then: whoever
-/// closes it waits until the filesystem has taken it apart.
+/// Moves the finished thing `staged` to `path`.
 pub fn place(
     shared: &Shared<'_>,
     dirs: &mut DirCache,
@@ -446,25 +439,19 @@ pub fn place(
     new_kind: Kind,
     path: &[u8],
     old: Option<&Old>,
-) -> Result<Replaced, PlaceError> {
+) -> Result<(), PlaceError> {
     let staging = shared.staging.dir();
     let Some(old) = old else {
-        return place_new(shared, dirs, staging, staged.as_bytes(), path).map(|()| None);
+        return place_new(shared, dirs, staging, staged.as_bytes(), path);
     };
     let (parent, name) = split(path);
     let dir = dirs.open(shared.tree, parent)?;
     shared.touch(parent, dir)?;
-    let held = match rustix::fs::openat(dir, name, HOLD, Mode::empty()) {
-        Ok(held) => held,
+    let Some((now, nlink)) = identity(dir, name)? else {
         // Removed meanwhile: nothing is lost by putting the new one there.
-        Err(Errno::NOENT) => {
-            return rename_new(staging, staged.as_bytes(), dir, name).map(|()| None);
-        }
-        Err(errno) => return Err(errno.into()),
+        return rename_new(staging, staged.as_bytes(), dir, name);
     };
-    let stat = rustix::fs::statx(&held, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
-    let nlink = stat.stx_nlink;
-    if !old.is_still(&old_of(&stat)) {
+    if !old.is_still(&now) {
         return Err(PlaceError::Changed);
     }
     let exchange = old.kind == Kind::Dir || new_kind == Kind::Dir;
@@ -492,9 +479,8 @@ pub fn place(
     if old.kind == Kind::Dir {
         lock(&shared.displaced).insert(path.to_vec(), staged.to_owned());
         dirs.clear();
-        return Ok(None);
     }
-    Ok(Some(held))
+    Ok(())
 }
 
 /// Whether the thing just linked is what the source said of it.
@@ -551,7 +537,7 @@ pub fn place_link(
         if !is_as_wanted(&stat, want) {
             return Err(PlaceError::Leader);
         }
-        place(shared, dirs, &staged, leader_now.kind, path, old).map(drop)
+        place(shared, dirs, &staged, leader_now.kind, path, old)
     };
     match link() {
         Ok(()) => place_linked(),
@@ -582,13 +568,12 @@ pub fn place_flagged(
     path: &[u8],
     old: Option<&Old>,
     late: u32,
-) -> Result<Replaced, PlaceError> {
+) -> Result<(), PlaceError> {
     let file = shared
         .tree
         .open_file(shared.staging.dir(), staged.as_bytes())?;
-    let replaced = place(shared, dirs, staged, Kind::File, path, old)?;
-    add_late_flags(&file, late)?;
-    Ok(replaced)
+    place(shared, dirs, staged, Kind::File, path, old)?;
+    Ok(add_late_flags(&file, late)?)
 }
 
 /// A directory that appeared where one was to be made is as good if somebody made it since `planned`

@@ -34,10 +34,6 @@ const DEFAULT_ACL: &str = "system.posix_acl_default";
 pub const STAGING_MARK: &str = "trusted.pc-switcher.staging";
 /// Where new directories are made, in the staging directory.
 const FRESH_NAME: &str = "new";
-/// In that one: where new files are made, those of a lot in one, those of the next in the other. A directory is
-/// locked while something is made in it and while something is moved out of it; so one thread can do the one while
-/// another does the other.
-const LANES: [&str; 2] = ["even", "odd"];
 /// How directories begin that are kept because something new was in them.
 pub const KEPT_PREFIX: &str = ".pc-switcher-kept-";
 
@@ -109,9 +105,6 @@ impl Staging {
         clear(tree, &fd, Parts::Stay)?;
         rustix::fs::mkdirat(&fd, FRESH_NAME, Mode::RWXU)?;
         let fresh = tree.open_child(fd.as_fd(), FRESH_NAME.as_bytes())?;
-        for lane in LANES {
-            rustix::fs::mkdirat(&fresh, lane, Mode::RWXU)?;
-        }
         Ok(Self {
             fd,
             fresh,
@@ -157,14 +150,6 @@ impl Staging {
     #[must_use]
     pub fn new_name(&self) -> String {
         self.next.fetch_add(1, Ordering::Relaxed).to_string()
-    }
-
-    /// The same for a file of a lot with this number. Only for what is moved out of here and gets nothing in exchange:
-    /// all that is left there is removed.
-    #[must_use]
-    pub fn new_name_of(&self, lot: usize) -> String {
-        let (lane, name) = (LANES[lot % LANES.len()], self.new_name());
-        format!("{FRESH_NAME}/{lane}/{name}")
     }
 
     /// An empty regular file, as [`new_file`] makes it.

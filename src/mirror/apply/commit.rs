@@ -1,8 +1,6 @@
 //! The thread that makes lots durable and places them, one after the other.
 
-use std::os::fd::OwnedFd;
-
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use rustix::io::Errno;
 
 use super::fresh;
@@ -25,12 +23,7 @@ pub(super) struct Committer<'a> {
     pub(super) planned: Time,
     /// The directory placed into last.
     pub(super) dirs: DirCache,
-    /// Takes what was replaced to the thread that closes it.
-    pub(super) replaced: Sender<OwnedFd>,
 }
-
-/// As many replaced files wait to be closed.
-pub(super) const REPLACED: usize = 64;
 
 impl Committer<'_> {
     /// Places `lots` until there are no more.
@@ -68,14 +61,7 @@ impl Committer<'_> {
                 } else {
                     place::place_flagged(shared, dirs, &staged, &path, old, late_flags)
                 };
-                let placed = placed.map(|replaced| {
-                    if let Some(replaced) = replaced {
-                        // Without that thread it is closed here.
-                        let _ = self.replaced.send(replaced);
-                    }
-                    vec![(note, path.clone())]
-                });
-                (path, placed)
+                (path.clone(), placed.map(|()| vec![(note, path)]))
             }
             Item::Tree { top, path, old } => {
                 let (planned, outcome) = (self.planned, self.outcome);

@@ -151,7 +151,7 @@ pub(super) fn place_tree(
         if placed.is_err() {
             rustix::fs::renameat(staging, staged, fresh, staged)?;
         }
-        return placed.map(|_| Vec::new());
+        return placed.map(|()| Vec::new());
     }
     match place::place_new(shared, dirs, fresh, top.staged.as_bytes(), path) {
         Ok(()) => Ok(Vec::new()),

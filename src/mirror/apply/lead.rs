@@ -142,7 +142,7 @@ impl<'a> Lead<'a> {
                 let staged = if keep {
                     partial::name_of(&op.path)
                 } else {
-                    self.filling.name(self.shared.staging, &op)
+                    self.shared.staging.new_name()
                 };
                 let item = self.filling.place(staged.clone(), &op);
                 Spot::Staged { staged, item }
@@ -218,7 +218,7 @@ impl<'a> Lead<'a> {
         if now.size != op.meta.size || !op.old.as_ref().is_some_and(|old| old.is_still(&now)) {
             return Err(PlaceError::Changed);
         }
-        let staged = self.filling.name(self.shared.staging, op);
+        let staged = self.shared.staging.new_name();
         let to = staging::new_file(self.shared.staging.dir(), staged.as_bytes(), &op.meta)?;
         staging::copy_content(from.as_fd(), to.as_fd(), op.meta.size)?;
         staging::set_attributes(to.as_fd(), &op.meta)?;

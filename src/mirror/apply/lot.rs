@@ -9,7 +9,6 @@ use super::fresh::{Fresh, FreshDir};
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::mirror::entry::{Kind, Meta};
 use crate::mirror::plan::{Old, Op};
-use crate::mirror::staging::Staging;
 use crate::mirror::told::Note;
 
 /// A lot is placed when so many things were made for it (in tests soon, so that there are many),
@@ -142,8 +141,6 @@ pub(super) struct Sealed {
 /// A lot to which things are added.
 #[derive(Default)]
 pub(super) struct Filling {
-    /// Which one it is.
-    number: usize,
     lot: Arc<Lot>,
     items: Vec<Item>,
     /// New directories that are being filled.
@@ -164,17 +161,6 @@ impl Filling {
             late_flags: op.meta.flags & crate::mirror::staging::LATE_FLAGS,
             note: op.into(),
         })
-    }
-
-    /// A name for a file in the staging directory.
-    pub(super) fn name(&self, staging: &Staging, op: &Op) -> String {
-        let gives_way = op.old.as_ref().is_some_and(|old| old.kind == Kind::Dir);
-        if gives_way {
-            // A directory comes in its place.
-            staging.new_name()
-        } else {
-            staging.new_name_of(self.number)
-        }
     }
 
     /// Adds a step of placing.
@@ -212,7 +198,6 @@ impl Filling {
     /// The lot as it is, and an empty one.
     pub(super) fn seal(&mut self) -> Option<Sealed> {
         let full = std::mem::take(self);
-        self.number = full.number.wrapping_add(1);
         (full.things > 0).then(|| Sealed {
             lot: full.lot,
             items: full.items,
