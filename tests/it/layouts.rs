@@ -4,6 +4,7 @@
 //! All mounts are in a mount namespace that ends with the script, whatever ends it.
 
 use std::fs;
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -54,7 +55,10 @@ fn tried(layout: &str, has_snapper: bool) -> Option<(String, String, Vec<Value>)
             std::env::var_os("CI").is_none_or(|v| v != "true"),
             "with CI=true nothing may be skipped"
         );
-        eprintln!("SKIPPED: needs root and btrfs");
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or("a test");
+        // Not `eprintln!`: the test harness would keep it to itself.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: it needs root and btrfs");
         return None;
     }
     let scratch = tempfile::tempdir().expect("a directory");

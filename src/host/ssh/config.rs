@@ -436,7 +436,7 @@ mod tests {
             return true;
         }
         assert!(std::env::var_os("CI").is_none(), "CI needs the ssh program");
-        eprintln!("SKIPPED: there is no ssh program");
+        crate::sys::testing::say_skipped("there is no ssh program");
         false
     }
 

@@ -136,7 +136,7 @@ mod tests {
             .output();
         let Ok(done) = done else {
             assert!(std::env::var_os("CI").is_none(), "CI needs ssh-keygen");
-            eprintln!("SKIPPED: there is no ssh-keygen");
+            crate::sys::testing::say_skipped("there is no ssh-keygen");
             return false;
         };
         assert!(done.status.success(), "{done:?}");

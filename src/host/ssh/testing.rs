@@ -54,7 +54,7 @@ impl TestSshd {
                 std::env::var_os("CI").is_none(),
                 "CI needs root and the OpenSSH server"
             );
-            eprintln!("SKIPPED: needs root and the OpenSSH server");
+            crate::sys::testing::say_skipped("it needs root and the OpenSSH server");
             return None;
         };
         let directory = tempfile::tempdir().unwrap();

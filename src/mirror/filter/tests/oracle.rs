@@ -171,7 +171,7 @@ fn have_rsync() -> bool {
         "rsync is needed with CI set"
     );
     if !found {
-        eprintln!("SKIPPED: rsync is not installed");
+        crate::sys::testing::say_skipped("rsync is not installed");
     }
     found
 }

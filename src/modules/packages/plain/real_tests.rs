@@ -10,7 +10,7 @@ use crate::interrupt::AbortFlag;
 use crate::modules::packages::item::Stand;
 use crate::modules::packages::rules::Rules;
 use crate::modules::packages::testing::FakeMachine;
-use crate::sys::testing::is_root;
+use crate::sys::testing::{is_root, say_skipped};
 
 /// Packages and a repository of rpms in `$TEST_ROOT/repo`; one cannot be installed, two not together.
 const RPMS: &str = r#"
@@ -137,7 +137,7 @@ impl Root {
             .collect();
         if !missing.is_empty() {
             // Not a failure anywhere: these are other systems' managers.
-            eprintln!("SKIPPED {test}: {missing:?} not installed");
+            say_skipped(&format!("{missing:?} not installed"));
             return false;
         }
         is_root(test)
@@ -382,7 +382,7 @@ fn dnfs_locks_become_the_sources() {
     let test = "dnfs_locks_become_the_sources";
     let plugin = Path::new("/usr/lib/python3/dist-packages/dnf-plugins/versionlock.py");
     if !plugin.exists() {
-        eprintln!("SKIPPED {test}: dnf's plugin versionlock is not installed");
+        say_skipped("dnf's plugin versionlock is not installed");
     } else if DNF.is_there(test) {
         let install = "dnf --quiet --assumeyes install";
         let verbs = [
