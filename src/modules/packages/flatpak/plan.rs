@@ -104,6 +104,16 @@ fn pairs<'a>(view: &View<'a, State>) -> (Vec<Pair<'a>>, Vec<String>) {
             notes.push(format!("{name}: there is no such person on {host}"));
             continue;
         }
+        // Nor does a place that is not there: with what is on another disk, say, that is not mounted today.
+        if name == SYSTEM && !view.source.scopes.contains_key(name) {
+            if target.asked().next().is_some() {
+                notes.push(format!(
+                    "{name}: {} has no {}, so what {} has there stays",
+                    view.names.0, target.store, view.names.1
+                ));
+            }
+            continue;
+        }
         pairs.push(Pair {
             name,
             source,

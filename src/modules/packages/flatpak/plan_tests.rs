@@ -279,3 +279,20 @@ fn what_a_person_has_whom_only_the_target_knows_is_not_taken() {
     assert_eq!(draft.items[0].verb, Verb::Remove);
     assert_eq!(work["user kim"].remove, [APP]);
 }
+
+#[test]
+fn a_machine_without_an_installation_has_not_said_that_it_wants_nothing() {
+    let target = made(|scope| has(scope, APP, "hub"));
+    let (draft, settled, _) = outcome(&State::default(), &target, &[], |_| true);
+    assert_eq!(
+        draft.notes,
+        ["system: atlas has no /var/lib/flatpak, so what vega has there stays"]
+    );
+    assert!(draft.items.is_empty() && settled.work.is_empty());
+    // One that is there and empty has.
+    let (draft, ..) = outcome(&made(|_| {}), &target, &[], |_| true);
+    assert_eq!(draft.items[0].verb, Verb::Remove);
+    // Nobody is told of what nobody asked for.
+    let (draft, ..) = outcome(&State::default(), &made(with_hub), &[], |_| true);
+    assert!(draft.notes.is_empty() && draft.items.is_empty());
+}
