@@ -15,12 +15,15 @@ use super::world;
 /// Each manager has what it has in the file of its name, a name a line, all of it asked for. It says
 /// what the real one says as far as it is read.
 const APT: &[(&str, &str)] = &[
-    ("dpkg", "echo amd64"),
+    (
+        "dpkg",
+        "case $1 in --print-architecture) echo amd64 ;; esac",
+    ),
     (
         "dpkg-query",
         r#"case "$*" in
            *--search*) echo "dpkg: /usr/bin/dpkg"; exit 1 ;;
-           *Status-Want*) sed 's/.*/&\tall\t1\tinstall\tinstalled/' $TEST_ROOT/apt ;;
+           *Status-Want*) sed 's/.*/&\tall\t1\tinstall\tinstalled\t/' $TEST_ROOT/apt ;;
            *) sed 's/.*/&:all\tinstalled/' $TEST_ROOT/apt ;; esac"#,
     ),
     (
@@ -29,7 +32,7 @@ const APT: &[(&str, &str)] = &[
     ),
     (
         "apt-cache",
-        r#"shift; [ $# = 0 ] && { printf ' 500 http://d.example/debian stable/main\n     release o=Debian\n'; exit; }
+        r#"shift; [ $# = 0 ] && { printf 'Package files:\n 100 /var/lib/dpkg/status\n     release a=now\n 500 http://d.example/debian stable/main\n     release o=Debian\n'; exit; }
            for name; do
              installed='(none)'; grep -qx "$name" $TEST_ROOT/apt && installed=1
              printf '%s:\n  Installed: %s\n  Candidate: 1\n  Version table:\n     1 500\n        500 http://d.example/debian stable/main\n' "$name" "$installed"

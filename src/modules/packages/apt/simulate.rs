@@ -203,18 +203,7 @@ pub fn forecast(tools: &Tools<'_>, question: &Question) -> Result<Forecast, Sile
     let is_about = |t: &Transaction| {
         (known.iter()).any(|(name, _)| t.installs.contains(*name) || t.upgrades.contains(*name))
     };
-    // With and without what is only recommended, both at once.
-    let known_arguments = arguments(&known);
-    let (together, generous) = std::thread::scope(|scope| {
-        let foresee = |recommends| simulate(tools, &known_arguments, recommends, architecture);
-        let generous = scope.spawn(move || foresee(true));
-        let together = foresee(false);
-        let generous = generous.join();
-        (
-            together,
-            generous.unwrap_or_else(|_| Err(Silence::our_fault().into())),
-        )
-    });
+    let together = simulate(tools, &arguments(&known), false, architecture);
     let together = answered(tools, together, is_about, architecture)?;
     let is_harmless = |t: &Transaction| t.removes.is_empty() && t.upgrades.is_empty();
     if !together.as_ref().is_some_and(is_harmless) {
@@ -229,6 +218,7 @@ pub fn forecast(tools: &Tools<'_>, question: &Question) -> Result<Forecast, Sile
     let Some(plain) = together else {
         return Ok(forecast);
     };
+    let generous = simulate(tools, &arguments(&known), true, architecture);
     if let Some(generous) = answered(tools, generous, is_about, architecture)? {
         forecast.recommended = generous
             .installs

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::thread::ScopedJoinHandle;
 
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
@@ -34,16 +33,10 @@ fn read_all(tools: &Tools<'_>) -> Result<State, Silence> {
         locked_by: lock_holder(tools)?,
         ..State::default()
     };
-    // At once, because none needs another: each waits for programs that read all that dpkg or apt know.
-    let own = state.architecture.clone();
-    let (packages, marks, files) = std::thread::scope(|scope| {
-        let marks = scope.spawn(|| read_marks(tools, &own));
-        let files = scope.spawn(|| read_files(tools));
-        let packages = read_packages(tools, &mut state);
-        (packages, joined(marks), joined(files))
-    });
-    packages?;
-    let (marks, files) = (marks?, files?);
+    read_dpkg(tools, &mut state)?;
+    let marks = read_marks(tools, &state.architecture)?;
+    read_policies(tools, &mut state)?;
+    let files = read_files(tools)?;
     for name in marks.manual {
         if let Some(package) = state.packages.get_mut(&name) {
             package.manual = true;
@@ -62,16 +55,6 @@ fn read_all(tools: &Tools<'_>) -> Result<State, Silence> {
         subscribed: files.subscribed,
         ..state
     })
-}
-
-/// What a thread of ours has read.
-fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, Silence>>) -> Result<T, Silence> {
-    thread.join().unwrap_or_else(|_| Err(Silence::our_fault()))
-}
-
-fn read_packages(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
-    read_dpkg(tools, state)?;
-    read_policies(tools, state)
 }
 
 /// What apt itself has noted.
