@@ -104,8 +104,13 @@ impl Apply<'_, '_> {
         let manual = manual(self.tools, &self.architecture)?;
         self.keep.extend(manual);
         let (installs, before) = self.refresh()?;
-        let installs = self.verified(installs)?;
-        let installs = self.harmless(installs);
+        let installs = match self.verified(installs) {
+            Ok(installs) => self.harmless(installs),
+            Err(why) => {
+                self.keep_added(before, &[]);
+                return Err(why);
+            }
+        };
         self.keep_added(before, &installs);
         self.transaction(&installs)?;
         self.drop_disused();

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::{foreign_architecture, is_architecture, plain_name};
 use crate::escape::escape_str;
+use crate::interrupt::AbortFlag;
 use crate::modules::packages::answer::Silence;
 use crate::modules::packages::files;
 use crate::modules::packages::tools::Tools;
@@ -116,7 +117,9 @@ pub fn add<'n>(
     };
     for name in names.filter(|name| !there.contains(name)) {
         if let Err(why) = tools.act(&["dpkg", "--add-architecture", name]) {
-            remove(tools, &added)?;
+            // Also when we were told to stop.
+            let calm = AbortFlag::new();
+            remove(&tools.with_abort(&calm), &added)?;
             return Err(why);
         }
         added.names.push(name.clone());
@@ -156,7 +159,6 @@ pub fn remove(tools: &Tools<'_>, added: &Added) -> Result<(), Silence> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::interrupt::AbortFlag;
     use crate::modules::packages::testing::FakeMachine;
 
     /// A dpkg that keeps its list as the real one does.
