@@ -4,7 +4,8 @@
 //! moved. Nothing goes through the staging directory but what is moved over something that gives way
 //! (`place/over.rs`), and new directories that something is
 //! moved into, which are placed empty and with all their attributes; so there is nothing to be put back
-//! after a crash: whatever was not moved is where it was, and the next sync begins from there. What was in a
+//! after a crash: whatever was not moved is where it was, and the next sync begins from there. A directory that was
+//! just being moved over another is kept by the next run, as is one that had given way (`staging.rs`). What was in a
 //! directory that gave way is deleted before anything else is made, so that an end of the run later on leaves
 //! nothing of it.
 
