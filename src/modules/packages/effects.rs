@@ -73,6 +73,9 @@ pub struct Effects {
     pub upgrades: Vec<String>,
     /// Why the manager would not do it at all.
     pub refused: Option<String>,
+    /// Other changes without which it would remove less.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<String>,
 }
 
 /// The same by the name of what is changed; what has none is not in it.
@@ -97,7 +100,7 @@ pub fn note(
         Ok(alone) => Effects {
             removes: others(alone.removes),
             upgrades: others(alone.upgrades),
-            refused: None,
+            ..Effects::default()
         },
         Err(Unforeseen::Refused(why)) => Effects {
             refused: Some(why.0),
@@ -146,6 +149,86 @@ pub fn attribute_halves(
     Ok(())
 }
 
+/// Most changes that only together remove something, and most questions of that kind.
+const JOINT: usize = 8;
+
+/// What these changes remove only together: it is noted of the last one of the fewest that it takes, so that
+/// the others are what they are without it. After [`attribute_halves`]; `together` is what was foreseen of
+/// all of them, if it was.
+pub fn attribute_jointly(
+    all: &mut AllEffects,
+    names: &[&str],
+    together: Option<&Transaction>,
+    foresee: &mut dyn FnMut(&[&str]) -> Result<Transaction, Unforeseen>,
+) -> Result<(), Silence> {
+    let mut asked = |names: &[&str]| match foresee(names) {
+        Ok(transaction) => Ok(transaction.removes),
+        Err(Unforeseen::Refused(_)) => Ok(BTreeSet::new()),
+        Err(Unforeseen::Silent(why)) => Err(why),
+    };
+    let is_refused = |all: &AllEffects, name: &str| {
+        (all.get(name)).is_some_and(|effects| effects.refused.is_some())
+    };
+    let mut left: Vec<&str> = (names.iter().copied())
+        .filter(|name| !is_refused(all, name))
+        .collect();
+    let mut removes = match together {
+        Some(together) if left.len() == names.len() => together.removes.clone(),
+        _ if left.len() < 2 => return Ok(()),
+        _ => asked(&left)?,
+    };
+    for _ in 0..JOINT {
+        let noted = |name: &str| all.values().any(|e| e.removes.iter().any(|n| n == name));
+        removes.retain(|name| !left.contains(&name.as_str()) && !noted(name));
+        if removes.is_empty() || left.len() < 2 {
+            return Ok(());
+        }
+        let cause = fewest(&left, &removes, &mut asked)?;
+        let Some((last, with)) = cause.split_first() else {
+            return Ok(());
+        };
+        let theirs = asked(&cause)?;
+        let effects = all.entry((*last).to_owned()).or_default();
+        (effects.removes).extend(removes.intersection(&theirs).cloned());
+        (effects.with).extend(with.iter().map(|&name| name.to_owned()));
+        left.retain(|name| name != last);
+        removes = asked(&left)?;
+    }
+    Ok(())
+}
+
+/// What would be removed by some changes together.
+type Removed<'f> = dyn FnMut(&[&str]) -> Result<BTreeSet<String>, Silence> + 'f;
+
+/// The fewest of these changes that remove any of `gone`, the last of them first.
+fn fewest<'n>(
+    names: &[&'n str],
+    gone: &BTreeSet<String>,
+    asked: &mut Removed<'_>,
+) -> Result<Vec<&'n str>, Silence> {
+    let mut found: Vec<&str> = Vec::new();
+    let mut open = names;
+    while found.len() < JOINT {
+        // How many of those that are open it takes besides: surely not fewer than `low`.
+        let (mut low, mut enough) = (0, open.len());
+        while low < enough {
+            let some = usize::midpoint(low, enough);
+            let question = [&open[..some], &found].concat();
+            if asked(&question)?.is_disjoint(gone) {
+                low = some + 1;
+            } else {
+                enough = some;
+            }
+        }
+        let Some((last, before)) = open[..enough].split_last() else {
+            break;
+        };
+        found.push(last);
+        open = before;
+    }
+    Ok(found)
+}
+
 /// Takes what one change takes with it into its item: what `is_wanted` on the target makes it costly.
 pub fn consider(
     manager: &str,
@@ -157,16 +240,21 @@ pub fn consider(
         item.stand = Stand::Told(format!("{manager} would not: {why}"));
         return;
     }
+    let also = if effects.with.is_empty() {
+        "also".to_owned()
+    } else {
+        format!("together with {} also", list(&effects.with))
+    };
     let (wanted, others): (Vec<&String>, Vec<&String>) =
         (effects.removes.iter()).partition(|name| is_wanted(name));
     if !wanted.is_empty() {
         item.costly = true;
         item.stand = Stand::Asked(false);
-        let text = format!("also removes what was asked for there: {}", list(wanted));
+        let text = format!("{also} removes what was asked for there: {}", list(wanted));
         item.consequences.push(text);
     }
     if !others.is_empty() {
-        let text = format!("also removes {}", list(others));
+        let text = format!("{also} removes {}", list(others));
         item.consequences.push(text);
     }
     if !effects.upgrades.is_empty() {
@@ -205,5 +293,57 @@ mod tests {
         let why = attribute_halves(&mut found, &names, &mut silent).unwrap_err();
         assert_eq!(why.0, "dead");
         attribute_halves(&mut found, &[], &mut silent).unwrap();
+    }
+
+    #[test]
+    fn what_only_some_together_remove_is_noted_of_the_last_of_them() {
+        let names: Vec<String> = (0..64).map(|n| format!("p{n:02}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let sets: [(&[&str], &str); 3] = [
+            (&["p05"], "alone"),
+            (&["p03", "p40"], "mine"),
+            (&["p03", "p17", "p60"], "other"),
+        ];
+        let mut asked = 0;
+        let mut foresee = |some: &[&str]| {
+            asked += 1;
+            let mut foreseen = Transaction::default();
+            for (cause, gone) in sets {
+                if cause.iter().all(|name| some.contains(name)) {
+                    foreseen.removes.insert(gone.to_owned());
+                }
+            }
+            if some.contains(&"p20") {
+                return Err(Unforeseen::Refused(Silence("held".to_owned())));
+            }
+            Ok(foreseen)
+        };
+        let mut found = AllEffects::new();
+        attribute_halves(&mut found, &names, &mut foresee).unwrap();
+        attribute_jointly(&mut found, &names, None, &mut foresee).unwrap();
+        let noted: Vec<(&str, &[String], &[String])> = (found.iter())
+            .map(|(name, e)| (name.as_str(), &e.removes[..], &e.with[..]))
+            .collect();
+        let one = |name: &str| vec![name.to_owned()];
+        let with = ["p17".to_owned(), "p03".to_owned()];
+        assert_eq!(
+            noted,
+            [
+                ("p05", &one("alone")[..], &[][..]),
+                ("p20", &[][..], &[][..]),
+                ("p40", &one("mine")[..], &one("p03")[..]),
+                ("p60", &one("other")[..], &with[..]),
+            ]
+        );
+        assert!(asked < 80, "{asked}");
+        let mut item = Item::asked("p40", crate::modules::packages::item::Verb::Install, "p40");
+        consider("apt", &found["p40"], &mut item, |name| name == "mine");
+        assert!(item.costly && item.stand == Stand::Asked(false));
+        assert_eq!(
+            item.consequences,
+            ["together with p03 also removes what was asked for there: mine"]
+        );
+        let mut silent = |_: &[&str]| Err(Unforeseen::Silent(Silence("dead".to_owned())));
+        assert!(attribute_jointly(&mut found, &names, None, &mut silent).is_err());
     }
 }

@@ -299,6 +299,10 @@ fn sync(machines: &Arc<[FakeMachine; 2]>, hanging: Option<String>) -> (u8, Vec<S
         let request: PackagesRequest = serde_json::from_value(body.clone()).unwrap();
         let abort = AbortFlag::new();
         let machine = &served[usize::from(host == Host::Target)];
+        if matches!(request, PackagesRequest::Read) {
+            let before = machine.content("/reads").unwrap_or_default();
+            machine.file("/reads", &(before + "x"));
+        }
         let tools = machine.tools_where(hanging.clone(), &abort);
         Some(Ok(Reply::Service(serve(&tools, request, &mut |_| ()))))
     });
@@ -323,6 +327,9 @@ fn the_made_up_managers_converge_while_they_work() {
         for name in [manager, beside(manager).0] {
             assert_eq!(has(&both[1], name), ["base", "tool"], "{manager}: {name}");
             assert_eq!(has(&both[0], name), ["base", "tool"], "{manager}: {name}");
+            // A machine is read in one round trip.
+            let reads = both.each_ref().map(|machine| machine.content("/reads"));
+            assert_eq!(reads, ["x", "x"].map(|x| Some(x.to_owned())), "{manager}");
         }
     }
 }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::architectures;
 use super::names::{is_architecture, is_name, is_version, own_name};
-use super::plan::{Install, Work};
+use super::plan::{Install, Work, origins_in};
 use super::simulate::{argument, offers, simulate};
-use super::state::{State, lock_holder, manual, read_labels_and_sources};
+use super::state::{SOURCES, State, lock_holder, manual, read_labels_and_sources};
 use super::timers;
 use crate::escape::escape_str;
 use crate::interrupt::AbortFlag;
@@ -113,6 +113,7 @@ impl Apply<'_, '_> {
         };
         self.keep_added(before, &installs);
         self.transaction(&installs)?;
+        self.tell_of_unused_sources();
         self.drop_disused();
         self.notes()?;
         Ok(self.outcomes)
@@ -245,36 +246,43 @@ impl Apply<'_, '_> {
         let all: Vec<&String> = arguments.iter().collect();
         (self.say)(&format!("changing {} packages", arguments.len()));
         let first = self.run(&all);
-        let mut last_words = first.as_ref().err().map(|e| e.0.clone());
+        let mut whys: BTreeMap<&str, String> = BTreeMap::new();
         let mut there = self.installed()?;
         if first.is_err() {
+            // One that came does not go again for the next one.
+            (self.keep).extend(installs.iter().map(|install| install.name.clone()));
             for install in installs.iter().filter(|i| !there.contains(&i.name)) {
                 self.tools.check()?;
                 let argument = argument(&install.name, install.version.as_deref());
                 (self.say)(&format!("installing {}", install.name));
                 if let Err(why) = self.run(&[&argument]) {
-                    last_words = Some(why.0);
+                    whys.insert(&install.name, why.0);
                 }
             }
             for name in self.work.remove.iter().filter(|name| there.contains(*name)) {
                 (self.say)(&format!("removing {name}"));
                 if let Err(why) = self.run(&[&format!("{name}-")]) {
-                    last_words = Some(why.0);
+                    whys.insert(name, why.0);
                 }
             }
             there = self.installed()?;
         }
-        let why = last_words.unwrap_or_else(|| "apt did not do it, and did not say why".to_owned());
+        let together = first.err().map(|why| why.0);
+        let why = |name: &str| {
+            (whys.get(name).cloned())
+                .or_else(|| together.clone())
+                .unwrap_or_else(|| "apt did not do it, and did not say why".to_owned())
+        };
         for install in installs {
             if there.contains(&install.name) {
                 self.outcomes.push(Outcome::done(&install.name));
             } else {
-                self.fail(&install.name, why.clone());
+                self.fail(&install.name, why(&install.name));
             }
         }
         for name in &self.work.remove {
             if there.contains(name) {
-                self.fail(name, why.clone());
+                self.fail(name, why(name));
             } else {
                 self.outcomes.push(Outcome::done(name));
             }
@@ -347,6 +355,26 @@ impl Apply<'_, '_> {
             .collect())
     }
 
+    /// A source that came for packages none of which came stays for the next run, and is named.
+    fn tell_of_unused_sources(&mut self) {
+        let came: BTreeSet<&str> = (self.outcomes.iter())
+            .filter(|outcome| outcome.error.is_none())
+            .map(|outcome| outcome.id.as_str())
+            .collect();
+        for (path, content) in &self.work.files {
+            let origins = origins_in(path, &String::from_utf8_lossy(&content.0));
+            let mut users = (self.work.install.iter())
+                .filter(|install| install.origins.iter().any(|o| origins.contains(o)));
+            if path.starts_with(SOURCES)
+                && came.contains(path.as_str())
+                && !users.any(|install| came.contains(install.name.as_str()))
+            {
+                let path = escape_str(path);
+                (self.say)(&format!("{path} stays, although nothing came from it"));
+            }
+        }
+    }
+
     fn mark(&self, how: &str, names: &[&str]) -> Result<(), Silence> {
         if names.is_empty() {
             return Ok(());
@@ -414,6 +442,10 @@ fn kept_files(output: &str) -> Vec<String> {
     }
     kept
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod made_up;
 
 #[cfg(test)]
 mod tests {

@@ -209,4 +209,36 @@ mod tests {
             assert!(may_write(path), "{path}");
         }
     }
+
+    #[test]
+    fn what_cannot_be_kept_or_written_leaves_everything_as_it_was() {
+        const KEY: &str = "/etc/apt/keyrings/v.gpg";
+        const LIST: &str = "/etc/apt/sources.list.d/v.list";
+        const PIN: &str = "/etc/apt/preferences.d/v";
+        let abort = AbortFlag::new();
+        let new = || Bytes(b"new".to_vec());
+        let files = [KEY, LIST, PIN].map(|path| (path.to_owned(), new()));
+        let work = Work {
+            files: BTreeMap::from(files),
+            ..Work::default()
+        };
+        // A directory where the file would be cannot be read, so it could not be put back.
+        let machine = FakeMachine::new();
+        machine.file(&format!("{PIN}/x"), "");
+        machine.file(LIST, "old");
+        assert!(change(&machine.tools(&abort), &work).is_err());
+        assert_eq!(machine.content(KEY), None);
+        assert_eq!(machine.content(LIST).unwrap(), "old");
+        // A file where the directory would be: the last of three cannot be written.
+        let machine = FakeMachine::new();
+        machine.file("/etc/apt/sources.list.d", "");
+        machine.file(PIN, "old");
+        assert!(change(&machine.tools(&abort), &work).is_err());
+        assert_eq!(machine.content(KEY), None, "keys come first, and go again");
+        assert_eq!(machine.content(PIN).unwrap(), "old");
+        assert!(
+            machine.root().join("etc/apt/keyrings").is_dir(),
+            "it was tried"
+        );
+    }
 }

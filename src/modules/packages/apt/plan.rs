@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use self::draft::{consider, draft};
+pub use self::places::origins_in;
 pub use self::settle::settle;
 use super::state::{Package, State};
 use crate::escape::escape_str;

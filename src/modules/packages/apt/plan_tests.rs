@@ -511,3 +511,47 @@ fn what_only_subscribers_get_is_told_where_there_is_no_subscription() {
         );
     }
 }
+
+#[test]
+fn what_differs_in_place_or_version_is_told_and_the_place_outranks_the_version() {
+    let (mut source, mut target) = (Made::new(), Made::new());
+    source.vendor();
+    source
+        .package("tool", "2", VENDOR)
+        .package("vim", "9", DEBIAN)
+        .package("newer-there", "1", DEBIAN)
+        .package("by-hand", "2", "");
+    target
+        .package("tool", "1", DEBIAN)
+        .package("vim", "8", DEBIAN)
+        .package("newer-there", "2", DEBIAN)
+        .package("by-hand", "2", DEBIAN);
+    let (draft, settled, _) = outcome(&source, &target, &[], &Forecast::default(), ALL);
+    assert_eq!(
+        draft.notes,
+        [
+            "from another place on vega than on atlas, left as they are: tool",
+            "1 older on vega than on atlas (`sudo apt upgrade` there brings them up to date): vim",
+        ]
+    );
+    assert!(draft.items.is_empty() && settled.work.is_idle());
+}
+
+#[test]
+fn a_target_that_does_not_know_a_package_yet_is_asked_again_after_its_refresh() {
+    let (mut source, target) = (Made::new(), Made::new());
+    source
+        .package("new", "1", DEBIAN)
+        .package("virtual", "1", DEBIAN);
+    // One apt said nothing of, the other has no candidate today: neither is condemned for it.
+    let mut forecast = Forecast::default();
+    forecast
+        .offers
+        .insert("virtual".to_owned(), Offer::default());
+    let (draft, _, work) = outcome(&source, &target, &[], &forecast, DEFAULTS);
+    assert_eq!(
+        ids(&draft, is_asked),
+        [("new", Verb::Install), ("virtual", Verb::Install)]
+    );
+    assert_eq!(work.install.len(), 2);
+}

@@ -214,6 +214,8 @@ pub fn forecast(tools: &Tools<'_>, question: &Question) -> Result<Forecast, Sile
             simulate(tools, &some, false, architecture)
         };
         effects::attribute_halves(&mut forecast.effects, &names, &mut foresee)?;
+        let (all, together) = (&mut forecast.effects, together.as_ref());
+        effects::attribute_jointly(all, &names, together, &mut foresee)?;
     }
     let Some(plain) = together else {
         return Ok(forecast);

@@ -300,3 +300,7 @@ impl Drop for Keyring<'_> {
 fn gpg(verify: bool, option: &'static str) -> &'static str {
     if verify { option } else { "--no-gpg-verify" }
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

@@ -296,3 +296,73 @@ fn a_machine_without_an_installation_has_not_said_that_it_wants_nothing() {
     let (draft, ..) = outcome(&State::default(), &made(with_hub), &[], |_| true);
     assert!(draft.notes.is_empty() && draft.items.is_empty());
 }
+
+#[test]
+fn what_both_have_from_different_places_is_told_and_never_moved_and_no_secret_is_shown() {
+    let place = |url: &str| {
+        let url = url.to_owned();
+        made(|scope| {
+            scope
+                .remotes
+                .insert("hub".to_owned(), Remote { url, ..hub() });
+            has(scope, APP, "hub");
+        })
+    };
+    let (ours, theirs) = (
+        place("https://me:secret@hub.example/?token=secret"),
+        place("https://other.example/"),
+    );
+    let (draft, settled, _) = outcome(&ours, &theirs, &[], |_| true);
+    assert!(draft.items.is_empty() && settled.work.is_empty());
+    let note = &draft.notes[0];
+    assert!(note.contains("https://***@hub.example") && note.contains("left as it is"));
+    assert!(!note.contains("secret"), "{note}");
+    // Nor where it comes with its remote.
+    let (draft, settled, work) = outcome(&ours, &State::default(), &[], |_| true);
+    let lines: Vec<String> = (settled.changes.iter())
+        .map(|c| format!("{} {}", String::from_utf8_lossy(&c.item), c.detail))
+        .chain(draft.items.iter().map(|item| item.text.clone()))
+        .collect();
+    assert_eq!(lines.len(), 3);
+    assert!(
+        lines.iter().all(|line| !line.contains("secret")),
+        "{lines:?}"
+    );
+    assert!(
+        work[SYSTEM].remotes[0].like.url.contains("secret"),
+        "but it is kept"
+    );
+}
+
+#[test]
+fn a_filter_is_the_sources_or_goes() {
+    let filter = |content: &str| Remote {
+        filter: "/etc/flatpak/hub.filter".to_owned(),
+        filter_content: Some(Bytes(content.as_bytes().to_vec())),
+        ..hub()
+    };
+    let with = |remote: Remote, apps: &[&str]| {
+        made(|scope| {
+            scope.remotes.insert("hub".to_owned(), remote);
+            for app in apps {
+                has(scope, app, "hub");
+            }
+        })
+    };
+    let remote = |ours: Remote, theirs: Remote| {
+        let (_, _, work) = outcome(&with(ours, &[APP]), &with(theirs, &[]), &[], |_| true);
+        work[SYSTEM].remotes.first().cloned()
+    };
+    assert_eq!(remote(filter("a"), filter("a")), None);
+    let comes = remote(filter("a"), hub()).unwrap();
+    assert_eq!(filter_of(&comes.like).unwrap().1, &Bytes(b"a".to_vec()));
+    assert!(!comes.unfilter && remote(filter("a"), filter("b")).is_some());
+    assert!(remote(hub(), filter("a")).unwrap().unfilter);
+    // One that cannot be read would let through what the source does not take.
+    let unreadable = Remote {
+        filter_content: None,
+        ..filter("")
+    };
+    let (draft, ..) = outcome(&with(unreadable, &[APP]), &State::default(), &[], |_| true);
+    assert!(told(&draft)[0].contains("cannot be read"), "{draft:?}");
+}

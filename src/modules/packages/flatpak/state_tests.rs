@@ -144,3 +144,28 @@ fn names_are_names_and_no_options() {
     }
     assert!(is_pattern("org.x.*") && !is_pattern("--remove") && !is_pattern("a b"));
 }
+
+#[test]
+fn a_remote_without_keys_of_its_own_has_those_of_the_whole_machine() {
+    let machine = machine();
+    std::fs::remove_file(
+        machine
+            .root()
+            .join("var/lib/flatpak/repo/flathub.trustedkeys.gpg"),
+    )
+    .unwrap();
+    let abort = AbortFlag::new();
+    let keys = || {
+        let Answer::Is(state) = read(&machine.tools(&abort)) else {
+            panic!("it answers");
+        };
+        let remotes = &state.scopes[SYSTEM].remotes;
+        assert!(remotes["plain-origin"].keys.is_empty(), "nothing checks it");
+        remotes["flathub"].keys.clone()
+    };
+    assert!(keys().is_empty(), "there are none anywhere");
+    for name in ["b.gpg", "a.asc", "c.txt"] {
+        machine.file(&format!("/usr/share/ostree/trusted.gpg.d/{name}"), name);
+    }
+    assert_eq!(keys(), [Bytes(b"a.asc".to_vec()), Bytes(b"b.gpg".to_vec())]);
+}

@@ -221,6 +221,7 @@ fn weigh(
         )
     };
     effects::attribute_halves(&mut effects, &names, &mut foresee)?;
+    effects::attribute_jointly(&mut effects, &names, None, &mut foresee)?;
     for name in &question.remove {
         let alone = dialect.foresee(tools, &question.only(name));
         effects::note(&mut effects, name, alone)?;

@@ -152,3 +152,60 @@ fn nothing_that_is_no_snap_reaches_the_command_line() {
         );
     }
 }
+
+#[test]
+fn what_is_said_to_snapd_names_one_snap_and_purges_nothing() {
+    let machine = machine();
+    machine.file("/snapd/snaps/old", "old 1 1 latest/stable x -\n");
+    machine.file("/snapd/snaps/moves", "moves 1 3 latest/stable x -\n");
+    let devmode = Snap {
+        devmode: true,
+        ..snap()
+    };
+    let work = Work {
+        install: [("dev".to_owned(), devmode)].into(),
+        change: [("moves".to_owned(), snap())].into(),
+        remove: vec!["old".to_owned()],
+        hold: vec!["dev".to_owned()],
+        unhold: vec!["moves".to_owned()],
+    };
+    let (outcomes, _, log) = run(&machine, &work);
+    assert!(outcomes.iter().all(|o| o.error.is_none()), "{outcomes:?}");
+    let lines: Vec<&str> = (log.lines())
+        .filter(|line| !line.contains("refresh.hold"))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "install --revision=7 --devmode dev",
+            "switch --channel=latest/edge dev",
+            "refresh --revision=7 --classic moves",
+            "switch --channel=latest/edge moves",
+            "remove old",
+            "refresh --hold=forever dev",
+            "refresh --unhold moves",
+        ]
+    );
+}
+
+#[test]
+fn a_hold_that_snapd_does_not_keep_is_said_and_a_run_that_dies_leaves_one_that_ends() {
+    let machine = machine();
+    // It takes the setting, ends well, and keeps nothing.
+    machine.program("snap", &SNAPD.replace("set) echo", "set) : echo"));
+    let work = Work {
+        unhold: vec!["code".to_owned()],
+        ..Work::default()
+    };
+    let (_, said, _) = run(&machine, &work);
+    assert!(said[0].contains("did not keep"), "{said:?}");
+    // What is set while it works is a time that comes by itself, whatever becomes of us.
+    let machine = super::tests::machine();
+    let (_, _, log) = run(&machine, &work);
+    let set = log
+        .lines()
+        .find_map(|l| l.strip_prefix("set system refresh.hold="));
+    let until: Timestamp = set.unwrap().parse().unwrap();
+    assert!(until <= Timestamp::now() + PAUSE_TIME, "{log}");
+    assert!(log.contains("unset system refresh.hold\n"), "{log}");
+}

@@ -158,6 +158,16 @@ mod tests {
     }
 
     #[test]
+    fn columns_are_found_by_their_headings() {
+        let text = "Notes Rev Name Publisher Tracking Version\n\
+                    classic,held 42 code vscode latest/edge 1.9\ndisabled 41 code vscode latest/edge 1.8\n";
+        let state = parse(text).unwrap();
+        let code = &state["code"];
+        assert_eq!((&*code.revision, &*code.channel), ("42", "latest/edge"));
+        assert!(code.classic && code.held && state.len() == 1);
+    }
+
+    #[test]
     fn nothing_is_only_nothing_when_snapd_says_so() {
         let abort = AbortFlag::new();
         let machine = FakeMachine::new();

@@ -144,7 +144,8 @@ pub(super) fn other_keys<'s>(both: &'s Both<'_>, vendors: &[&str]) -> Vec<(&'s s
 }
 
 /// The places that a file of sources names.
-pub(super) fn origins_in(path: &str, text: &str) -> BTreeSet<String> {
+#[must_use]
+pub fn origins_in(path: &str, text: &str) -> BTreeSet<String> {
     (sources::parse(path, text).iter())
         .flat_map(|entry| entry.uris.iter().map(|uri| origin(uri)))
         .collect()

@@ -361,3 +361,47 @@ pub fn lock_holder(tools: &Tools<'_>) -> Result<Option<String>, Silence> {
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interrupt::AbortFlag;
+    use crate::modules::packages::testing::FakeMachine;
+
+    #[test]
+    fn of_a_subscription_only_whether_there_is_one_is_known() {
+        let abort = AbortFlag::new();
+        let machine = FakeMachine::new();
+        assert_eq!(subscribed(&machine.tools(&abort)), None);
+        for (script, expected) in [
+            (
+                r#"echo '{"attached": true, "account": {"name": "Kim"}}'"#,
+                Some(true),
+            ),
+            (r#"echo '{"attached": false}'"#, Some(false)),
+            ("echo '{}'", None),
+            ("echo attached", None),
+            (r#"echo '{"attached": true}'; exit 1"#, None),
+        ] {
+            machine.program("pro", script);
+            assert_eq!(subscribed(&machine.tools(&abort)), expected, "{script}");
+        }
+    }
+
+    #[test]
+    fn what_is_held_or_half_there_is_installed_or_not_by_dpkgs_own_word() {
+        let machine = FakeMachine::new();
+        machine.program(
+            "dpkg-query",
+            r"printf '%s\n' 'held\tall\t1\thold\tinstalled\t' 'waits\tall\t1\tinstall\ttriggers-pending\t' \
+              'removed\tall\t1\tdeinstall\tconfig-files\t' 'half\tall\t1\tinstall\thalf-configured\t' | sed 's/\\t/\t/g'",
+        );
+        let abort = AbortFlag::new();
+        let mut state = State::default();
+        read_dpkg(&machine.tools(&abort), &mut state).unwrap();
+        let names: Vec<&str> = state.packages.keys().map(String::as_str).collect();
+        assert_eq!(names, ["held", "waits"]);
+        assert!(state.packages["held"].held && !state.packages["waits"].held);
+        assert_eq!(state.unfinished, ["half"]);
+    }
+}
