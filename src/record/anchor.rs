@@ -191,14 +191,6 @@ pub enum NoAnchor {
         /// When.
         session: String,
     },
-    /// One of them was put back to an earlier state since.
-    #[error("{hostname} was rolled back since (session {session})")]
-    RolledBack {
-        /// Which one.
-        hostname: String,
-        /// The rollback.
-        session: String,
-    },
     /// One of the two does not know of the other's last sync with it.
     #[error("{hostname} does not remember session {session}")]
     Forgotten {
@@ -233,7 +225,9 @@ pub enum NoAnchor {
 
 impl Memories<'_> {
     /// The anchor that the last sync of the two with `module` has left, if both remember the same
-    /// and nothing has come in between but people's own work.
+    /// and nothing has come in between but people's own work, or a rollback: what that has put back is
+    /// something that was changed since, which the kernel's diff names as anything else. A subvolume
+    /// that another one has taken the place of is another one to the diff.
     pub fn anchor(&self, module: &str) -> Result<Standing, NoAnchor> {
         self.no_incomplete_run()?;
         let ran = |entry: &&HistoryEntry| ran(entry, module);
@@ -267,12 +261,6 @@ impl Memories<'_> {
         let session = ours.session.clone();
         if [ours, theirs].iter().any(|e| !e.is_whole()) {
             return Err(NoAnchor::Incomplete { session });
-        }
-        if let Some(rollback) = self.rolled_back_since(&session) {
-            return Err(NoAnchor::RolledBack {
-                hostname: rollback.target.hostname.clone(),
-                session: rollback.session.clone(),
-            });
         }
         for (machine, state, _) in sides {
             let later = newest_first(state).take_while(|e| e.session != session);
@@ -576,15 +564,14 @@ mod tests {
             ),
             (&["a>b", "c>b-"], "a>b", "same 0"),
             (&["c>b", "a>b"], "a>b", "same 1"),
+            // What a rollback has put back was changed since.
+            (&["a>b", "a>b<"], "a>b", "same 0"),
+            (&["a>b", "a>b<"], "b>a", "back 0"),
+            (&["a>b", "b:b>b<"], "a>b", "same 0"),
             (
-                &["a>b", "a>b<"],
+                &["a>b", "a>b!", "a>b<"],
                 "a>b",
-                "b was rolled back since (session 00000001)",
-            ),
-            (
-                &["a>b", "b:b>b<"],
-                "a>b",
-                "b was rolled back since (session 00000001)",
+                "session 00000001 did not end well",
             ),
             (&["a>b", "a>c<"], "a>b", "same 0"),
             (&["a>b<", "a>b"], "a>b", "same 1"),

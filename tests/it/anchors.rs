@@ -58,6 +58,16 @@ fn anchored(lab: &Lab) -> PathBuf {
     lab.dev(VEGA).join("work")
 }
 
+#[track_caller]
+fn assert_equal_by_a_full_scan(lab: &Lab) {
+    let full = lab.sync(&[AGAIN, "--dry-run", "--full-scan"]);
+    assert!(
+        said(&full, "user_data: nothing to change"),
+        "{}",
+        full.text()
+    );
+}
+
 /// Whether a run said so, however its lines are broken.
 fn said(run: &Output, what: &str) -> bool {
     let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -396,6 +406,39 @@ fn what_both_machines_changed_is_shown_and_waits_for_an_answer() {
 }
 
 #[test]
+fn what_a_rollback_has_put_back_was_changed_since_the_anchor() {
+    let Some(lab) = Lab::fresh() else { return };
+    let theirs = anchored(&lab);
+    let ours = lab.dev(ATLAS).join("work");
+    fs::write(theirs.join("1"), "rescued on vega\n").expect("writable");
+    shell(&ours, "echo atlas >2; rm 3; mv 4 four; echo new >new");
+    let (run, how, _) = sync(&lab, &[]);
+    assert_eq!(how, "anchor", "{}", run.text());
+    oracle::assert_homes_equal(&lab, PRIVATE);
+
+    lab.pc_switcher(&["rollback", "--yes"]).ok();
+    let back = fs::read(theirs.join("1")).expect("there");
+    assert_eq!(back, b"rescued on vega\n");
+    // What would be lost again is named; and that it was changed here as well since then.
+    shell(&ours, "echo changed once more >1");
+    let refused = lab.sync(&[AGAIN]).expect(4);
+    for part in [
+        "1 path changed on both atlas and vega",
+        "/home/dev/work/1: atlas 18 B of",
+        "vega 16 B of",
+        "was rolled back on vega",
+    ] {
+        assert!(said(&refused, part), "{part}:\n{}", refused.text());
+    }
+    let (run, how, _) = sync(&lab, &["--allow-conflicts"]);
+    assert_eq!(how, "anchor", "{}", run.text());
+    assert!(!said(&run, "full scan"), "{}", run.text());
+    oracle::assert_homes_equal(&lab, PRIVATE);
+    assert!(!theirs.join("4").exists() && theirs.join("four").exists());
+    assert_equal_by_a_full_scan(&lab);
+}
+
+#[test]
 fn random_changes_on_both_machines_are_synced_from_the_anchor_as_by_a_full_scan() {
     let Some(lab) = Lab::fresh() else { return };
     anchored(&lab);
@@ -410,12 +453,7 @@ fn random_changes_on_both_machines_are_synced_from_the_anchor_as_by_a_full_scan(
         let (run, how, _) = sync(&lab, &flags);
         assert_eq!(how, "anchor", "{}", run.text());
         oracle::assert_homes_equal(&lab, PRIVATE);
-        let full = lab.sync(&[AGAIN, "--dry-run", "--full-scan"]);
-        assert!(
-            said(&full, "user_data: nothing to change"),
-            "{}",
-            full.text()
-        );
+        assert_equal_by_a_full_scan(&lab);
     }
 }
 

@@ -58,7 +58,11 @@ note() { # WHAT LIMIT: keeps what was measured last; a limit of - is none
   say "$1: $wall s"
 }
 remember() { # keeps the target's home as it is, for the judges
-  if [[ -e $there/before ]]; then btrfs -q subvolume delete "$there/before"; fi
+  if [[ -e $there/before ]]; then
+    btrfs -q subvolume delete "$there/before"
+    # What the judges leave behind is no part of what is measured: the kernel is still busy with it for seconds.
+    btrfs subvolume sync "$there" >/dev/null
+  fi
   btrfs -q subvolume snapshot -r "$there_home" "$there/before"
 }
 judge() { # WHAT: the target's home is what it was
