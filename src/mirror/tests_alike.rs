@@ -180,6 +180,24 @@ fn asking(lab: &Lab) -> Line {
     })
 }
 
+/// Another file is like the one asked for.
+pub(super) fn alike(id: u64, folder: u64, path: &str) -> Message<'_> {
+    let path = path.as_bytes();
+    Message::Alike { id, folder, path }
+}
+
+/// That was all.
+pub(super) fn end(id: u64) -> Message<'static> {
+    let (size, hash) = (SIZE, [0; 32]);
+    Message::End { id, size, hash }
+}
+
+/// The file cannot be had.
+pub(super) fn failed(id: u64) -> Message<'static> {
+    let error = "no".to_owned();
+    Message::Failed { id, error }
+}
+
 /// What the target says, as one text.
 pub(super) fn questions(frames: &[Vec<u8>]) -> Vec<String> {
     let mut said = Vec::new();
@@ -203,20 +221,7 @@ pub(super) fn questions(frames: &[Vec<u8>]) -> Vec<String> {
 #[test]
 fn names_that_lead_nowhere_or_out_of_scope_are_not_looked_at() {
     let Some(lab) = lab() else { return };
-    let alike = |id, path: &'static str| Message::Alike {
-        id,
-        folder: 0,
-        path: path.as_bytes(),
-    };
-    let end = |id| Message::End {
-        id,
-        size: SIZE,
-        hash: [0; 32],
-    };
-    let failed = |id| Message::Failed {
-        id,
-        error: "no".to_owned(),
-    };
+    let alike = |id, path| alike(id, 0, path);
     for name in ["secret", "link", "p", "d", "nowhere", "d/x", "link/x", "a"] {
         let line = asking(&lab);
         line.say(&[alike(0, name), end(0), failed(1)]);

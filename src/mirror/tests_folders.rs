@@ -10,7 +10,7 @@ use super::entry::Kind;
 use super::filter::Filter;
 use super::testing::Pair;
 use super::tests::{CLEAN, lsattr, rsync_differences, sh};
-use super::tests_alike::{SIZE, questions};
+use super::tests_alike::{SIZE, alike, end, failed, questions};
 use super::tests_peer::{Alone, Line, file, plan};
 use super::tests_property::{empty, number};
 use super::tests_random::{Random, grow, list, manifest, mutate, thaw};
@@ -362,20 +362,7 @@ fn asking(disk: &TestBtrfs) -> Line {
 #[test]
 fn names_in_another_folder_that_are_out_of_scope_are_not_looked_at() {
     let Some(disk) = TestBtrfs::new() else { return };
-    let alike = |folder, path: &'static str| Message::Alike {
-        id: 0,
-        folder,
-        path: path.as_bytes(),
-    };
-    let end = |id| Message::End {
-        id,
-        size: SIZE,
-        hash: [0; 32],
-    };
-    let failed = |id| Message::Failed {
-        id,
-        error: "no".to_owned(),
-    };
+    let alike = |folder, path| alike(0, folder, path);
     let names = [
         "secret", "link", "p", "d", "nowhere", "d/x", "link/x", "up/was", "hidden/f", "a",
     ];
@@ -500,7 +487,7 @@ fn cross(folders: &Folders, rng: &mut Random) {
         _ => dir.join(what.file_name().unwrap()),
     };
     let script = match rng.below(4) {
-        0 => "rm -rf -- \"$2\"; cp -aT --reflink=always -- \"$1\" \"$2\"",
+        0 => "rm -rf -- \"$2\"; cp -aT --reflink=auto -- \"$1\" \"$2\"",
         1 => "rm -rf -- \"$2\"; cp -rT --reflink=never -- \"$1\" \"$2\"",
         _ => "rm -rf -- \"$2\"; mv -T -- \"$1\" \"$2\"",
     };
