@@ -285,6 +285,38 @@ fn without_a_snapshot_what_is_gone_is_sent_and_what_is_still_there_is_not() {
 }
 
 #[test]
+fn what_is_on_another_filesystem_is_copied_from_there() {
+    let (Some(here), Some(there)) = (TestBtrfs::new(), TestBtrfs::new()) else {
+        return;
+    };
+    let [(from, to), (other_from, other_to)] = [&here, &there].map(|disk| {
+        let side = |name: &str| disk.create_subvolume(name);
+        (side("from"), side("to"))
+    });
+    sh(
+        &other_to,
+        "head -c 3000000 /dev/urandom >big; head -c 200000 /dev/urandom >small",
+    );
+    // Moved from one to the other.
+    sh(
+        &from,
+        &format!("cp -p {}/* .; sync -f .", other_to.display()),
+    );
+    let mut pair = Pair::new();
+    pair.scan(&other_from, &other_to, "", true).unwrap();
+    pair.scan(&from, &to, "", true).unwrap();
+    let told = |root: &Path| OtherFolder {
+        root: root.to_str().unwrap().to_owned(),
+        before: None,
+        is_done: false,
+    };
+    pair.others = [vec![told(&other_from)], vec![told(&other_to)]];
+    let applied = pair.apply(&from, &to).unwrap();
+    assert_eq!((applied.errors, applied.kept), (0, 3_200_000));
+    assert_eq!(rsync_differences(&from, &to), "");
+}
+
+#[test]
 fn what_somebody_put_there_meanwhile_does_not_get_into_the_copy() {
     // The second folder is carried out last, and so looks at the first one's files as they are.
     let Some(mut folders) = Folders::new(true) else {

@@ -4,13 +4,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::awkward::{Random, set_mtime};
 use crate::support::lab::{ATLAS, Lab, VEGA};
 use crate::support::noise;
+use crate::support::oracle::places;
 use crate::support::random::{self, BLOCK};
 use crate::support::scenario::{AGAIN, FILTER, cost, make_private_paths, work};
 use crate::support::stopped::STAGING;
@@ -107,26 +106,6 @@ fn without_an_anchor_changed_blocks_and_lines_put_in_do_not_send_the_rest() {
         println!("a line at the head of {size} bytes cost {}", bytes - idle);
         assert!(bytes < idle + size / 200, "{bytes}, idle {idle}: {args:?}");
     }
-}
-
-/// Where on its disk the data of a file is, as the filesystem says.
-#[track_caller]
-fn places(path: &Path) -> Vec<String> {
-    let file = File::open(path).expect("there");
-    file.sync_all().expect("the disk takes it");
-    let list = Command::new("filefrag").arg("-v").arg(path).output();
-    let list = list.expect("filefrag is there");
-    let text = String::from_utf8_lossy(&list.stdout);
-    // `   0:        0..   16383:     219464..    235847:  16384:             last,shared,eof`
-    let lines = text
-        .lines()
-        .filter_map(|line| line.split(':').nth(2).map(str::trim));
-    let places: Vec<String> = lines
-        .filter(|place| place.contains(".."))
-        .map(str::to_owned)
-        .collect();
-    assert!(!places.is_empty(), "{}: {text}", path.display());
-    places
 }
 
 #[test]

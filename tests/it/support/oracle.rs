@@ -1,6 +1,7 @@
 //! Who says whether a sync was right: rsync, the kernel, and a reader of our own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -68,7 +69,7 @@ pub fn assert_homes_equal(lab: &Lab, excludes: &[&str]) {
 #[track_caller]
 pub fn assert_trees_equal(left: &Path, right: &Path, excludes: &[&str]) {
     for tree in [left, right] {
-        let tree = std::fs::File::open(tree).expect("the disk is mounted");
+        let tree = File::open(tree).expect("the disk is mounted");
         rustix::fs::syncfs(tree).expect("the disk takes it");
     }
     let skip = |path: &[u8]| {
@@ -93,6 +94,26 @@ pub fn assert_trees_equal(left: &Path, right: &Path, excludes: &[&str]) {
 /// Only differences of one aspect.
 pub fn of(found: &[Difference], aspect: Aspect) -> Vec<&Difference> {
     found.iter().filter(|d| d.aspect == aspect).collect()
+}
+
+/// Where on its disk the data of a file is, as the filesystem says.
+#[track_caller]
+pub fn places(path: &Path) -> Vec<String> {
+    let file = File::open(path).expect("there");
+    file.sync_all().expect("the disk takes it");
+    let list = Command::new("filefrag").arg("-v").arg(path).output();
+    let list = list.expect("filefrag is there");
+    let text = String::from_utf8_lossy(&list.stdout);
+    // `   0:        0..   16383:     219464..    235847:  16384:             last,shared,eof`
+    let lines = text
+        .lines()
+        .filter_map(|line| line.split(':').nth(2).map(str::trim));
+    let places: Vec<String> = lines
+        .filter(|place| place.contains(".."))
+        .map(str::to_owned)
+        .collect();
+    assert!(!places.is_empty(), "{}: {text}", path.display());
+    places
 }
 
 /// `lsattr -R` of a directory: the flags as e2fsprogs reads them, to judge our own reader by.
