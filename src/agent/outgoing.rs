@@ -6,7 +6,8 @@
 //! the pipe holds up no answer.
 //!
 //! One order is promised across queues: an answer is written after everything its call has sent
-//! before, stream frames and log lines alike. It carries the number of both that must be out.
+//! before, stream frames and log lines alike. It carries a number of each that is enough, and does not wait
+//! for more than there are.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -31,7 +32,7 @@ const MAX_MESSAGE: usize = 64 << 10;
 
 /// Something for the control queue.
 enum Control {
-    /// An encoded frame, to be written when so many stream frames and events are out.
+    /// An encoded frame, to be written when so many stream frames are out, or all there are; and so many events.
     Frame {
         bytes: Vec<u8>,
         after_stream: u64,
@@ -110,11 +111,11 @@ impl Outgoing {
     /// Queues the answer to call `id`, after everything the calling thread has sent so far.
     pub fn answer(&self, id: u64, result: Result<Reply, Fault>) {
         // Read the counts before the lengths: what is taken in between is then written anyway
-        // before the writer looks at the next answer.
+        // before the writer looks at the next answer. One of each may be taken and not counted yet.
         let stream_written = self.written.stream.load(Ordering::SeqCst);
         let events_written = self.written.events.load(Ordering::SeqCst);
-        let after_stream = stream_written + self.stream.len() as u64;
-        let after_events = events_written + self.queued_events.len() as u64;
+        let after_stream = stream_written + self.stream.len() as u64 + 1;
+        let after_events = events_written + self.queued_events.len() as u64 + 1;
         let _ = self.control.send(Control::Frame {
             bytes: encode_answer(id, result),
             after_stream,
@@ -286,8 +287,19 @@ impl<W: Write> Writer<W> {
 
     /// Writes the answers whose turn has come.
     fn release_held(&mut self, batch: &mut Vec<u8>) {
+        // What was sent before an answer was in its queue before the answer was: of an empty queue all is out.
         let stream = self.written.stream.load(Ordering::SeqCst);
         let events = self.written.events.load(Ordering::SeqCst);
+        let stream = if self.stream.is_empty() {
+            u64::MAX
+        } else {
+            stream
+        };
+        let events = if self.events.is_empty() {
+            u64::MAX
+        } else {
+            events
+        };
         self.held.retain(|(bytes, after_stream, after_events)| {
             let is_due = *after_stream <= stream && *after_events <= events;
             if is_due {
@@ -354,6 +366,27 @@ mod tests {
             assert_eq!(last.kind, Kind::Answer);
             assert!(String::from_utf8_lossy(&last.payload).contains(&answer));
         }
+    }
+
+    #[test]
+    fn what_was_taken_and_not_counted_yet_goes_before_an_answer_as_well() {
+        let (out, sink, mut writer) = outgoing(Vec::new());
+        for number in 0..3 {
+            out.stream().send(vec![number]).unwrap();
+            sink.log(LogLevel::Info, "t", None, number.to_string(), Map::new());
+        }
+        let payload = writer.stream.recv().unwrap();
+        let event = writer.events.recv().unwrap();
+        out.answer(7, Ok(Reply::Done));
+        let mut batch = Vec::new();
+        let control = writer.control.recv().unwrap();
+        writer.take_stream(&payload, &mut batch).unwrap();
+        writer.take_event(event, &mut batch);
+        writer.take_control(control, &mut batch);
+        while writer.take_ready(&mut batch).unwrap() {}
+        let kinds: Vec<Kind> = frames(&batch).iter().map(|frame| frame.kind).collect();
+        assert_eq!(kinds.len(), 7);
+        assert_eq!(kinds[6], Kind::Answer, "{kinds:?}");
     }
 
     #[test]
