@@ -19,7 +19,8 @@ use crate::event::{
 use crate::figures::number;
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::prompt::{PromptError, Prompter};
-use crate::record::anchor::{Anchor, NoAnchor, Standing};
+use crate::record::anchor::Anchor;
+use crate::record::standing::{NoAnchor, Standing};
 use crate::snapshot::{SnapshotFacts, Subvolume};
 
 /// What kind of work a module is, which decides when it runs.

@@ -18,6 +18,7 @@ mod lead;
 mod line;
 mod lot;
 mod moving;
+mod others;
 mod outcome;
 
 use std::collections::BTreeSet;
@@ -34,6 +35,7 @@ use self::hand::{Hand, ORDERS, Origin};
 use self::lead::Lead;
 use self::line::Line;
 use self::moving::move_all;
+pub use self::others::Other;
 use self::outcome::Outcome;
 use super::codec::Malformed;
 use super::delta::partial;
@@ -100,10 +102,11 @@ pub struct Applied {
     pub notes: Notes,
 }
 
-/// Carries out `plan` on the folder `tree` with what the other machine sends.
+/// Carries out `plan` on the folder `tree` with what the other machine sends, and what is here, there or in `others`.
 pub fn apply(
     tree: &Tree,
     plan: &FolderPlan,
+    others: &[Other],
     incoming: &Receiver<Vec<u8>>,
     peer: Batch<'_>,
     cli: Batch<'_>,
@@ -117,7 +120,7 @@ pub fn apply(
         return Ok(Applied::default());
     }
     let line = Origin::There(Line::new(incoming, peer));
-    carry_out(tree, plan, line, cli, abort)
+    carry_out(tree, (plan, others), line, cli, abort)
 }
 
 /// Carries out `plan` on the folder `tree` with what `from` has, a tree of this machine that does
@@ -133,12 +136,12 @@ pub fn apply_here(
         return Ok(Applied::default());
     }
     let origin = Origin::Here(from, DirCache::default());
-    carry_out(tree, plan, origin, cli, abort)
+    carry_out(tree, (plan, &[]), origin, cli, abort)
 }
 
 fn carry_out(
     tree: &Tree,
-    plan: &FolderPlan,
+    (plan, others): (&FolderPlan, &[Other]),
     origin: Origin<'_>,
     cli: Batch<'_>,
     abort: &AbortFlag,
@@ -163,7 +166,7 @@ fn carry_out(
     };
     let result = Staging::open(tree)
         .map_err(ApplyError::from)
-        .and_then(|staging| apply_with(tree, plan, &staging, origin, &mut told, abort));
+        .and_then(|staging| apply_with(tree, (plan, others), &staging, origin, &mut told, abort));
     // Making and removing the staging directory moved the folder's own time.
     let restored = place::restore(tree, &before);
     let (mut applied, made) = result?;
@@ -181,7 +184,7 @@ fn carry_out(
 /// content moved their times and flags back.
 fn apply_with(
     tree: &Tree,
-    plan: &FolderPlan,
+    (plan, others): (&FolderPlan, &[Other]),
     staging: &Staging,
     origin: Origin<'_>,
     told: &mut Told<'_>,
@@ -191,7 +194,7 @@ fn apply_with(
     let mut applied = Applied::default();
     let is_there = matches!(origin, Origin::There(_));
     drop_parts(plan, staging, is_there)?;
-    let result = apply_staged(&shared, plan, &mut applied, origin, told, abort);
+    let result = apply_staged(&shared, (plan, others), &mut applied, origin, told, abort);
     let (touched, displaced) = shared.finish()?;
     let notes = &mut applied.notes;
     for (path, staged) in displaced {
@@ -249,7 +252,7 @@ pub fn write_error(path: &[u8], source: Errno) -> ApplyError {
 /// Makes, places and deletes; returns what is known of the directories that were made.
 fn apply_staged(
     shared: &Shared<'_>,
-    plan: &FolderPlan,
+    (plan, others): (&FolderPlan, &[Other]),
     applied: &mut Applied,
     origin: Origin<'_>,
     told: &mut Told<'_>,
@@ -258,7 +261,7 @@ fn apply_staged(
     let made_before = move_all(shared, plan, applied, told, abort)?;
     let is_there = matches!(origin, Origin::There(_));
     let bases = if is_there {
-        Bases::of(plan)?
+        Bases::of(plan, others)?
     } else {
         Bases::default()
     };
@@ -272,7 +275,7 @@ fn apply_staged(
         told.another(),
         ordered,
         origin,
-        Finder::new(shared, &outcome.bases, plan),
+        Finder::new(shared, &outcome.bases, plan, others),
         plan.begun,
     );
     let committer = Committer {

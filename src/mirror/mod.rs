@@ -98,6 +98,8 @@ mod tests_anchor;
 #[cfg(test)]
 mod tests_delta;
 #[cfg(test)]
+mod tests_folders;
+#[cfg(test)]
 mod tests_interrupt;
 #[cfg(test)]
 mod tests_look;

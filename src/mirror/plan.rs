@@ -381,6 +381,14 @@ impl FolderPlan {
         !self.sizes.is_empty() && (goes || self.sizes.values().any(|count| *count > 1))
     }
 
+    /// Whether something that goes, or came if it `is_done`, could be like what comes in `wanted` sizes elsewhere.
+    #[must_use]
+    pub fn may_give(&self, is_done: bool, wanted: &HashMap<u64, u32>) -> bool {
+        let goes = self.totals.changed > 0 || !self.deletions.is_empty();
+        let comes = || is_done && self.sizes.keys().any(|size| wanted.contains_key(size));
+        !wanted.is_empty() && (goes || comes())
+    }
+
     /// Whether nothing is to be done.
     #[must_use]
     pub fn is_empty(&self) -> bool {

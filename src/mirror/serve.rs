@@ -14,7 +14,7 @@ use crossbeam_channel::Receiver;
 use rustix::fs::Advice;
 use rustix::io::Errno;
 
-use super::alike::Alike;
+use super::alike::{Alike, Elsewhere};
 use super::codec::Malformed;
 use super::content::for_each_run;
 use super::delta::list::{PART_WEIGHT, Part};
@@ -135,11 +135,13 @@ impl From<Interrupted> for Stop {
 }
 
 impl<'a> Server<'a> {
-    /// Serves what `filter` offers of `tree`, which must not change: a read-only snapshot.
+    /// Serves what `filter` offers of `tree`, which must not change: a read-only snapshot. Names of what is
+    /// `elsewhere` may do instead of content.
     #[must_use]
     pub fn new(
         tree: &'a Tree,
         filter: &Filter,
+        elsewhere: &'a [Elsewhere],
         incoming: &'a Receiver<Vec<u8>>,
         batch: Batch<'a>,
         abort: &'a AbortFlag,
@@ -157,7 +159,7 @@ impl<'a> Server<'a> {
             packer: Packer::default(),
             finished: false,
             way: Way::new(tree, filter),
-            alike: Alike::new(tree, filter),
+            alike: Alike::new(tree, filter, elsewhere),
             files: 0,
             bytes: 0,
         }
@@ -250,8 +252,9 @@ impl<'a> Server<'a> {
             }
             What::OrNames => {
                 let names = self.alike.to(fd.as_fd(), size)?;
-                for path in &names {
-                    self.say(&Message::Alike { id, path })?;
+                for (folder, path) in &names {
+                    let folder = *folder;
+                    self.say(&Message::Alike { id, folder, path })?;
                 }
                 if !names.is_empty() {
                     let hash = [0; 32];

@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use rustix::io::Errno;
 use serde_json::{Map, Value};
 
-use super::apply::{ApplyError, apply};
+use super::alike::Elsewhere;
+use super::apply::{ApplyError, Other, apply};
 use super::compare::TargetScan;
 use super::diff::DiffError;
 use super::filter::Filter;
@@ -21,7 +22,8 @@ use super::staging::StagingError;
 use super::suspects::{Mark, SUSPECTS_MAX, Suspect};
 use super::tree::Tree;
 use super::wire::{
-    Batch, DiffRequest, FOR_CLI, FOR_PEER, Message, MirrorReply, MirrorRequest, SERVICE, ScanTree,
+    Batch, DiffRequest, FOR_CLI, FOR_PEER, Message, MirrorReply, MirrorRequest, OtherFolder,
+    SERVICE, ScanTree,
 };
 use crate::agent::fault::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
@@ -118,8 +120,8 @@ impl Service for MirrorService {
             MirrorRequest::ScanSource(scan) => self.scan_source(context, &scan)?,
             MirrorRequest::ScanTarget(scan) => self.scan_target(context, &scan)?,
             MirrorRequest::ListPlan { root } => self.list(context, &root)?,
-            MirrorRequest::Serve { root } => self.serve(context, &root)?,
-            MirrorRequest::Apply { root } => self.apply(context, &root)?,
+            MirrorRequest::Serve { root, others } => self.serve(context, &root, &others)?,
+            MirrorRequest::Apply { root, others } => self.apply(context, &root, &others)?,
         };
         Ok(serde_json::to_value(reply).expect("a reply is plain data"))
     }
@@ -351,17 +353,46 @@ impl MirrorService {
         Ok(suspects)
     }
 
-    fn serve(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
+    /// The filter of what a scan has offered.
+    fn offered(&self, root: &str) -> Result<Filter, Fault> {
         let offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
-        let filter = offers.get(root).cloned();
-        drop(offers);
-        let filter = filter.ok_or_else(|| {
+        offers.get(root).cloned().ok_or_else(|| {
             let text = format!("nothing of {} was offered", escape_str(root));
             fault(FaultKind::Invalid, text)
-        })?;
+        })
+    }
+
+    fn serve(
+        &self,
+        context: &ServiceContext,
+        root: &str,
+        others: &[OtherFolder],
+    ) -> Result<MirrorReply, Fault> {
+        let filter = self.offered(root)?;
         let tree = open_tree(root, false)?;
+        let mut elsewhere = Vec::new();
+        for (other, folder) in others.iter().zip(1..) {
+            let filter = self.offered(&other.root)?;
+            for root in std::iter::once(&other.root).chain(&other.before) {
+                // Without it more is sent, and that is all.
+                if let Ok(tree) = open_tree(root, false) {
+                    elsewhere.push(Elsewhere {
+                        folder,
+                        tree,
+                        filter: filter.clone(),
+                    });
+                }
+            }
+        }
         let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
-        let mut server = Server::new(&tree, &filter, &context.incoming, batch, &context.abort);
+        let mut server = Server::new(
+            &tree,
+            &filter,
+            &elsewhere,
+            &context.incoming,
+            batch,
+            &context.abort,
+        );
         server.run()?;
         Ok(MirrorReply {
             items: server.files,
@@ -463,12 +494,44 @@ impl MirrorService {
         list_plan(context, &self.plan(root)?)
     }
 
-    fn apply(&self, context: &ServiceContext, root: &str) -> Result<MirrorReply, Fault> {
+    /// The other folders, as far as a plan can have a use for them.
+    fn others(&self, plan: &FolderPlan, folders: &[OtherFolder]) -> Result<Vec<Other>, Fault> {
+        if plan.sizes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let open = |root: &str| open_tree(root, false).ok();
+        let mut others = Vec::new();
+        for folder in folders {
+            others.push(Other {
+                plan: self.plan(&folder.root)?,
+                is_done: folder.is_done,
+                live: open(&folder.root),
+                before: folder.before.as_deref().and_then(open),
+            });
+        }
+        Ok(others)
+    }
+
+    fn apply(
+        &self,
+        context: &ServiceContext,
+        root: &str,
+        folders: &[OtherFolder],
+    ) -> Result<MirrorReply, Fault> {
         let plan = self.plan(root)?;
+        let others = self.others(&plan, folders)?;
         let tree = open_tree(root, false)?;
         let peer = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
         let cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
-        let applied = apply(&tree, &plan, &context.incoming, peer, cli, &context.abort)?;
+        let applied = apply(
+            &tree,
+            &plan,
+            &others,
+            &context.incoming,
+            peer,
+            cli,
+            &context.abort,
+        )?;
         let mut reply = MirrorReply {
             items: applied.items,
             bytes: applied.bytes,

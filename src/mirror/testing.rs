@@ -12,7 +12,9 @@ use super::plan::FolderPlan;
 use super::service::MirrorService;
 use super::suspects::Suspect;
 use super::tree::Trust;
-use super::wire::{FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, Restricted, ScanTree};
+use super::wire::{
+    FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, OtherFolder, Restricted, ScanTree,
+};
 use crate::agent::fault::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_bytes;
@@ -37,6 +39,8 @@ pub(crate) struct Pair {
     pub left: Vec<Vec<u8>>,
     /// What the target has said it renamed, from and to.
     pub renames: Vec<(String, String)>,
+    /// What each side is told of other folders.
+    pub others: [Vec<OtherFolder>; 2],
 }
 
 /// Frames of the source, in order.
@@ -102,7 +106,13 @@ impl Pair {
             suspects: None,
             left: Vec::new(),
             renames: Vec::new(),
+            others: [Vec::new(), Vec::new()],
         }
+    }
+
+    /// The source's service.
+    pub(crate) fn source(&self) -> Arc<MirrorService> {
+        Arc::clone(&self.source)
     }
 
     fn run(
@@ -270,9 +280,16 @@ impl Pair {
     /// Carries out the plan for `to`.
     pub(crate) fn apply(&mut self, from: &Path, to: &Path) -> Result<MirrorReply, Fault> {
         let text = |p: &Path| p.to_str().unwrap().to_owned();
+        let [ours, theirs] = self.others.clone();
         self.run(
-            Some(MirrorRequest::Serve { root: text(from) }),
-            MirrorRequest::Apply { root: text(to) },
+            Some(MirrorRequest::Serve {
+                root: text(from),
+                others: ours,
+            }),
+            MirrorRequest::Apply {
+                root: text(to),
+                others: theirs,
+            },
             |_| {},
         )
         .map(|(_, target)| target)

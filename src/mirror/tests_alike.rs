@@ -137,7 +137,8 @@ fn wrong_guesses_cost_a_question_and_then_nothing_is_guessed_any_more() {
     let Some(lab) = lab() else { return };
     for n in 0..FILES {
         for (dir, name) in [(&lab.from, "new"), (&lab.to, "old")] {
-            let script = format!("head -c 1500000 /dev/urandom >{name}{n}; touch -d @9 {name}{n}");
+            let script =
+                format!("head -c 1500000 /dev/urandom >{name}{n}; touch -d @9{n} {name}{n}");
             sh(dir, &script);
         }
     }
@@ -156,7 +157,7 @@ fn wrong_guesses_cost_a_question_and_then_nothing_is_guessed_any_more() {
     assert_eq!(rsync_differences(&lab.from, &lab.to), "");
 }
 
-const SIZE: u64 = 2 << 20;
+pub(super) const SIZE: u64 = 2 << 20;
 
 /// A target that asks for the new file `a`; it has `b`, and `secret`, which is excluded.
 fn asking(lab: &Lab) -> Line {
@@ -173,11 +174,32 @@ fn asking(lab: &Lab) -> Line {
     let plan = filtered.retain(|op| op.path == b"a").unwrap();
     let rules = super::filter::Filter::parse(b"secret\n", "f").unwrap();
     alone.service.put_plan(&root, plan, rules);
-    alone.begin(MirrorRequest::Apply { root })
+    alone.begin(MirrorRequest::Apply {
+        root,
+        others: Vec::new(),
+    })
+}
+
+/// Another file is like the one asked for.
+pub(super) fn alike(id: u64, folder: u64, path: &str) -> Message<'_> {
+    let path = path.as_bytes();
+    Message::Alike { id, folder, path }
+}
+
+/// That was all.
+pub(super) fn end(id: u64) -> Message<'static> {
+    let (size, hash) = (SIZE, [0; 32]);
+    Message::End { id, size, hash }
+}
+
+/// The file cannot be had.
+pub(super) fn failed(id: u64) -> Message<'static> {
+    let error = "no".to_owned();
+    Message::Failed { id, error }
 }
 
 /// What the target says, as one text.
-fn questions(frames: &[Vec<u8>]) -> Vec<String> {
+pub(super) fn questions(frames: &[Vec<u8>]) -> Vec<String> {
     let mut said = Vec::new();
     for frame in frames {
         for message in Messages::new(&frame[1..]) {
@@ -199,19 +221,7 @@ fn questions(frames: &[Vec<u8>]) -> Vec<String> {
 #[test]
 fn names_that_lead_nowhere_or_out_of_scope_are_not_looked_at() {
     let Some(lab) = lab() else { return };
-    let alike = |id, path: &'static str| Message::Alike {
-        id,
-        path: path.as_bytes(),
-    };
-    let end = |id| Message::End {
-        id,
-        size: SIZE,
-        hash: [0; 32],
-    };
-    let failed = |id| Message::Failed {
-        id,
-        error: "no".to_owned(),
-    };
+    let alike = |id, path| alike(id, 0, path);
     for name in ["secret", "link", "p", "d", "nowhere", "d/x", "link/x", "a"] {
         let line = asking(&lab);
         line.say(&[alike(0, name), end(0), failed(1)]);
@@ -270,6 +280,7 @@ fn only_files_that_are_offered_are_named_to_the_target() {
     let named = |path: &'static str| {
         let line = alone.begin(MirrorRequest::Serve {
             root: lab.from.to_str().unwrap().to_owned(),
+            others: Vec::new(),
         });
         let path = path.as_bytes();
         line.say(&[Message::FetchOrNames { id: 0, path }, Message::Finished]);
@@ -289,6 +300,7 @@ fn only_files_that_are_offered_are_named_to_the_target() {
     assert_eq!(named("d/b"), ["a"]);
     let line = alone.begin(MirrorRequest::Serve {
         root: lab.from.to_str().unwrap().to_owned(),
+        others: Vec::new(),
     });
     line.say(&[Message::FetchOrNames {
         id: 0,

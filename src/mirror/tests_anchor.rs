@@ -339,10 +339,17 @@ impl Anchored {
         let begun = Instant::now();
         let serve = MirrorRequest::Serve {
             root: now.path.clone(),
+            others: Vec::new(),
         };
         let (_, applied) = self
             .pair
-            .both(serve, MirrorRequest::Apply { root: to.clone() })
+            .both(
+                serve,
+                MirrorRequest::Apply {
+                    root: to.clone(),
+                    others: Vec::new(),
+                },
+            )
             .unwrap();
         let carried_out = begun.elapsed();
         sh(&self.lab.to, after);

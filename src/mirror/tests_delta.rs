@@ -467,6 +467,7 @@ fn a_source_that_lies_about_known_ranges_is_refused_or_changes_nothing() {
         });
         alone.begin(MirrorRequest::Apply {
             root: lab.to.to_str().unwrap().to_owned(),
+            others: Vec::new(),
         })
     };
     let part = |index| Message::Part { id: 0, index };
@@ -517,6 +518,7 @@ fn a_target_gets_pieces_and_parts_only_of_what_is_offered() {
     let serve = || {
         alone.begin(MirrorRequest::Serve {
             root: lab.from.to_str().unwrap().to_owned(),
+            others: Vec::new(),
         })
     };
     let survey = |id, path: &'static str, cut| Message::Survey {

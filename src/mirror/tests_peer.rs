@@ -408,6 +408,7 @@ pub(super) fn applying(to: &Path, entries: &[(&[u8], Meta)]) -> Line {
     plan(&alone, to, entries);
     alone.begin(MirrorRequest::Apply {
         root: to.to_str().unwrap().to_owned(),
+        others: Vec::new(),
     })
 }
 
@@ -552,6 +553,7 @@ fn a_target_gets_only_what_is_offered() {
     // Nothing was scanned: nothing is offered.
     let serve = || MirrorRequest::Serve {
         root: lab.from.to_str().unwrap().to_owned(),
+        others: Vec::new(),
     };
     source(serve()).refused();
     let line = source(MirrorRequest::ScanSource(scan(
@@ -671,6 +673,7 @@ fn files_are_read_from_the_disk_before_their_turn_but_not_too_many() {
     line.end().1.unwrap();
     let line = alone.begin(MirrorRequest::Serve {
         root: lab.from.to_str().unwrap().to_owned(),
+        others: Vec::new(),
     });
     for n in 10..70 {
         let (id, path) = (n - 10, path(n));
@@ -806,6 +809,7 @@ fn distorted_frames_never_reach_outside_and_never_panic() {
             MirrorRequest::ScanTarget(scan(&lab.to, rules)),
             MirrorRequest::Apply {
                 root: lab.to.to_str().unwrap().to_owned(),
+                others: Vec::new(),
             },
         ];
         for (request, frames) in requests.into_iter().zip(frames) {

@@ -166,7 +166,9 @@ pub enum Message<'a> {
     Alike {
         /// The request's number.
         id: u64,
-        /// Path below the folder.
+        /// The folder it is in: 0 the one whose files are asked for, the others as [`OtherFolder`] counts them.
+        folder: u64,
+        /// Path below that folder.
         path: &'a [u8],
     },
     /// Source: pieces of a surveyed file.
@@ -300,10 +302,14 @@ impl Message<'_> {
             }
             Self::Fetch { id, path }
             | Self::FetchOrNames { id, path }
-            | Self::Alike { id, path }
             | Self::WantHash { id, path }
             | Self::WantSince { id, path } => {
                 put_u64(out, *id);
+                put_bytes(out, path);
+            }
+            Self::Alike { id, folder, path } => {
+                put_u64(out, *id);
+                put_u64(out, *folder);
                 put_bytes(out, path);
             }
             Self::Survey { id, path, survey } => {
@@ -563,6 +569,7 @@ impl<'a> Messages<'a> {
             }
             46 => Message::Alike {
                 id: body.u64()?,
+                folder: body.u64()?,
                 path: path(&mut body)?,
             },
             50 => Message::Change {
@@ -765,12 +772,29 @@ pub enum MirrorRequest {
     Serve {
         /// The tree to read.
         root: String,
+        /// What else was scanned, and may be named as like it.
+        others: Vec<OtherFolder>,
     },
     /// Target: carry the plan of a folder out.
     Apply {
         /// The folder.
         root: String,
+        /// What else was planned, and what is there may be like what comes.
+        others: Vec<OtherFolder>,
     },
+}
+
+/// Another folder of the same run. Both machines are told of the same ones in the same order, in which they are
+/// counted from 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherFolder {
+    /// The root of its scan.
+    pub root: String,
+    /// What it was, in a snapshot: on the source in this machine's half of the anchor, on the target before anything
+    /// was changed.
+    pub before: Option<String>,
+    /// Whether its plan has been carried out.
+    pub is_done: bool,
 }
 
 impl MirrorRequest {
@@ -783,8 +807,8 @@ impl MirrorRequest {
             Self::ScanSource(scan) => format!("reading {}", scan.root),
             Self::ScanTarget(scan) => format!("comparing {}", scan.root),
             Self::ListPlan { root } => format!("listing the plan for {root}"),
-            Self::Serve { root } => format!("sending files of {root}"),
-            Self::Apply { root } => format!("changing {root}"),
+            Self::Serve { root, .. } => format!("sending files of {root}"),
+            Self::Apply { root, .. } => format!("changing {root}"),
         }
     }
 }
@@ -1036,7 +1060,11 @@ mod tests {
                 id: 3,
                 path: b"p/q",
             },
-            Message::Alike { id: 3, path: b"q" },
+            Message::Alike {
+                id: 3,
+                folder: 1,
+                path: b"q",
+            },
             Message::Survey {
                 id: 4,
                 path: b"p",

@@ -4,6 +4,7 @@
 //! tree as its own filesystem shows it); the target's side is the live tree.
 
 mod basis;
+mod others;
 mod report;
 mod scan;
 mod settle;
@@ -344,7 +345,8 @@ impl Module for UserData {
         let total_bytes: u64 = self.planned.iter().map(|p| p.totals.bytes).sum();
         let (mut items, mut bytes, mut kept, mut errors) = (0, 0, 0, 0);
         let mut made = context.changes();
-        for planned in &mut self.planned {
+        let others = others::of_each(context, &self.planned);
+        for (planned, others) in self.planned.iter_mut().zip(others) {
             let mut progress = |message: &Message<'_>| {
                 if let Ok(Some(change)) = told::change(message) {
                     made.push(told::within(planned.path.as_bytes(), change));
@@ -369,9 +371,11 @@ impl Module for UserData {
             };
             let serve = MirrorRequest::Serve {
                 root: planned.source_root.clone(),
+                others: others.source,
             };
             let apply = MirrorRequest::Apply {
                 root: planned.path.clone(),
+                others: others.target,
             };
             let (_, applied) = run_pair(
                 (&context.source.agent, &serve),

@@ -191,17 +191,6 @@ impl GateFinding {
     }
 }
 
-/// Whether two names mean the same machine, when `ids_are_unique`: by machine id where both have
-/// one, else by host name.
-#[must_use]
-pub fn is_same(a: &MachineName, b: &MachineName, ids_are_unique: bool) -> bool {
-    if ids_are_unique && !a.machine_id.is_empty() && !b.machine_id.is_empty() {
-        a.machine_id.eq_ignore_ascii_case(&b.machine_id)
-    } else {
-        a.hostname.eq_ignore_ascii_case(&b.hostname)
-    }
-}
-
 impl<'a> Memories<'a> {
     /// Machines cloned from one image share their id; then only the host names tell them apart.
     fn ids_are_unique(&self) -> bool {
@@ -212,7 +201,7 @@ impl<'a> Memories<'a> {
     }
 
     pub(super) fn is_same(&self, a: &MachineName, b: &MachineName) -> bool {
-        is_same(a, b, self.ids_are_unique())
+        a.is_same(b, self.ids_are_unique())
     }
 
     pub(super) fn is_of_pair(&self, entry: &HistoryEntry) -> bool {

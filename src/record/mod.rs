@@ -5,6 +5,7 @@ pub mod history;
 pub mod lock;
 pub mod log;
 pub mod sessions;
+pub mod standing;
 pub mod state;
 #[cfg(test)]
 pub mod testing;
@@ -180,4 +181,17 @@ pub struct MachineName {
     pub hostname: String,
     /// Its `/etc/machine-id`.
     pub machine_id: String,
+}
+
+impl MachineName {
+    /// Whether two names mean the same machine, when `ids_are_unique`: by machine id where both have
+    /// one, else by host name.
+    #[must_use]
+    pub fn is_same(&self, other: &Self, ids_are_unique: bool) -> bool {
+        if ids_are_unique && !self.machine_id.is_empty() && !other.machine_id.is_empty() {
+            self.machine_id.eq_ignore_ascii_case(&other.machine_id)
+        } else {
+            self.hostname.eq_ignore_ascii_case(&other.hostname)
+        }
+    }
 }

@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 
 use super::anchor;
-use super::history::is_same;
 use super::{HistoryEntry, MachineName, MachineState};
 use crate::event::{Host, SessionState};
 use crate::snapshot::SnapshotFacts;
@@ -65,7 +64,7 @@ pub fn undone(history: &[HistoryEntry]) -> BTreeSet<String> {
             continue;
         };
         for entry in &history[begin..end] {
-            if is_same(&entry.target, &rollback.target, true) {
+            if entry.target.is_same(&rollback.target, true) {
                 undone.insert(entry.session.clone());
             }
         }
@@ -87,7 +86,7 @@ pub fn indispensable(state: &MachineState, snapshots: &[SnapshotFacts]) -> BTree
             Host::Target => (&entry.source, &entry.target_snapshots),
         };
         let is_sync = entry.is_whole() && entry.rollback_of.is_none();
-        if is_sync && !met.iter().any(|known| is_same(known, other, true)) {
+        if is_sync && !met.iter().any(|known| known.is_same(other, true)) {
             met.push(other);
             names.extend(own.iter().map(|snapshot| snapshot.name.clone()));
         }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::error::RunError;
 use super::machines::Access;
+use super::session::success;
 use super::watch::Stop;
 use super::{CORE, Pair, Run, Shared, context, context_for, reconcile, record, snapshots};
 use crate::agent::client::{AgentClient, AgentError};
@@ -67,18 +68,6 @@ fn execute(run: &mut Run, pair: &Pair, index: usize) -> Result<(), RunError> {
     result.map_err(RunError::module(name))?;
     run.current = None;
     Ok(())
-}
-
-/// The result of a module that did its work.
-pub(super) fn success(module: &str, began: Timestamp, summary: String) -> ModuleResult {
-    ModuleResult {
-        module: module.to_owned(),
-        status: ModuleStatus::Success,
-        started_at: began,
-        ended_at: Timestamp::now(),
-        error: None,
-        summary: Some(summary),
-    }
 }
 
 /// The result of a module that did not. One that was told to stop does not know why; the run does.

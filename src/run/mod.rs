@@ -63,7 +63,7 @@ use crate::exit::ExitStatus;
 use crate::interrupt::AbortFlag;
 use crate::module::{Machine, Mirrored, Module, ModuleContext, PlanSummary, SessionFacts};
 use crate::prompt::Prompter;
-use crate::record::anchor::NoAnchor;
+use crate::record::standing::NoAnchor;
 use crate::record::{Incomplete, MachineName, MachineState};
 use crate::snapshot::SnapshotFacts;
 

@@ -18,6 +18,18 @@ pub struct ForbiddenTransition {
     pub to: SessionState,
 }
 
+/// The result of a module that did its work.
+pub(super) fn success(module: &str, began: Timestamp, summary: String) -> ModuleResult {
+    ModuleResult {
+        module: module.to_owned(),
+        status: ModuleStatus::Success,
+        started_at: began,
+        ended_at: Timestamp::now(),
+        error: None,
+        summary: Some(summary),
+    }
+}
+
 /// One run.
 #[derive(Debug, Clone)]
 pub struct SyncSession {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::error::RunError;
-use super::{Pair, Run, context, execute, record};
+use super::session::success;
+use super::{Pair, Run, context, record};
 use crate::event::{Host, LogLevel};
 use crate::module::ModuleKind;
 use crate::modules::{btrfs_snapshots, space};
@@ -31,7 +32,7 @@ pub(super) fn presync(run: &mut Run, pair: &Pair) -> Result<(), RunError> {
                 .execute(&context)
                 .map_err(RunError::module(btrfs_snapshots::NAME))?;
             run.session
-                .push_result(execute::success(btrfs_snapshots::NAME, began, summary));
+                .push_result(success(btrfs_snapshots::NAME, began, summary));
         }
     }
     Ok(())

@@ -172,17 +172,18 @@ impl Extents {
         Ok(count)
     }
 
-    /// Inodes of the subvolume `id` that refer to the extent at `logical`; none where they are too many.
+    /// Inodes of the subvolumes with these `ids` that refer to the extent at `logical`, each behind the id of its
+    /// subvolume; none where they are too many.
     pub fn sharers(
         &mut self,
         fd: BorrowedFd<'_>,
         logical: u64,
-        id: u64,
-    ) -> io::Result<BTreeSet<u64>> {
+        ids: &[u64],
+    ) -> io::Result<BTreeSet<(u64, u64)>> {
         self.ask(fd, logical)?;
         let all = referrers(&self.references)?.unwrap_or_default();
-        let ours = all.chunks_exact(3).filter(|one| one[2] == id);
-        Ok(ours.map(|one| one[0]).collect())
+        let ours = all.chunks_exact(3).filter(|one| ids.contains(&one[2]));
+        Ok(ours.map(|one| (one[2], one[0])).collect())
     }
 
     /// Whether the subvolume has an inode of this number.
@@ -320,15 +321,18 @@ mod tests {
         assert_eq!(extents.first(snap.as_fd(), large, 100).unwrap(), found);
         assert_eq!(extents.first(snap.as_fd(), clone, 1).unwrap(), found[..1]);
         for (at, bytes) in &found {
-            let sharers = extents.sharers(snap.as_fd(), *at, id).unwrap();
-            assert_eq!(sharers, [large, clone].into());
+            let sharers = extents.sharers(snap.as_fd(), *at, &[id]).unwrap();
+            assert_eq!(sharers, [(id, large), (id, clone)].into());
+            let elsewhere = extents.sharers(snap.as_fd(), *at, &[id + 1000]);
+            assert_eq!(elsewhere.unwrap(), [].into());
             let count = extents.references(snap.as_fd(), (*at, *bytes)).unwrap();
             assert!(count > 1, "{count}");
         }
         let alone = number("snap/alone");
         let lone = extents.first(snap.as_fd(), alone, 100).unwrap();
-        let sharers = extents.sharers(snap.as_fd(), lone[0].0, id).unwrap();
-        assert_eq!(sharers, [alone].into());
+        let ids = [id, subvolume_info(&live).unwrap().id];
+        let sharers = extents.sharers(snap.as_fd(), lone[0].0, &ids).unwrap();
+        assert_eq!(sharers, ids.map(|id| (id, alone)).into());
         assert_eq!(
             extents.references(snap.as_fd(), (lone[0].0, 4096)).unwrap(),
             0

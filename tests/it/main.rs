@@ -20,6 +20,7 @@ mod errors;
 mod faults;
 mod first_sync;
 mod flatpaks;
+mod folders;
 mod fuzz;
 mod harness;
 mod help;

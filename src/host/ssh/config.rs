@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Map;
 
 use super::error::SshError;
-use super::tokens::Tokens;
+use super::tokens::{Tokens, home};
 use crate::event::{EventSink, Host, LogLevel};
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::sys::command::{Limits, RunError, command, run};
@@ -378,11 +378,6 @@ fn agent_from(variable: &str) -> AgentSocket {
         Some(path) if !path.is_empty() => AgentSocket::Path(path.into()),
         _ => AgentSocket::None,
     }
-}
-
-/// The person's home directory.
-pub(super) fn home() -> PathBuf {
-    std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }
 
 fn unquoted(value: &str) -> String {

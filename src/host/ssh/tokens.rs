@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use sha1::{Digest, Sha1};
 
-use super::config::home;
+/// The person's home directory.
+pub(super) fn home() -> PathBuf {
+    std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
+}
 
 /// What the tokens stand for.
 #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,7 @@
 //!
 //! The source names those that share data with the one that is wanted. Without it, a file of the same size
 //! that the plan deletes, replaces or makes, and that has the same time or name, is taken for the same: a
-//! copy, or something moved that nobody has seen move. Either is a guess. The file is opened confined to the
+//! copy, or something moved that nobody has seen move. So is one of another folder's plan (`others`). Either is a guess. The file is opened confined to the
 //! folder and its filter, what is taken of it is a copy that nobody else can write to, and all of that is
 //! compared with what the source says (`delta`): a wrong guess costs a question, and after some wrong ones
 //! nothing is guessed any more.
@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 
 use super::hand::Spot;
-use crate::mirror::alike::ALIKE_MIN;
+use super::others::{Opener, Other};
+use crate::mirror::alike::{ALIKE_MIN, Named};
 use crate::mirror::delta;
 use crate::mirror::entry::{Kind, Time};
 use crate::mirror::path::split;
@@ -56,10 +57,63 @@ enum Made {
 /// A file that another may be like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Candidate {
+    /// The folder it is in: 0 the one at hand, the others from 1.
+    folder: u64,
     path: Vec<u8>,
     mtime: Time,
     /// The plan makes it; else it is there.
     is_new: bool,
+}
+
+impl Candidate {
+    fn is_at(&self, path: &[u8]) -> bool {
+        self.folder == 0 && self.path == path
+    }
+}
+
+/// Candidates by size, and how many they are.
+#[derive(Default)]
+struct Candidates {
+    of_size: HashMap<u64, Vec<Candidate>>,
+    count: usize,
+}
+
+impl Candidates {
+    fn is_full(&self) -> bool {
+        self.count >= CANDIDATES_MAX
+    }
+
+    /// Adds what `op` of this folder's plan gives for `wanted` sizes of new content. What `has_come` is there as it
+    /// shall be.
+    fn add(&mut self, op: &Op, folder: u64, has_come: bool, wanted: &HashMap<u64, u32>) {
+        let gives = matches!(op.step, Step::Delete | Step::Fetch);
+        let old = op
+            .old
+            .as_ref()
+            .filter(|old| gives && old.kind == Kind::File);
+        let old = old.map(|old| (old.size, old.mtime, false));
+        let new = has_come && is_new_file(op);
+        let new = new.then_some((op.meta.size, op.meta.mtime, true));
+        for (size, mtime, is_new) in old.into_iter().chain(new) {
+            // One of the new ones is the file itself.
+            let is_itself = u32::from(is_new && folder == 0);
+            if wanted.get(&size).copied().unwrap_or(0) <= is_itself || self.is_full() {
+                continue;
+            }
+            let others = self.of_size.entry(size).or_default();
+            if others.len() < OF_A_SIZE_MAX {
+                self.count += 1;
+                // What was deleted or replaced was there before anything was moved.
+                let was = op.from.as_ref().filter(|_| folder > 0);
+                others.push(Candidate {
+                    folder,
+                    path: was.unwrap_or(&op.path).clone(),
+                    mtime,
+                    is_new,
+                });
+            }
+        }
+    }
 }
 
 /// Shared by all who make files.
@@ -80,42 +134,32 @@ fn is_new_file(op: &Op) -> bool {
 }
 
 impl Bases {
-    /// What the files of `plan` may be like.
-    pub(super) fn of(plan: &FolderPlan) -> io::Result<Self> {
-        let mut candidates: HashMap<u64, Vec<Candidate>> = HashMap::new();
-        let mut count = 0;
-        if !plan.may_hold_copies() {
-            return Ok(Self::default());
+    /// What the files of `plan` may be like, which is carried out among `others`.
+    pub(super) fn of(plan: &FolderPlan, others: &[Other]) -> io::Result<Self> {
+        let mut found = Candidates::default();
+        if plan.may_hold_copies() {
+            for mut ops in [plan.deletions()?, plan.changes()?] {
+                while let Some(op) = ops.next_op()?
+                    && !found.is_full()
+                {
+                    found.add(&op, 0, true, &plan.sizes);
+                }
+            }
         }
-        for mut ops in [plan.deletions()?, plan.changes()?] {
-            while let Some(op) = ops.next_op()? {
-                let gives = matches!(op.step, Step::Delete | Step::Fetch);
-                let old = op
-                    .old
-                    .as_ref()
-                    .filter(|old| gives && old.kind == Kind::File);
-                let old = old.map(|old| (old.size, old.mtime, false));
-                let new = is_new_file(&op).then_some((op.meta.size, op.meta.mtime, true));
-                for (size, mtime, is_new) in old.into_iter().chain(new) {
-                    // One of the new ones is the file itself.
-                    let new_ones = plan.sizes.get(&size).copied().unwrap_or(0);
-                    if new_ones <= u32::from(is_new) || count >= CANDIDATES_MAX {
-                        continue;
-                    }
-                    let others = candidates.entry(size).or_default();
-                    if others.len() < OF_A_SIZE_MAX {
-                        count += 1;
-                        others.push(Candidate {
-                            path: op.path.clone(),
-                            mtime,
-                            is_new,
-                        });
-                    }
+        for (other, folder) in others.iter().zip(1..) {
+            if !other.plan.may_give(other.is_done, &plan.sizes) {
+                continue;
+            }
+            for mut ops in [other.plan.deletions()?, other.plan.changes()?] {
+                while let Some(op) = ops.next_op()?
+                    && !found.is_full()
+                {
+                    found.add(&op, folder, other.is_done, &plan.sizes);
                 }
             }
         }
         Ok(Self {
-            candidates,
+            candidates: found.of_size,
             ..Self::default()
         })
     }
@@ -132,11 +176,18 @@ impl Bases {
         }
         let (_, name) = split(&op.path);
         let others = self.candidates.get(&op.meta.size)?.iter();
-        let mut others = others.filter(|c| c.path != op.path);
-        let same_time = others.clone().find(|c| c.mtime == op.meta.mtime);
+        let mut others = others.filter(|c| !c.is_at(&op.path));
+        let is_named_so = |c: &&Candidate| split(&c.path).1 == name;
+        let mut same_time = others.clone().filter(|c| c.mtime == op.meta.mtime);
+        let named_so = same_time.clone().find(is_named_so);
+        // Several of one size and time came out of one archive, or were made at once.
+        let same_time = named_so.or_else(|| match (same_time.next(), same_time.next()) {
+            (only, None) => only,
+            _ => None,
+        });
         // Its own old version is the better guess.
         let by_name = !delta::is_worth_it(op);
-        same_time.or_else(|| others.find(|c| by_name && split(&c.path).1 == name))
+        same_time.or_else(|| others.find(|c| by_name && is_named_so(c)))
     }
 
     /// A guess has turned out to be right or not.
@@ -160,7 +211,7 @@ impl Bases {
     /// The same of `op`, if there is reason to guess so, and it is not known yet how it is made.
     pub(super) fn was_asked_for(&self, op: &Op) {
         let others = self.candidates.get(&op.meta.size);
-        if others.is_some_and(|c| c.iter().any(|c| c.is_new && c.path == op.path)) {
+        if others.is_some_and(|c| c.iter().any(|c| c.is_new && c.is_at(&op.path))) {
             self.await_it(&op.path, false);
         }
     }
@@ -185,19 +236,40 @@ pub(super) struct Finder<'a> {
     bases: &'a Bases,
     /// The way to what is in scope of the folder; without, nothing there is a base.
     way: Option<Way<'a>>,
+    others: Vec<Opener<'a>>,
     /// The last new directory.
     fresh: DirCache,
 }
 
 impl<'a> Finder<'a> {
-    /// In the folder that `plan` is for.
-    pub(super) fn new(shared: &'a Shared<'a>, bases: &'a Bases, plan: &FolderPlan) -> Self {
+    /// In the folder that `plan` is for, and in `others`.
+    pub(super) fn new(
+        shared: &'a Shared<'a>,
+        bases: &'a Bases,
+        plan: &FolderPlan,
+        others: &'a [Other],
+    ) -> Self {
         Self {
+            others: others.iter().map(Opener::new).collect(),
             shared,
             bases,
             way: (plan.filter.as_ref()).map(|filter| Way::new(shared.tree, filter)),
             fresh: DirCache::default(),
         }
+    }
+
+    fn other(&mut self, folder: u64) -> Option<&mut Opener<'a>> {
+        let index = usize::try_from(folder.checked_sub(1)?).ok()?;
+        self.others.get_mut(index)
+    }
+
+    /// The file that was named; `None` if there is no such folder.
+    pub(super) fn find_named(&mut self, (folder, path): &Named) -> Option<Base> {
+        if *folder == 0 {
+            return Some(self.find(path));
+        }
+        let file = self.other(*folder)?.open(path);
+        Some(file.map_or(Base::Nothing, |file| Base::File(Arc::new(file))))
     }
 
     /// The file at `path`: one made just now, or else what is in the folder.
@@ -239,7 +311,18 @@ impl<'a> Finder<'a> {
 
     /// What `op` may be like though nobody said so: where it is, and its path.
     pub(super) fn guess(&mut self, op: &Op) -> Option<(Base, Vec<u8>)> {
-        let path = self.bases.guess(op)?.path.clone();
+        let Candidate {
+            folder,
+            path,
+            is_new,
+            ..
+        } = self.bases.guess(op)?.clone();
+        if folder > 0 {
+            let file = self
+                .other(folder)?
+                .open_sized(&path, is_new, op.meta.size)?;
+            return Some((Base::File(Arc::new(file)), path));
+        }
         let base = self.find(&path);
         let is_alike = match &base {
             Base::File(file) => Old::of(file).is_ok_and(|now| now.size == op.meta.size),

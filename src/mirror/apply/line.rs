@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 use super::outcome::Outcome;
 use super::{ApplyError, write_error};
 use crate::escape::escape_str;
-use crate::mirror::alike::NAMES_MAX;
+use crate::mirror::alike::{NAMES_MAX, Named};
 use crate::mirror::codec::Malformed;
 use crate::mirror::delta::rebuild::{Ended, Line as AskLine, Question};
 use crate::mirror::packing::Unpacker;
@@ -32,7 +32,7 @@ pub(super) enum Sent {
     /// Its content, up to here.
     Content(u64),
     /// Names of others like it.
-    Names(Vec<Vec<u8>>),
+    Names(Vec<Named>),
 }
 
 /// A line to the source.
@@ -92,17 +92,17 @@ impl Line<'_> {
         or_names: bool,
         file: Option<&OwnedFd>,
     ) -> Result<Result<Sent, PlaceError>, ApplyError> {
-        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut names: Vec<Named> = Vec::new();
         let mut hash = ContentHash::new();
         let mut written = 0;
         let mut begun = 0;
         let ended = self.answer(outcome, told, &op.path, &mut |message| {
-            if let Message::Alike { path, .. } = message
+            if let Message::Alike { folder, path, .. } = message
                 && or_names
                 && written == 0
                 && names.len() < NAMES_MAX
             {
-                names.push(path.to_vec());
+                names.push((*folder, path.to_vec()));
                 return Ok(());
             }
             let Message::Data { offset, bytes, .. } = message else {

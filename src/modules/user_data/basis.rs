@@ -16,7 +16,8 @@ use crate::mirror::relay::{begin, finish};
 use crate::mirror::wire::{DiffFolder, DiffRequest, MirrorReply, MirrorRequest};
 use crate::module::{ModuleContext, ModuleError};
 use crate::modules::space;
-use crate::record::anchor::{AnchoredFolder, Standing};
+use crate::record::anchor::AnchoredFolder;
+use crate::record::standing::Standing;
 use crate::snapshot::{SnapshotFacts, Subvolume};
 
 /// What one folder's scan starts from.

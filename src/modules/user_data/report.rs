@@ -12,7 +12,7 @@ use crate::figures::{bytes, counted, number};
 use crate::mirror::drift::{Drift, Told};
 use crate::mirror::wire::MirrorReply;
 use crate::module::{ModuleContext, PlanSummary};
-use crate::record::anchor::NoAnchor;
+use crate::record::standing::NoAnchor;
 
 /// Conflicts shown at the question; all of them are in the log.
 const SHOWN: usize = 20;

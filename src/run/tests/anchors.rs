@@ -6,7 +6,8 @@ use crate::agent::protocol::Request;
 use crate::event::{Host, LogLevel, SessionState};
 use crate::module::Mirrored;
 use crate::modules::user_data::NAME as USER_DATA;
-use crate::record::anchor::{NoAnchor, Recorded, Standing};
+use crate::record::anchor::Recorded;
+use crate::record::standing::{NoAnchor, Standing};
 use crate::record::testing::anchor;
 use crate::run::testing::{TestModule, Trial, World, history_entry, name};
 
@@ -184,7 +185,7 @@ fn modules_are_told_the_anchor_or_why_there_is_none() {
         world.with(host, |m| {
             let mut entry = history_entry("00000009", &name("vega"), &name("atlas"), role);
             entry.anchor = Some(Recorded::Anchor(Box::new(anchor("00000009"))));
-            entry.modules = vec![crate::run::execute::success(
+            entry.modules = vec![crate::run::session::success(
                 crate::modules::user_data::NAME,
                 jiff::Timestamp::UNIX_EPOCH,
                 String::new(),

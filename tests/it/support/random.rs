@@ -47,7 +47,8 @@ pub fn mutate(root: &Path, seed: u64, count: usize) -> io::Result<()> {
     Ok(())
 }
 
-fn name(random: &mut Random, number: usize) -> OsString {
+/// A name that no other `number` gives.
+pub fn name(random: &mut Random, number: usize) -> OsString {
     // A number keeps names unique; every other one is awkward too.
     let mut bytes = format!("{number} ").into_bytes();
     if random.below(2) == 0 {
@@ -57,7 +58,7 @@ fn name(random: &mut Random, number: usize) -> OsString {
 }
 
 /// Every path below `root`, sorted, without what is too deep to be named by path.
-fn list(root: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn list(root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut open = vec![root.to_owned()];
     while let Some(directory) = open.pop() {
@@ -108,7 +109,8 @@ fn create(random: &mut Random, root: &Path, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn is_dir(path: &Path) -> bool {
+/// Whether this is a directory, and no link to one.
+pub fn is_dir(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.is_dir())
 }
 
@@ -151,7 +153,8 @@ fn attributes(random: &mut Random, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Removes whatever it is.
+pub fn remove(path: &Path) -> io::Result<()> {
     if is_dir(path) {
         fs::remove_dir_all(path)
     } else {

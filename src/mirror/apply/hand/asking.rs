@@ -7,9 +7,10 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::{Asked, Hand, Order, Origin, Spot, What};
-use crate::mirror::alike::ALIKE_MIN;
+use crate::mirror::alike::{ALIKE_MIN, Named};
 use crate::mirror::apply::bases::Base;
 use crate::mirror::apply::{ApplyError, write_error};
+use crate::mirror::codec::Malformed;
 use crate::mirror::delta::ranged::{Prepared, prepare};
 use crate::mirror::delta::rebuild::first_look;
 use crate::mirror::delta::{self, partial};
@@ -70,16 +71,18 @@ impl Hand<'_> {
     }
 
     /// What `order` is for is like one of these: made out of the first that is here.
-    pub(super) fn take_names(&mut self, order: Order, names: Vec<Vec<u8>>) {
-        for path in names {
-            match self.finder.find(&path) {
+    pub(super) fn take_names(&mut self, order: Order, names: Vec<Named>) -> Result<(), ApplyError> {
+        for named in names {
+            let found = self.finder.find_named(&named);
+            match found.ok_or(Malformed("names a folder that is not there"))? {
                 Base::File(file) => {
                     self.next.push_back((order, Hint::Like(file, false)));
-                    return;
+                    return Ok(());
                 }
                 // One that may wait itself could wait for this one.
                 Base::Awaited { will_come: true } if self.later.len() < LATER_MAX => {
-                    return self.wait_for(path, order, false);
+                    self.wait_for(named.1, order, false);
+                    return Ok(());
                 }
                 Base::Awaited { .. } | Base::Nothing => {}
             }
@@ -87,6 +90,7 @@ impl Hand<'_> {
         // The others are made out of this one.
         self.outcome.bases.will_come(&order.op.path);
         self.next.push_back((order, Hint::Nothing));
+        Ok(())
     }
 
     /// Asks for what `order` needs, or has it wait.

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use super::{Asked, Hand, Order, Origin, Spot, What};
+use crate::mirror::alike::Named;
 use crate::mirror::apply::line::{FileLine, Sent};
 use crate::mirror::apply::{ApplyError, write_error};
 use crate::mirror::codec::Malformed;
@@ -27,7 +28,7 @@ enum Came {
     /// The file was made, or cannot be.
     File(Result<(), PlaceError>),
     /// Names of others like it.
-    Names(Vec<Vec<u8>>),
+    Names(Vec<Named>),
 }
 
 impl Hand<'_> {
@@ -48,8 +49,7 @@ impl Hand<'_> {
             What::Whole { or_names } => match self.make_whole(&order, or_names)? {
                 Came::File(made) => made,
                 Came::Names(names) => {
-                    self.take_names(order, names);
-                    return Ok(());
+                    return self.take_names(order, names);
                 }
             },
             What::Survey {
