@@ -206,3 +206,61 @@ fn a_persons_own_apps_come_for_that_person() {
     let again = sync(&lab, &BOTH).expect(0).text();
     assert!(again.contains("nothing to change"), "{again}");
 }
+
+#[test]
+fn one_without_a_place_is_told_two_installations_have_one_each_and_a_filter_comes_along() {
+    let Some(lab) = Lab::fresh() else { return };
+    world(&lab);
+    let (other, beta) = (
+        "app/org.test.Other/x86_64/stable",
+        "app/org.test.App/x86_64/beta",
+    );
+    use_hub(&lab, VEGA, "hub");
+    // What nobody offers any more: on both machines, and on atlas alone. (What they run on has its place.)
+    let platform = "runtime/org.test.Platform/x86_64/1";
+    for host in [ATLAS, VEGA] {
+        install(&lab, host, &[platform]);
+        flatpak(&lab, host, &["pin", "--system", "--remove", platform]);
+    }
+    let orphans = |host: &str, names: &[&str]| {
+        use_hub(&lab, host, "gone");
+        flatpak(&lab, host, &[&INSTALL[..], &["gone"], names].concat());
+        let argv = ["remote-delete", "--system", "--force", "gone"];
+        flatpak(&lab, host, &argv);
+    };
+    orphans(ATLAS, &[other, beta]);
+    orphans(VEGA, &[other]);
+    // The same app for everybody and for one person, from a place of which little is taken.
+    let filter = "/etc/flatpak/hub.filter";
+    let rules = "deny *\nallow runtime/org.test.Platform/*/*\nallow app/org.test.App/*\n";
+    write(&lab, ATLAS, filter, rules);
+    let option = format!("--filter={filter}");
+    flatpak(&lab, ATLAS, &["remote-modify", "--system", &option, "hub"]);
+    install(&lab, ATLAS, &[APP]);
+    let as_dev = |host: &str, arguments: &[&str]| {
+        let argv = [&["flatpak"], arguments].concat();
+        lab.as_dev(host, &argv).ok().stdout
+    };
+    let import = format!("--gpg-import={KEY}");
+    as_dev(ATLAS, &["remote-add", "--user", &import, "hub", URL]);
+    let quiet = ["install", "--user", "--noninteractive", "-y", "hub", APP];
+    as_dev(ATLAS, &quiet);
+    let text = sync(&lab, &BOTH).expect(0).text();
+    let told = |line: &&str| line.contains("App beta") && line.contains("by hand");
+    assert!(text.lines().any(|line| told(&line)), "{text}");
+    let there = refs(&lab, VEGA);
+    let has = |name: &str| there.iter().any(|line| line.contains(name));
+    assert!(
+        has("App/x86_64/stable") && has("Other/x86_64/stable"),
+        "{text}"
+    );
+    assert!(!has("beta"), "{text}");
+    let list = ["list", "--user", "--columns=ref,origin"];
+    assert_eq!(as_dev(ATLAS, &list), as_dev(VEGA, &list), "{text}");
+    assert_eq!(bytes(&lab, VEGA, filter).as_deref(), Some(rules.as_bytes()));
+    let remotes = ["remotes", "--system", "--columns=name,filter"];
+    let own = flatpak(&lab, VEGA, &remotes);
+    assert!(own.contains(filter), "{own}");
+    let again = sync(&lab, &BOTH).expect(0).text();
+    assert!(again.contains("nothing to change"), "{again}");
+}

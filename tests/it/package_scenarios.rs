@@ -223,3 +223,115 @@ fn what_debconf_would_ask_a_person_is_answered_with_the_packages_own_default() {
     let text = sync(&lab, &BOTH).expect(0).text();
     assert!(text.contains("nothing to change"), "{text}");
 }
+
+#[test]
+fn holds_are_met_exactly_nothing_is_upgraded_and_one_on_nothing_is_named_on_both() {
+    let Some(lab) = Lab::fresh() else { return };
+    let world = world(&lab);
+    let apt_mark = |host: &str, how: &str, name: &str| {
+        lab.exec(host, &["apt-mark", how, name]).ok();
+    };
+    install(&lab, ATLAS, &["simple", "held", "mine"]);
+    apt_mark(ATLAS, "hold", "held");
+    install(&lab, VEGA, &["mine", "shadow"]);
+    apt_mark(VEGA, "hold", "shadow");
+    apt_mark(VEGA, "hold", "mine");
+    // On each of them one that is not there: nothing begins.
+    apt_mark(ATLAS, "hold", "asks");
+    apt_mark(VEGA, "hold", "virtual-one");
+    let before = state(&lab, VEGA);
+    let text = sync(&lab, &BOTH).expect(3).text();
+    for words in ["apt-mark unhold asks", "apt-mark unhold virtual-one"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert_eq!(state(&lab, VEGA), before);
+    apt_mark(ATLAS, "unhold", "asks");
+    apt_mark(VEGA, "unhold", "virtual-one");
+    // Everything is there in a newer version, too; atlas has one of them.
+    let mut both = distribution_packages();
+    for name in ["held", "mine", "shadow"] {
+        both.push(Deb::new(name, "2.0"));
+    }
+    for host in [ATLAS, VEGA] {
+        offer(&lab, host, &world, &both);
+    }
+    install(&lab, ATLAS, &["mine"]);
+    let text = sync(&lab, &BOTH).expect(0).text();
+    let line = |host: &str, name: &str| {
+        let lines = state(&lab, host).into_iter();
+        lines
+            .filter(|line| line.split('\t').next() == Some(name))
+            .collect::<String>()
+    };
+    assert_eq!(line(VEGA, "held"), line(ATLAS, "held"), "{text}");
+    assert!(line(VEGA, "held").contains("\t1.0\thi"), "{text}");
+    // What vega holds is not removed; whether it is held is atlas's say, its version is not.
+    assert!(line(VEGA, "shadow").contains("\t1.0\thi"), "{text}");
+    assert!(text.contains("shadow: it is held on vega"), "{text}");
+    assert!(line(ATLAS, "mine").contains("\t2.0\tii"));
+    assert!(line(VEGA, "mine").contains("\t1.0\tii"), "{text}");
+    let text = sync(&lab, &BOTH).expect(0).text();
+    assert!(text.contains("nothing to change"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_read_on_the_source_is_not_gone() {
+    let Some(lab) = Lab::fresh() else { return };
+    world(&lab);
+    install(&lab, VEGA, &["mine"]);
+    write(&lab, VEGA, "/opt/own/x", "x");
+    // A snapd that is down on atlas, and one on vega that would do as it is told.
+    let snap = |host: &str, script: &str| {
+        write(
+            &lab,
+            host,
+            "/usr/bin/snap",
+            format!("#!/bin/sh\n{script}\n"),
+        );
+        lab.exec(host, &["chmod", "755", "/usr/bin/snap"]).ok();
+    };
+    snap(
+        ATLAS,
+        "echo 'error: cannot communicate with server' >&2; exit 1",
+    );
+    snap(
+        VEGA,
+        "case $1 in list) echo 'Name Version Rev Tracking Publisher Notes'; \
+         echo 'games 1 7 latest/stable x -' ;; *) echo $* >>/var/tmp/snap ;; esac",
+    );
+    // Where programs would be, there is no directory that could be listed.
+    let opt = "mv /opt /opt.away; echo >/opt";
+    lab.exec(ATLAS, &["sh", "-c", opt]).ok();
+    let text = sync(&lab, &BOTH).expect(1).text();
+    for words in [
+        "snap did not answer",
+        "cannot communicate with server",
+        "hand did not answer",
+        "/opt",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(inside(&lab, VEGA, "/opt/own/x").exists(), "{text}");
+    assert!(!inside(&lab, VEGA, "/var/tmp/snap").exists(), "{text}");
+    assert!(!is_there(&lab, VEGA, "mine"), "apt has answered: {text}");
+    lab.exec(ATLAS, &["sh", "-c", "rm /opt; mv /opt.away /opt"])
+        .ok();
+    snap(ATLAS, "echo 'No snaps are installed yet.' >&2");
+    // dpkg's own list is damaged, and marks that cannot be read protect nothing.
+    install(&lab, VEGA, &["mine"]);
+    let status = inside(&lab, ATLAS, "/var/lib/dpkg/status");
+    let good = fs::read(&status).expect("dpkg's");
+    fs::write(&status, [&good[..], b"\nPackage\n"].concat()).expect("root may");
+    let text = sync(&lab, &BOTH).expect(1).text();
+    assert!(text.contains("apt did not answer"), "{text}");
+    assert!(is_there(&lab, VEGA, "mine"), "{text}");
+    fs::write(&status, good).expect("root may");
+    lab.exec(
+        VEGA,
+        &["mkdir", "-p", "/var/lib/pc-switcher/package-marks.json"],
+    )
+    .ok();
+    let text = sync(&lab, &BOTH).expect(1).text();
+    assert!(text.contains("package-marks.json"), "{text}");
+    assert!(is_there(&lab, VEGA, "mine"), "{text}");
+}

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use super::lab::Lab;
 
@@ -180,6 +181,15 @@ fn output(command: &mut Command) -> String {
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
+/// The machines' own architecture, as dpkg names it.
+pub fn own_architecture() -> &'static str {
+    static OWN: OnceLock<String> = OnceLock::new();
+    OWN.get_or_init(|| {
+        let name = output(Command::new("dpkg").arg("--print-architecture"));
+        name.trim().to_owned()
+    })
+}
+
 /// Makes a flat repository of `debs` at `path` on a machine.
 pub fn publish(lab: &Lab, host: &str, path: &str, origin: &str, key: &Key, debs: &[Deb]) {
     publish_with(lab, host, path, origin, key, debs, "");
@@ -207,7 +217,7 @@ pub fn publish_with(
         &directory,
         origin,
         key,
-        "all amd64",
+        &format!("all {}", own_architecture()),
         &["Packages".to_owned()],
     );
 }

@@ -45,25 +45,68 @@ pub fn foreign(tools: &Tools<'_>) -> Result<Vec<String>, Silence> {
     Ok(names)
 }
 
+/// What dpkg says of one installed package, as far as needs go.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Said<'a> {
+    /// What it depends on.
+    pub depends: &'a str,
+    /// Names that it stands for, too.
+    pub provides: &'a str,
+    /// Whether packages of other architectures may depend on it (`Multi-Arch: foreign`).
+    pub serves_all: bool,
+}
+
+/// The names in a list like `libx:i386 (>= 2) | y, z`: by what is needed, then by what will do.
+fn named(list: &str) -> impl Iterator<Item = Vec<&str>> {
+    list.split(',').map(|one| {
+        (one.split('|'))
+            .filter_map(|one| one.trim().split([' ', '(']).next())
+            .filter(|word| !word.is_empty())
+            .collect()
+    })
+}
+
 /// Which packages need something of which foreign architecture, by what dpkg says they depend on: they name
-/// it (`libx:i386 (>= 2) | y`), or something that they depend on does.
+/// it (`libx:i386`), or what they name is only there of a foreign architecture and serves all, or something
+/// that they depend on needs it.
 pub fn needs<'a>(
-    depends: &'a BTreeMap<String, &str>,
+    all: &'a BTreeMap<String, Said<'_>>,
     foreign: &'a [String],
 ) -> BTreeSet<(&'a str, &'a str)> {
+    // Who is there under which name: natively, or of a foreign architecture and for all.
+    let mut native: BTreeSet<&str> = BTreeSet::new();
+    let mut serving: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (name, said) in all {
+        let stands_for = named(said.provides).flatten().chain([plain_name(name)]);
+        match foreign_architecture(name) {
+            None => native.extend(stands_for),
+            Some(architecture) if said.serves_all => {
+                for name in stands_for {
+                    serving.entry(name).or_default().insert(architecture);
+                }
+            }
+            Some(_) => {}
+        }
+    }
     let mut users: BTreeMap<&str, Vec<&'a str>> = BTreeMap::new();
     let mut found = BTreeSet::new();
-    for (name, text) in depends {
-        let words = (text.split([',', '|']))
-            .filter_map(|one| one.trim().split([' ', '(']).next())
-            .filter(|word| !word.is_empty());
-        for word in words {
-            let named = foreign_architecture(word);
-            match foreign.iter().find(|one| Some(one.as_str()) == named) {
-                Some(architecture) => {
+    for (name, said) in all {
+        let is_native = foreign_architecture(name).is_none();
+        for words in named(said.depends) {
+            let is_met = words.iter().any(|word| native.contains(plain_name(word)));
+            for word in words {
+                let wanted = foreign_architecture(word);
+                if let Some(architecture) = foreign.iter().find(|a| Some(a.as_str()) == wanted) {
                     found.insert((name.as_str(), architecture.as_str()));
+                    continue;
                 }
-                None => users.entry(plain_name(word)).or_default().push(name),
+                users.entry(plain_name(word)).or_default().push(name);
+                let served = serving.get(word).filter(|_| is_native && !is_met);
+                for architecture in foreign {
+                    if served.is_some_and(|by| by.contains(architecture.as_str())) {
+                        found.insert((name.as_str(), architecture.as_str()));
+                    }
+                }
             }
         }
     }
@@ -211,13 +254,49 @@ mod tests {
             ("ring".to_owned(), "steam, ring"),
         ]);
         let foreign = ["i386".to_owned()];
-        let found: Vec<&str> = (needs(&depends, &foreign).into_iter())
+        let all = (depends.into_iter())
+            .map(|(name, depends)| {
+                let said = Said {
+                    depends,
+                    ..Said::default()
+                };
+                (name, said)
+            })
+            .collect();
+        let found: Vec<&str> = (needs(&all, &foreign).into_iter())
             .map(|(name, architecture)| {
                 assert_eq!(architecture, "i386");
                 name
             })
             .collect();
         assert_eq!(found, ["ring", "steam", "steam-libs"]);
+    }
+
+    #[test]
+    fn who_needs_what_is_only_there_of_a_foreign_architecture_is_found() {
+        let said = |depends, provides, serves_all| Said {
+            depends,
+            provides,
+            serves_all,
+        };
+        let all = BTreeMap::from([
+            ("back:i386".to_owned(), said("libc6", "engine (= 1)", true)),
+            ("private:i386".to_owned(), said("", "", false)),
+            ("both".to_owned(), said("", "motor", false)),
+            ("both:i386".to_owned(), said("", "", true)),
+            ("front".to_owned(), said("back (>= 1)", "", false)),
+            ("virtual".to_owned(), said("engine", "", false)),
+            ("user".to_owned(), said("front", "", false)),
+            // Met by something of the machine's own, or not by what does not serve all.
+            ("native".to_owned(), said("both", "", false)),
+            ("either".to_owned(), said("back | motor", "", false)),
+            ("lost".to_owned(), said("private", "", false)),
+            ("game:i386".to_owned(), said("back", "", false)),
+        ]);
+        let foreign = ["armhf".to_owned(), "i386".to_owned()];
+        let found = needs(&all, &foreign);
+        let expected = ["front", "user", "virtual"].map(|name| (name, "i386"));
+        assert_eq!(found, BTreeSet::from(expected));
     }
 
     #[test]

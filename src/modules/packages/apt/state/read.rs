@@ -138,20 +138,25 @@ fn read_dpkg(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
             .to_owned();
     // Only where there can be something foreign in it: it is long.
     if !state.foreign.is_empty() {
-        format.push_str("${Pre-Depends}, ${Depends}");
+        format.push_str("${Pre-Depends}, ${Depends}\t${Provides}\t${Multi-Arch}");
     }
     format.push('\n');
+    let columns = format.split('\t').count();
     let argv = ["dpkg-query", "--show", "--showformat", &format];
     let answer = tools.ask(&argv)?;
-    let mut needs_of = BTreeMap::new();
+    let mut said_of = BTreeMap::new();
+    let nonsense = |line: &str| {
+        let line = escape_str(line);
+        Silence(format!("`dpkg-query --show` printed nonsense: {line}"))
+    };
     for line in answer.lines() {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [name, arch, version, want, status, needs] = fields[..] else {
-            let line = escape_str(line);
-            return Err(Silence(format!(
-                "`dpkg-query --show` printed nonsense: {line}"
-            )));
+        let [name, arch, version, want, status, ref said @ ..] = fields[..] else {
+            return Err(nonsense(line));
         };
+        if fields.len() != columns {
+            return Err(nonsense(line));
+        }
         let full = format!("{name}:{arch}");
         let name = own_name(&full, &state.architecture).to_owned();
         let held = want == "hold";
@@ -162,8 +167,13 @@ fn read_dpkg(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
                     held,
                     ..Package::default()
                 };
-                if !needs.is_empty() {
-                    needs_of.insert(name.clone(), needs);
+                if let [depends, provides, multi] = said[..] {
+                    let said = architectures::Said {
+                        depends,
+                        provides,
+                        serves_all: multi == "foreign",
+                    };
+                    said_of.insert(name.clone(), said);
                 }
                 state.packages.insert(name, package);
             }
@@ -183,7 +193,7 @@ fn read_dpkg(tools: &Tools<'_>, state: &mut State) -> Result<(), Silence> {
         ));
     }
     let foreign = state.foreign.clone();
-    for (name, architecture) in architectures::needs(&needs_of, &foreign) {
+    for (name, architecture) in architectures::needs(&said_of, &foreign) {
         if let Some(package) = state.packages.get_mut(name) {
             package.needs.push(architecture.to_owned());
         }
