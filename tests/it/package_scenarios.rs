@@ -2,6 +2,7 @@
 //! holds that cannot be met, superseded versions, timers of the machine's own updater.
 
 use std::fs;
+use std::time::Duration;
 
 use crate::packages::{BOTH, CONFIG, distribution_packages, install, offer, state, sync, world};
 use crate::support::lab::{ATLAS, Lab, VEGA};
@@ -334,4 +335,55 @@ fn what_cannot_be_read_on_the_source_is_not_gone() {
     let text = sync(&lab, &BOTH).expect(1).text();
     assert!(text.contains("package-marks.json"), "{text}");
     assert!(is_there(&lab, VEGA, "mine"), "{text}");
+}
+
+#[test]
+fn a_link_that_is_cut_while_packages_are_read_or_changed_takes_nothing_away() {
+    let Some(lab) = Lab::fresh() else { return };
+    let world = world(&lab);
+    let mut packages = distribution_packages();
+    packages.push(Deb::new("waits", "1.0").script(
+        "postinst",
+        "echo x >>/var/tmp/waits; test ! -e /var/tmp/wait || exec sleep 86400",
+    ));
+    for host in [ATLAS, VEGA] {
+        offer(&lab, host, &world, &packages);
+    }
+    install(&lab, VEGA, &["mine"]);
+    let cut_at = |marker: &str| {
+        let marker = inside(&lab, VEGA, marker);
+        let run = lab.start_sync(&[&["--allow-incomplete"], &BOTH[..]].concat());
+        let begun = Lab::wait_until(Duration::from_mins(2), || marker.exists());
+        assert!(begun, "no {}", marker.display());
+        lab.verb(&["cut", "drop"]).ok();
+        let text = run.wait().expect(5).text();
+        // What has lost its person ends by itself, and what it had started with it.
+        lab.assert_nothing_left_running_on(VEGA, Duration::from_mins(1));
+        lab.verb(&["heal"]).ok();
+        let left = lab.exec(VEGA, &["pgrep", "-af", "[s]leep 86400"]).stdout;
+        assert_eq!(left, "", "{text}");
+        assert!(is_there(&lab, VEGA, "mine"), "{text}");
+        text
+    };
+    // While the target is asked what it has.
+    let snap = "#!/bin/sh\necho asked >/var/tmp/asked\nexec sleep 86400\n";
+    write(&lab, VEGA, "/usr/bin/snap", snap);
+    lab.exec(VEGA, &["chmod", "755", "/usr/bin/snap"]).ok();
+    let text = cut_at("/var/tmp/asked");
+    assert!(!text.contains("mine"), "{text}");
+    lab.exec(VEGA, &["rm", "/usr/bin/snap"]).ok();
+
+    // In the middle of a transaction.
+    install(&lab, ATLAS, &["mine", "simple", "waits"]);
+    write(&lab, VEGA, "/var/tmp/wait", "");
+    cut_at("/var/tmp/waits");
+    let text = sync(&lab, &BOTH).expect(3).text();
+    assert!(
+        text.contains("dpkg has not finished with") && text.contains("waits"),
+        "{text}"
+    );
+    let mend = "rm /var/tmp/wait && dpkg --configure -a && apt-get -qy --fix-broken install";
+    lab.exec(VEGA, &["sh", "-c", mend]).ok();
+    sync(&lab, &BOTH).expect(0);
+    assert_eq!(state(&lab, ATLAS), state(&lab, VEGA));
 }
