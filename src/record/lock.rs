@@ -83,6 +83,8 @@ impl Drop for MachineLock {
     fn drop(&mut self) {
         // Only for tidiness: nobody believes the text without the lock.
         let _ = self.file.set_len(0);
+        // Closing does not do while a child that is just being started has the file as well (flock(2)).
+        let _ = self.file.unlock();
     }
 }
 
@@ -201,6 +203,8 @@ mod tests {
         let lock = taken(take(&first));
         assert_eq!(held(take(&second)), first);
         assert_eq!(lock.holder(), &first);
+        // A child that is about to be started has it for a moment, too.
+        let _inherited = lock.file.try_clone().unwrap();
         drop(lock);
         assert_eq!(taken(take(&second)).holder(), &second);
     }
