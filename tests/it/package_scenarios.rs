@@ -4,7 +4,9 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::packages::{BOTH, CONFIG, distribution_packages, install, offer, state, sync, world};
+use crate::packages::{
+    BOTH, CONFIG, World, distribution_packages, install, offer, state, sync, world,
+};
 use crate::support::lab::{ATLAS, Lab, VEGA};
 use crate::support::repo::{Deb, inside, publish, write};
 use crate::support::scenario::FILTER;
@@ -105,17 +107,45 @@ fn a_version_that_its_source_no_longer_offers_is_not_taken_for_one_installed_by_
     assert!(text.contains("apt: not decided: extra"), "{text}");
 }
 
-#[test]
-fn a_package_that_waits_for_ever_is_waited_for_once_and_named() {
-    let Some(lab) = Lab::fresh() else { return };
-    let world = world(&lab);
+/// Offers `waits` besides, which is installed only when `/var/tmp/wait` is not there, and says in `/var/tmp/waits` that it is.
+fn offer_one_that_waits(lab: &Lab, world: &World) {
     let mut packages = distribution_packages();
     packages.push(Deb::new("waits", "1.0").script(
         "postinst",
         "echo waiting for somebody; echo x >>/var/tmp/waits; test ! -e /var/tmp/wait || exec sleep 86400",
     ));
     for host in [ATLAS, VEGA] {
-        offer(&lab, host, &world, &packages);
+        offer(lab, host, world, &packages);
+    }
+}
+
+#[track_caller]
+fn assert_nobody_sleeps(lab: &Lab, text: &str) {
+    // The brackets keep the question from finding itself.
+    let left = lab.exec(VEGA, &["pgrep", "-af", "[s]leep 86400"]).stdout;
+    assert_eq!(left, "", "{text}");
+}
+
+/// What dpkg was in the middle of is said before anything is done again; when it is mended, everything converges.
+#[track_caller]
+fn finish_what_waited(lab: &Lab) {
+    let text = sync(lab, &BOTH).expect(3).text();
+    assert!(
+        text.contains("dpkg has not finished with") && text.contains("waits"),
+        "{text}"
+    );
+    let mend = "rm /var/tmp/wait && dpkg --configure -a && apt-get -qy --fix-broken install";
+    lab.exec(VEGA, &["sh", "-c", mend]).ok();
+    sync(lab, &BOTH).expect(0);
+    assert_eq!(state(lab, ATLAS), state(lab, VEGA));
+}
+
+#[test]
+fn a_package_that_waits_for_ever_is_waited_for_once_and_named() {
+    let Some(lab) = Lab::fresh() else { return };
+    let world = world(&lab);
+    offer_one_that_waits(&lab, &world);
+    for host in [ATLAS, VEGA] {
         // Long enough for apt on a machine that does other things, too.
         lab.configure_with(
             host,
@@ -134,19 +164,8 @@ fn a_package_that_waits_for_ever_is_waited_for_once_and_named() {
         .collect();
     assert!(!named.is_empty(), "{text}");
     assert!(text.contains("waiting for somebody"), "{text}");
-    // The brackets keep the question from finding itself.
-    let left = lab.exec(VEGA, &["pgrep", "-af", "[s]leep 86400"]).stdout;
-    assert_eq!(left, "", "{text}");
-    // What dpkg was in the middle of is said before anything is done again, with what mends it.
-    let text = sync(&lab, &BOTH).expect(3).text();
-    assert!(
-        text.contains("dpkg has not finished with") && text.contains("waits"),
-        "{text}"
-    );
-    let mend = "rm /var/tmp/wait && dpkg --configure -a && apt-get -qy --fix-broken install";
-    lab.exec(VEGA, &["sh", "-c", mend]).ok();
-    sync(&lab, &BOTH).expect(0);
-    assert_eq!(state(&lab, ATLAS), state(&lab, VEGA));
+    assert_nobody_sleeps(&lab, &text);
+    finish_what_waited(&lab);
     assert!(
         sync(&lab, &BOTH)
             .expect(0)
@@ -341,14 +360,7 @@ fn what_cannot_be_read_on_the_source_is_not_gone() {
 fn a_link_that_is_cut_while_packages_are_read_or_changed_takes_nothing_away() {
     let Some(lab) = Lab::fresh() else { return };
     let world = world(&lab);
-    let mut packages = distribution_packages();
-    packages.push(Deb::new("waits", "1.0").script(
-        "postinst",
-        "echo x >>/var/tmp/waits; test ! -e /var/tmp/wait || exec sleep 86400",
-    ));
-    for host in [ATLAS, VEGA] {
-        offer(&lab, host, &world, &packages);
-    }
+    offer_one_that_waits(&lab, &world);
     install(&lab, VEGA, &["mine"]);
     let cut_at = |marker: &str| {
         let marker = inside(&lab, VEGA, marker);
@@ -360,8 +372,7 @@ fn a_link_that_is_cut_while_packages_are_read_or_changed_takes_nothing_away() {
         // What has lost its person ends by itself, and what it had started with it.
         lab.assert_nothing_left_running_on(VEGA, Duration::from_mins(1));
         lab.verb(&["heal"]).ok();
-        let left = lab.exec(VEGA, &["pgrep", "-af", "[s]leep 86400"]).stdout;
-        assert_eq!(left, "", "{text}");
+        assert_nobody_sleeps(&lab, &text);
         assert!(is_there(&lab, VEGA, "mine"), "{text}");
         text
     };
@@ -377,13 +388,5 @@ fn a_link_that_is_cut_while_packages_are_read_or_changed_takes_nothing_away() {
     install(&lab, ATLAS, &["mine", "simple", "waits"]);
     write(&lab, VEGA, "/var/tmp/wait", "");
     cut_at("/var/tmp/waits");
-    let text = sync(&lab, &BOTH).expect(3).text();
-    assert!(
-        text.contains("dpkg has not finished with") && text.contains("waits"),
-        "{text}"
-    );
-    let mend = "rm /var/tmp/wait && dpkg --configure -a && apt-get -qy --fix-broken install";
-    lab.exec(VEGA, &["sh", "-c", mend]).ok();
-    sync(&lab, &BOTH).expect(0);
-    assert_eq!(state(&lab, ATLAS), state(&lab, VEGA));
+    finish_what_waited(&lab);
 }
