@@ -149,7 +149,7 @@ pub fn attribute_halves(
     Ok(())
 }
 
-/// Most changes that only together remove something, and most questions of that kind.
+/// Most changes that only together remove something, and most such groups that are looked for.
 const JOINT: usize = 8;
 
 /// What these changes remove only together: it is noted of the last one of the fewest that it takes, so that
