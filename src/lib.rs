@@ -6,6 +6,7 @@
 
 pub mod age;
 pub mod agent;
+pub mod buffers;
 pub mod change;
 pub mod cli;
 pub mod config;

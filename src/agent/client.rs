@@ -15,9 +15,10 @@ use super::lanes::order::NUMBER;
 use super::lanes::pool::{Dealt, LanePlan, Pool, Streaming};
 use super::link::{Backlog, Closed, Gone, Incoming, Link, Outgoing, Traffic};
 use super::protocol::{
-    Answer, Call, Frame, FrameError, Kind, MAX_FRAME, PEER_SILENCE, PING_EVERY, Reply, Request,
-    encode_frame, encode_numbered,
+    Answer, Call, Frame, FrameError, HEAD, Kind, MAX_FRAME, PEER_SILENCE, PING_EVERY, Reply,
+    Request, encode_frame, encode_numbered,
 };
+use crate::buffers;
 use crate::escape::escape_str;
 use crate::event::{Event, EventSink, Host, LogEvent, LogLevel, Working};
 use crate::interrupt::{AbortFlag, Interrupted};
@@ -400,7 +401,7 @@ impl AgentClient {
             Dealt::Gone => {}
             Dealt::Plain => self.send(Kind::Stream, payload)?,
             Dealt::First(number) => {
-                let mut bytes = Vec::with_capacity(payload.len() + NUMBER + 5);
+                let mut bytes = buffers::take(payload.len() + NUMBER + HEAD);
                 encode_numbered(number, payload, &mut bytes);
                 self.queue(bytes)?;
             }
@@ -730,7 +731,7 @@ impl Dispatcher {
 }
 
 fn framed(kind: Kind, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(payload.len() + 5);
+    let mut bytes = buffers::take(payload.len() + HEAD);
     encode_frame(kind, payload, &mut bytes);
     bytes
 }

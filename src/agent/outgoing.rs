@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::fault::Fault;
-use super::protocol::{AgentLog, Answer, Kind, MAX_FRAME, Reply, encode_frame};
+use super::protocol::{AgentLog, Answer, HEAD, Kind, MAX_FRAME, Reply, encode_frame, encode_head};
+use crate::buffers;
 use crate::event::{Event, EventSink, LogEvent};
 
 /// Frames that wait for the pipe before their producers do.
@@ -26,6 +27,9 @@ const STREAM_QUEUE: usize = 8;
 
 /// Bytes gathered for one write.
 const BATCH: usize = 1 << 20;
+
+/// A payload at least this large is written as it is, after what was gathered.
+const LARGE: usize = 64 << 10;
 
 /// A log line's text is cut beyond this.
 const MAX_MESSAGE: usize = 64 << 10;
@@ -70,6 +74,8 @@ pub struct Writer<W> {
     written: Arc<Written>,
     /// Answers that wait for what goes before them.
     held: VecDeque<(Vec<u8>, u64, u64)>,
+    /// Written without being gathered, since the last flush.
+    direct: usize,
     is_finishing: bool,
 }
 
@@ -97,6 +103,7 @@ pub fn outgoing<W: Write>(output: W) -> (Outgoing, EventSink, Writer<W>) {
         events,
         written,
         held: VecDeque::new(),
+        direct: 0,
         is_finishing: false,
     };
     (out, sink, writer)
@@ -152,7 +159,7 @@ fn encode_answer(id: u64, result: Result<Reply, Fault>) -> Vec<u8> {
 }
 
 fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(payload.len() + 5);
+    let mut bytes = Vec::with_capacity(payload.len() + HEAD);
     encode_frame(kind, payload, &mut bytes);
     bytes
 }
@@ -185,7 +192,8 @@ impl<W: Write> Writer<W> {
         let mut batch = Vec::with_capacity(64 << 10);
         loop {
             self.wait(&mut batch)?;
-            while batch.len() < BATCH && self.take_ready(&mut batch)? {}
+            while batch.len() + self.direct < BATCH && self.take_ready(&mut batch)? {}
+            self.direct = 0;
             self.release_held(&mut batch);
             self.output.write_all(&batch)?;
             batch.clear();
@@ -219,7 +227,7 @@ impl<W: Write> Writer<W> {
                 Err(_) => self.is_finishing = true,
             },
             recv(self.stream) -> payload => if let Ok(payload) = payload {
-                self.take_stream(&payload, batch)?;
+                self.take_stream(payload, batch)?;
             },
             recv(self.events) -> event => if let Ok(event) = event {
                 self.take_event(event, batch);
@@ -244,7 +252,7 @@ impl<W: Write> Writer<W> {
             any = true;
         }
         if let Ok(payload) = self.stream.try_recv() {
-            self.take_stream(&payload, batch)?;
+            self.take_stream(payload, batch)?;
             any = true;
         }
         Ok(any)
@@ -264,7 +272,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    fn take_stream(&mut self, payload: &[u8], batch: &mut Vec<u8>) -> std::io::Result<()> {
+    fn take_stream(&mut self, payload: Vec<u8>, batch: &mut Vec<u8>) -> std::io::Result<()> {
         if payload.len() >= MAX_FRAME {
             return Err(std::io::Error::other(format!(
                 "a service sent a frame of {} bytes, which is not allowed",
@@ -272,7 +280,16 @@ impl<W: Write> Writer<W> {
             )));
         }
         self.written.stream.fetch_add(1, Ordering::SeqCst);
-        encode_frame(Kind::Stream, payload, batch);
+        encode_head(Kind::Stream, payload.len(), batch);
+        if payload.len() < LARGE {
+            batch.extend_from_slice(&payload);
+        } else {
+            self.output.write_all(batch)?;
+            batch.clear();
+            self.output.write_all(&payload)?;
+            self.direct += payload.len();
+        }
+        buffers::give(payload);
         self.release_held(batch);
         Ok(())
     }
@@ -380,7 +397,7 @@ mod tests {
         out.answer(7, Ok(Reply::Done));
         let mut batch = Vec::new();
         let control = writer.control.recv().unwrap();
-        writer.take_stream(&payload, &mut batch).unwrap();
+        writer.take_stream(payload, &mut batch).unwrap();
         writer.take_event(event, &mut batch);
         writer.take_control(control, &mut batch);
         while writer.take_ready(&mut batch).unwrap() {}

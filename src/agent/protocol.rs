@@ -5,7 +5,7 @@
 //! Control payloads are JSON; stream payloads belong to a service (`mirror::wire`).
 //! Every length is checked against a local constant before anything is allocated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use super::fault::Fault;
 use super::health::Health;
 use super::lanes::LaneOffer;
 use super::lanes::order::{NUMBER, put_number};
+use crate::buffers;
 use crate::event::LogEvent;
 use crate::record::{HistoryEntry, Incomplete, LockHolder, MachineState};
 use crate::snapshot::space::Held;
@@ -72,6 +73,9 @@ impl Kind {
     }
 }
 
+/// Length and kind, before each payload.
+pub const HEAD: usize = 5;
+
 /// One frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -102,38 +106,36 @@ impl Frame {
     }
 }
 
-/// Appends a frame of `kind` with `payload` to `out`.
+/// Appends the head of a frame of `kind`, which `length` bytes of payload must follow.
 ///
 /// # Panics
 /// If the payload exceeds [`MAX_FRAME`]: our own encoders bound what they produce.
-pub fn encode_frame(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
-    let length = payload.len() + 1;
-    assert!(
-        length <= MAX_FRAME,
-        "own frame of {length} bytes exceeds the maximum"
-    );
-    out.extend_from_slice(
-        &u32::try_from(length)
-            .expect("bounded by MAX_FRAME")
-            .to_le_bytes(),
-    );
-    out.push(kind as u8);
-    out.extend_from_slice(payload);
-}
-
-/// Appends a frame of kind [`Kind::Numbered`] to `out`.
-///
-/// # Panics
-/// Like [`encode_frame`].
-pub fn encode_numbered(number: u64, payload: &[u8], out: &mut Vec<u8>) {
-    let length = payload.len() + NUMBER + 1;
+pub fn encode_head(kind: Kind, length: usize, out: &mut Vec<u8>) {
+    let length = length + 1;
     assert!(
         length <= MAX_FRAME,
         "own frame of {length} bytes exceeds the maximum"
     );
     let announced = u32::try_from(length).expect("bounded by MAX_FRAME");
     out.extend_from_slice(&announced.to_le_bytes());
-    out.push(Kind::Numbered as u8);
+    out.push(kind as u8);
+}
+
+/// Appends a frame of `kind` with `payload` to `out`.
+///
+/// # Panics
+/// Like [`encode_head`].
+pub fn encode_frame(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+    encode_head(kind, payload.len(), out);
+    out.extend_from_slice(payload);
+}
+
+/// Appends a frame of kind [`Kind::Numbered`] to `out`.
+///
+/// # Panics
+/// Like [`encode_head`].
+pub fn encode_numbered(number: u64, payload: &[u8], out: &mut Vec<u8>) {
+    encode_head(Kind::Numbered, payload.len() + NUMBER, out);
     out.extend_from_slice(payload);
     put_number(out, number);
 }
@@ -141,8 +143,12 @@ pub fn encode_numbered(number: u64, payload: &[u8], out: &mut Vec<u8>) {
 /// Cuts a byte stream into frames; fed with whatever arrived.
 #[derive(Debug, Default)]
 pub struct FrameSplitter {
-    pending: Vec<u8>,
-    start: usize,
+    /// Of a head that has not arrived as a whole.
+    head: Vec<u8>,
+    /// A frame, and how much of its payload is missing.
+    begun: Option<(Frame, usize)>,
+    whole: VecDeque<Frame>,
+    broken: Option<FrameError>,
 }
 
 impl FrameSplitter {
@@ -152,43 +158,67 @@ impl FrameSplitter {
         Self::default()
     }
 
-    /// Takes in `bytes`.
-    pub fn feed(&mut self, bytes: &[u8]) {
-        if self.start > 0 && self.start == self.pending.len() {
-            self.pending.clear();
-            self.start = 0;
-        } else if self.start > MAX_FRAME {
-            self.pending.drain(..self.start);
-            self.start = 0;
+    /// Takes in `bytes`. After something that is no frame, whatever comes is lost.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while self.broken.is_none() {
+            if let Some((mut frame, missing)) = self.begun.take() {
+                let (now, later) = bytes.split_at(missing.min(bytes.len()));
+                frame.payload.extend_from_slice(now);
+                bytes = later;
+                if now.len() < missing {
+                    self.begun = Some((frame, missing - now.len()));
+                    return;
+                }
+                self.whole.push_back(frame);
+            }
+            let wanted = HEAD - self.head.len();
+            let (now, later) = bytes.split_at(wanted.min(bytes.len()));
+            self.head.extend_from_slice(now);
+            bytes = later;
+            match begin(&self.head) {
+                Ok(None) => return,
+                Ok(begun) => {
+                    self.begun = begun;
+                    self.head.clear();
+                }
+                Err(error) => self.broken = Some(error),
+            }
         }
-        self.pending.extend_from_slice(bytes);
     }
 
     /// The next whole frame, if one has arrived.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
-        let have = &self.pending[self.start..];
-        let Some((head, rest)) = have.split_first_chunk::<4>() else {
-            return Ok(None);
-        };
-        let announced = u32::from_le_bytes(*head);
-        let length = announced as usize;
-        if length == 0 || length > MAX_FRAME {
-            return Err(FrameError::Length(announced));
+        match (self.whole.pop_front(), &self.broken) {
+            (None, Some(error)) => Err(error.clone()),
+            (frame, _) => Ok(frame),
         }
-        if rest.len() < length {
-            return Ok(None);
-        }
-        let kind = Kind::from_byte(rest[0]).ok_or(FrameError::Kind(rest[0]))?;
-        let payload = rest[1..length].to_vec();
-        self.start += 4 + length;
-        Ok(Some(Frame { kind, payload }))
     }
 
     /// Whether the stream stopped inside a frame.
     #[must_use]
     pub fn is_mid_frame(&self) -> bool {
-        self.start < self.pending.len()
+        !self.head.is_empty() || self.begun.is_some() || !self.whole.is_empty()
     }
+}
+
+/// The frame that begins with `head` and how long its payload will be; `None` if that is not known yet.
+fn begin(head: &[u8]) -> Result<Option<(Frame, usize)>, FrameError> {
+    let Some((length, kind)) = head.split_first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let announced = u32::from_le_bytes(*length);
+    let length = announced as usize;
+    if length == 0 || length > MAX_FRAME {
+        return Err(FrameError::Length(announced));
+    }
+    let Some(kind) = kind.first() else {
+        return Ok(None);
+    };
+    let kind = Kind::from_byte(*kind).ok_or(FrameError::Kind(*kind))?;
+    let missing = length - 1;
+    // What is more than that gets its memory as it comes.
+    let payload = buffers::take(missing.min(buffers::SIZE));
+    Ok(Some((Frame { kind, payload }, missing)))
 }
 
 /// The first line an agent writes, without its newline: `pc-switcher-agent PROTOCOL VERSION ARCH`.

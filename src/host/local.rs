@@ -21,6 +21,9 @@ use crate::sys::poll::{interest, wait_any};
 /// Bytes read in one call, and the size asked for the pipes.
 const PIPE_BYTES: usize = 1 << 20;
 
+/// Bytes read in one call: no more than the processor keeps at hand until they are taken apart.
+const READ_BYTES: usize = 256 << 10;
+
 /// How often the abort flag and the child's end are looked at.
 const STEP: Duration = Duration::from_millis(50);
 
@@ -289,7 +292,7 @@ impl Pump {
     /// Moves bytes until stdout and stderr have ended.
     fn pump(&mut self) -> Result<(), String> {
         let words = |e: io::Error| e.to_string();
-        let mut buffer = vec![0; PIPE_BYTES];
+        let mut buffer = vec![0; READ_BYTES];
         while self.program.stdout.is_some() || self.program.stderr.is_some() {
             let program = &mut self.program;
             let mut moved = false;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 
+use crate::buffers;
 use crate::sys::poll::Waker;
 
 /// Bytes of stderr that are kept for the error message.
@@ -211,7 +212,7 @@ impl Queue {
     }
 
     fn refill(&mut self) {
-        self.chunk.clear();
+        buffers::give(std::mem::take(&mut self.chunk));
         self.written = 0;
         // A chunk is whole frames, so between two of them there is room for another.
         if let Ok(first) = self.first.try_recv() {

@@ -9,6 +9,7 @@ use super::told;
 use super::wire::{FOR_CLI, FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, SERVICE};
 use crate::agent::client::{AgentClient, AgentError, PendingCall};
 use crate::agent::protocol::{Reply, Request};
+use crate::buffers;
 use crate::change::Change;
 use crate::interrupt::AbortFlag;
 
@@ -78,11 +79,11 @@ pub fn run_pair(
         abort.check()?;
         select! {
             recv(source_stream) -> frame => match frame {
-                Ok(frame) => hand_over(source, target, &frame, on_message)?,
+                Ok(frame) => hand_over(source, target, frame, on_message)?,
                 Err(_) => source_stream = &closed,
             },
             recv(target_stream) -> frame => match frame {
-                Ok(frame) => hand_over(target, source, &frame, on_message)?,
+                Ok(frame) => hand_over(target, source, frame, on_message)?,
                 Err(_) => target_stream = &closed,
             },
             default(Duration::from_millis(2)) => {}
@@ -103,7 +104,7 @@ pub fn run_pair(
     // Frames that were on the way when the answers came.
     while let Ok(frame) = target.stream().try_recv() {
         if frame.first() == Some(&FOR_CLI) {
-            hand_over(target, source, &frame, on_message)?;
+            hand_over(target, source, frame, on_message)?;
         }
     }
     Ok((
@@ -172,12 +173,13 @@ pub fn attend(
 fn hand_over(
     from: &AgentClient,
     to: &AgentClient,
-    frame: &[u8],
+    frame: Vec<u8>,
     on_message: &mut dyn FnMut(&Message<'_>),
 ) -> Result<(), AgentError> {
     match frame.split_first() {
         Some((&FOR_PEER, _)) => {
-            if to.send_stream(frame)? {
+            if to.send_stream(&frame)? {
+                buffers::give(frame);
                 return Ok(());
             }
             Err(from.nonsense("it sends the other agent without end what that has not asked for"))

@@ -18,6 +18,7 @@ use super::entry::{Meta, Time};
 use super::path::{NAME_MAX, PATH_LIMIT, is_valid_name, is_valid_path};
 use super::suspects::Suspect;
 use super::tree::Trust;
+use crate::buffers;
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::record::anchor::LeftPath;
 use crate::snapshot::SnapshotFacts;
@@ -285,6 +286,16 @@ impl Message<'_> {
         }
     }
 
+    /// What the message ends with, in the length that is left for it: content, which is not copied more often than it
+    /// must be.
+    fn content(&self) -> &[u8] {
+        match self {
+            Self::Data { bytes, .. } | Self::Packed { bytes, .. } => bytes,
+            _ => &[],
+        }
+    }
+
+    /// Everything before the content.
     fn encode_body(&self, out: &mut Vec<u8>) {
         match self {
             Self::Suspect(suspect) => suspect.encode(out),
@@ -327,21 +338,16 @@ impl Message<'_> {
                 out.push(u8::from(became.changed));
                 Version::encode(became.now.as_ref(), out);
             }
-            Self::Data { id, offset, bytes } => {
+            Self::Data { id, offset, .. } => {
                 put_u64(out, *id);
                 put_u64(out, *offset);
-                out.extend_from_slice(bytes);
             }
             Self::Packed {
-                id,
-                offset,
-                length,
-                bytes,
+                id, offset, length, ..
             } => {
                 put_u64(out, *id);
                 put_u64(out, *offset);
                 put_u64(out, *length as u64);
-                out.extend_from_slice(bytes);
             }
             Self::Pieces { id, pieces } => {
                 put_u64(out, *id);
@@ -622,6 +628,12 @@ impl FrameCursor {
     }
 }
 
+impl Drop for FrameCursor {
+    fn drop(&mut self) {
+        buffers::give(std::mem::take(&mut self.frame));
+    }
+}
+
 /// Whether a file can have so much content there, and a message so much of it.
 fn check_run(offset: u64, length: u64) -> Result<(), Malformed> {
     let end = offset.checked_add(length);
@@ -683,14 +695,22 @@ impl<'a> Batch<'a> {
     pub fn push(&mut self, message: &Message<'_>) -> Result<(), Interrupted> {
         self.body.clear();
         message.encode_body(&mut self.body);
-        if self.frame.len() + self.body.len() > BATCH {
+        let content = message.content();
+        let length = self.body.len() + content.len();
+        if self.frame.len() + length > BATCH {
             self.flush()?;
         }
         if self.frame.is_empty() {
+            if !content.is_empty() {
+                // There will be more of it.
+                self.frame = buffers::take(buffers::SIZE);
+            }
             self.frame.push(self.class);
         }
         self.frame.push(message.tag());
-        put_bytes(&mut self.frame, &self.body);
+        put_u64(&mut self.frame, length as u64);
+        self.frame.extend_from_slice(&self.body);
+        self.frame.extend_from_slice(content);
         Ok(())
     }
 

@@ -15,7 +15,8 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use super::LaneOffer;
 use super::order::NUMBER;
 use crate::agent::link::{Closed, Outgoing, Traffic};
-use crate::agent::protocol::{PEER_SILENCE, encode_numbered};
+use crate::agent::protocol::{HEAD, PEER_SILENCE, encode_numbered};
+use crate::buffers;
 use crate::host::stream::ByteSink;
 use crate::interrupt::AbortFlag;
 
@@ -26,7 +27,7 @@ const WORTH_IT: u64 = 16 << 20;
 const GRACE: Duration = Duration::from_millis(500);
 
 /// What a frame needs besides its payload.
-const HEAD: usize = 5 + NUMBER;
+const AROUND: usize = HEAD + NUMBER;
 
 /// Opens one more connection to a machine.
 pub trait OpenLane: Send + Sync {
@@ -293,7 +294,7 @@ impl Dealer {
 
 impl Lane {
     fn send(&mut self, payload: &[u8], number: u64) {
-        let mut bytes = Vec::with_capacity(payload.len() + HEAD);
+        let mut bytes = buffers::take(payload.len() + AROUND);
         encode_numbered(number, payload, &mut bytes);
         self.queued += bytes.len() as u64;
         // If it has ended, that is told as what it is.
