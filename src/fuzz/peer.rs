@@ -12,10 +12,11 @@ use crate::mirror::codec::{Malformed, Reader};
 use crate::mirror::delta::list::{Hash, Piece, PieceReader, put_parts, read_parts};
 use crate::mirror::delta::matching::{Found, Index, find_all, gaps};
 use crate::mirror::entry::Entry;
-use crate::mirror::packing::Unpacker;
+use crate::mirror::frames::{Batch, PACKED, peer_payload};
+use crate::mirror::packing::{TALK_MAX, Unpacker};
 use crate::mirror::path::{is_valid_name, is_valid_path};
 use crate::mirror::ranges::Ranges;
-use crate::mirror::wire::{Batch, DATA_MAX, FOR_PEER, Message, Messages};
+use crate::mirror::wire::{DATA_MAX, FOR_PEER, Message, Messages};
 
 /// The stream of an agent. However it is cut, the same frames come of it; what control frames hold is
 /// understood or refused.
@@ -205,10 +206,16 @@ pub(super) fn delta(bytes: &[u8]) -> bool {
     found.iter().any(|found| *found != Found::Nowhere)
 }
 
-/// Packed content: of exactly the announced length, or refused.
+/// Packed content: of exactly the announced length, or refused. The same for a packed frame, which says its own.
 pub(super) fn packing(bytes: &[u8]) -> bool {
+    let frame = [&[FOR_PEER, PACKED], bytes].concat();
+    let said = peer_payload(&frame);
+    if let Ok(payload) = &said {
+        assert!(payload.len() <= TALK_MAX);
+        messages(payload);
+    }
     let Some((announced, packed)) = bytes.split_first_chunk::<4>() else {
-        return false;
+        return said.is_ok();
     };
     let announced = u32::from_le_bytes(*announced) as usize;
     let mut unpacker = Unpacker::default();
@@ -221,7 +228,7 @@ pub(super) fn packing(bytes: &[u8]) -> bool {
     let _ = unpacker.unpack(b"\x28\xb5\x2f\xfd\x20\x05\x29\0\0hello", 5);
     let again = unpacker.unpack(packed, announced).map(<[u8]>::to_vec);
     assert_eq!(again, first);
-    first.is_ok()
+    first.is_ok() || said.is_ok()
 }
 
 /// What a program says before an agent's first word, wherever it is cut.

@@ -39,13 +39,14 @@ pub use self::others::Other;
 use self::outcome::Outcome;
 use super::codec::Malformed;
 use super::delta::partial;
+use super::frames::Batch;
 use super::place::{self, DirCache, Shared};
 use super::plan::FolderPlan;
 use super::scan::{Notes, ScanError};
 use super::staging::{self, LATE_FLAGS, Staging, StagingError};
 use super::told::Told;
 use super::tree::Tree;
-use super::wire::{Batch, Message};
+use super::wire::Message;
 use crate::escape::escape_bytes;
 use crate::interrupt::{AbortFlag, Interrupted};
 
@@ -119,7 +120,7 @@ pub fn apply(
         peer.flush()?;
         return Ok(Applied::default());
     }
-    let line = Origin::There(Line::new(incoming, peer));
+    let line = Origin::There(Box::new(Line::new(incoming, peer)));
     carry_out(tree, (plan, others), line, cli, abort)
 }
 

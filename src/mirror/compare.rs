@@ -19,6 +19,7 @@ use super::drift::{self, Asking, Since};
 use super::entry::{Aspects, Entry, FLAG_NOCOW, Kind, Meta};
 use super::exchange;
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
+use super::frames::{Batch, FrameCursor, peer_payload, receive};
 use super::given_way;
 use super::left::{Compared, Left};
 use super::links::{Leaders, StandIns, unseen};
@@ -31,7 +32,7 @@ use super::scan::{ChunkEncoder, Notes, ScanError};
 use super::spool::SpoolWriter;
 use super::suspects::{Mark, Suspect, Suspects, Within};
 use super::tree::{Found, Names, Tree, Trust};
-use super::wire::{Batch, Chunk, FrameCursor, Message, Messages, SCAN_WINDOW_CHUNKS, ScanTree};
+use super::wire::{Chunk, Message, Messages, SCAN_WINDOW_CHUNKS, ScanTree};
 use crate::escape::escape_bytes;
 use crate::interrupt::AbortFlag;
 
@@ -249,9 +250,9 @@ impl<'a> TargetScan<'a> {
             } else {
                 self.acknowledge(true)?;
                 self.peer.flush()?;
-                super::receive(self.incoming, self.abort)?
+                receive(self.incoming, self.abort)?
             };
-            for message in Messages::new(super::peer_payload(&frame)?) {
+            for message in Messages::new(&peer_payload(&frame)?) {
                 match message? {
                     _ if ended && self.pending.is_empty() => {
                         return Err(Malformed("goes on after the end of the scan").into());
@@ -1108,7 +1109,7 @@ impl<'a> TargetScan<'a> {
                 Some(Ok(_)) => return Err(Malformed("out of place after a scan").into()),
                 Some(Err(error)) => return Err(error.into()),
                 None => {
-                    *cursor = FrameCursor::new(super::receive(self.incoming, self.abort)?)?;
+                    *cursor = FrameCursor::new(receive(self.incoming, self.abort)?)?;
                 }
             }
         }

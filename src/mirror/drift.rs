@@ -16,6 +16,7 @@ use super::codec::{Malformed, Reader, put_bytes, put_u64};
 use super::content::hash_file;
 use super::entry::{Aspects, Kind, Time};
 use super::filter::{Filter, FilterState, Verdict};
+use super::frames::{Batch, FrameCursor, receive};
 use super::moves::Moves;
 use super::path::split;
 use super::place::DirCache;
@@ -23,7 +24,7 @@ use super::plan::{FolderPlan, Step};
 use super::scan::{Notes, ScanError};
 use super::spool::SpoolWriter;
 use super::tree::{Found, Glance, Tree};
-use super::wire::{Batch, FrameCursor, Message, put_time, read_time};
+use super::wire::{Message, put_time, read_time};
 use crate::escape::escape_bytes;
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::record::anchor::LeftPath;
@@ -410,7 +411,7 @@ impl<'s, 'a> Asking<'s, 'a> {
                 Some(Ok(Message::Since { id, became })) if id == expected => return Ok(became),
                 Some(Ok(_)) => return Err(Malformed("out of place after a scan").into()),
                 Some(Err(error)) => return Err(error.into()),
-                None => self.cursor = FrameCursor::new(super::receive(self.incoming, self.abort)?)?,
+                None => self.cursor = FrameCursor::new(receive(self.incoming, self.abort)?)?,
             }
         }
     }

@@ -10,13 +10,14 @@ use crossbeam_channel::Receiver;
 
 use super::codec::Malformed;
 use super::filter::Filter;
+use super::frames::{Batch, peer_payload, receive};
 use super::movable::Movable;
 use super::moves::{MOVES_MAX, Move, Moves};
 use super::path::{above, split};
 use super::scan::ScanError;
 use super::suspects::{Mark, SUSPECT_BYTES_MAX, SUSPECTS_MAX, Suspect, is_below, walk_order};
 use super::tree::Tree;
-use super::wire::{Batch, Message, Messages};
+use super::wire::{Message, Messages};
 use crate::interrupt::{AbortFlag, Interrupted};
 
 /// What one machine may name: what it has found and what was left at the anchor.
@@ -37,8 +38,8 @@ pub fn hear(incoming: &Receiver<Vec<u8>>, abort: &AbortFlag) -> Result<Vec<Suspe
     let mut bytes = 0;
     let mut ended = false;
     while !ended {
-        let frame = super::receive(incoming, abort)?;
-        for message in Messages::new(super::peer_payload(&frame)?) {
+        let frame = receive(incoming, abort)?;
+        for message in Messages::new(&peer_payload(&frame)?) {
             match message? {
                 Message::Suspect(suspect) if !ended => {
                     let ranges = suspect

@@ -22,11 +22,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::apply::apply_here;
+use super::frames::Batch;
 use super::plan::FolderPlan;
 use super::service::{fault, io_fault, list_plan, report};
 use super::told;
 use super::tree::Tree;
-use super::wire::{Batch, FOR_CLI, MirrorReply};
+use super::wire::{FOR_CLI, MirrorReply};
 use crate::agent::fault::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
 use crate::escape::escape_bytes;

@@ -16,6 +16,7 @@ pub mod entry;
 pub mod exchange;
 pub mod filter;
 pub mod found;
+pub mod frames;
 pub mod given_way;
 pub mod left;
 pub mod links;
@@ -41,51 +42,9 @@ pub mod told;
 pub mod tree;
 pub mod wire;
 
-use std::time::Duration;
-
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-
-use crate::interrupt::{AbortFlag, Interrupted};
-use codec::Malformed;
-
 /// Version of what the mirror takes for equal and how it reads filters. Another one, and what an
 /// earlier sync has called equal is compared anew.
 pub const RULES: u32 = 1;
-
-/// The next stream frame from the CLI, looking at the abort flag while waiting.
-fn receive(incoming: &Receiver<Vec<u8>>, abort: &AbortFlag) -> Result<Vec<u8>, Interrupted> {
-    loop {
-        abort.check()?;
-        match incoming.recv_timeout(Duration::from_millis(50)) {
-            Ok(frame) => return Ok(frame),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Err(Interrupted),
-        }
-    }
-}
-
-/// A frame that is there, or with `wait` the next one, after everything of ours was sent.
-fn next_frame(
-    batch: &mut wire::Batch<'_>,
-    incoming: &Receiver<Vec<u8>>,
-    abort: &AbortFlag,
-    wait: bool,
-) -> Result<Option<Vec<u8>>, Interrupted> {
-    if wait {
-        batch.flush()?;
-        return receive(incoming, abort).map(Some);
-    }
-    abort.check()?;
-    Ok(incoming.try_recv().ok())
-}
-
-/// The messages of a frame that must come from the other agent.
-fn peer_payload(frame: &[u8]) -> Result<&[u8], Malformed> {
-    match frame.split_first() {
-        Some((&wire::FOR_PEER, payload)) => Ok(payload),
-        _ => Err(Malformed("not from the other agent")),
-    }
-}
 
 #[cfg(test)]
 mod testing;

@@ -4,7 +4,9 @@
 //! way already, then what comes back as credit says how fast the line is; how long compressing took
 //! says how fast the compressor is. Content that does not get smaller is tried now and then only.
 //!
-//! The target unpacks into a buffer of the length that was announced, which is bounded; what does not
+//! What is said of files (names, attributes) gets several times smaller, and is compressed whatever the line.
+//!
+//! Whoever unpacks does so into a buffer of the length that was announced, which is bounded; what does not
 //! fill it exactly is refused, however much it would grow to.
 
 use std::time::{Duration, Instant};
@@ -12,10 +14,14 @@ use std::time::{Duration, Instant};
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::codec::Malformed;
-use super::wire::{DATA_MAX, DATA_WINDOW};
+use super::wire::{BATCH, DATA_MAX, DATA_WINDOW};
 
 /// As hard as it tries.
 const LEVEL: i32 = 3;
+/// The same for what is no content: the line may be fast.
+const TALK_LEVEL: i32 = 1;
+/// Longest of that which is compressed, and longest that it may become again.
+pub const TALK_MAX: usize = BATCH + 64;
 /// Less than this is sent as it is.
 const PACK_MIN: usize = 512;
 /// Before the line is known, no more than this is under way.
@@ -86,10 +92,74 @@ impl Pace {
     }
 }
 
-/// The source's half.
-pub struct Packer {
+/// Makes smaller what gets smaller.
+struct Squeezer {
+    /// How hard it tries.
+    level: i32,
     compressor: Option<Compressor<'static>>,
     packed: Vec<u8>,
+}
+
+impl Squeezer {
+    fn new(level: i32) -> Self {
+        Self {
+            level,
+            compressor: None,
+            packed: Vec::new(),
+        }
+    }
+
+    /// How many bytes of `packed` are `bytes`, compressed; `None` if it would hardly be less.
+    fn squeeze(&mut self, bytes: &[u8]) -> Option<usize> {
+        if self.compressor.is_none() {
+            self.compressor = Compressor::new(self.level).ok();
+        }
+        // What does not fit does not get smaller.
+        let room = bytes.len() - bytes.len() / 8;
+        self.packed.resize(room.max(self.packed.len()), 0);
+        let packed = &mut self.packed[..room];
+        (self.compressor.as_mut()?)
+            .compress_to_buffer(bytes, packed)
+            .ok()
+    }
+}
+
+/// Compresses what is said of files and is no content, whatever the line, with the little effort that costs less than
+/// sending it.
+pub struct TalkPacker(Squeezer);
+
+impl Default for TalkPacker {
+    fn default() -> Self {
+        Self(Squeezer::new(TALK_LEVEL))
+    }
+}
+
+impl TalkPacker {
+    /// `talk` compressed, if that is worth it.
+    pub fn pack(&mut self, talk: &[u8]) -> Option<&[u8]> {
+        if !(PACK_MIN..=TALK_MAX).contains(&talk.len()) {
+            return None;
+        }
+        let length = self.0.squeeze(talk)?;
+        Some(&self.0.packed[..length])
+    }
+}
+
+/// What a [`TalkPacker`] has packed, which must be `length` bytes long.
+pub fn unpack_talk(packed: &[u8], length: u64) -> Result<Vec<u8>, Malformed> {
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= TALK_MAX)
+        .ok_or(Malformed("more at once than allowed"))?;
+    match zstd::bulk::decompress(packed, length) {
+        Ok(talk) if talk.len() == length => Ok(talk),
+        _ => Err(Malformed("a frame that is not what was packed")),
+    }
+}
+
+/// The source's half.
+pub struct Packer {
+    squeezer: Squeezer,
     pace: Pace,
     /// Bytes a second that the compressor takes in.
     speed: f64,
@@ -103,8 +173,7 @@ pub struct Packer {
 impl Default for Packer {
     fn default() -> Self {
         Self {
-            compressor: None,
-            packed: Vec::new(),
+            squeezer: Squeezer::new(LEVEL),
             pace: Pace {
                 line: None,
                 is_known: false,
@@ -163,17 +232,8 @@ impl Packer {
             self.passing = self.passing.saturating_sub(bytes.len() as u64);
             return None;
         }
-        if self.compressor.is_none() {
-            self.compressor = Compressor::new(LEVEL).ok();
-            self.packed = vec![0; DATA_MAX];
-        }
         let begun = Instant::now();
-        // What does not fit does not get smaller.
-        let room = bytes.len() - bytes.len() / 8;
-        let packed = self
-            .compressor
-            .as_mut()?
-            .compress_to_buffer(bytes, &mut self.packed[..room]);
+        let packed = self.squeezer.squeeze(bytes);
         let speed = bytes.len() as f64 / begun.elapsed().as_secs_f64().max(1e-9);
         self.speed = if self.speed.is_finite() {
             self.speed * 0.9 + speed * 0.1
@@ -181,10 +241,10 @@ impl Packer {
             speed
         };
         match packed {
-            Ok(length) if self.speed > line => {
+            Some(length) if self.speed > line => {
                 self.pause = PAUSE;
                 self.is_packing = true;
-                Some(&self.packed[..length])
+                Some(&self.squeezer.packed[..length])
             }
             _ => {
                 self.passing = self.pause;
@@ -314,6 +374,31 @@ mod tests {
             packer.pace.waits_since,
             Some(later + Duration::from_secs(1))
         );
+    }
+
+    #[test]
+    fn talk_is_packed_whatever_the_line_and_grows_to_its_own_length_only() {
+        let text = text();
+        let mut talking = TalkPacker::default();
+        assert!(talking.pack(&text[..PACK_MIN - 1]).is_none());
+        assert!(talking.pack(&noise(100_000, 1)).is_none());
+        assert!(talking.pack(&vec![0; TALK_MAX + 1]).is_none());
+        let packed = talking.pack(&text).expect("worth it").to_vec();
+        assert!(packed.len() < text.len() / 2);
+        let length = text.len() as u64;
+        assert!(unpack_talk(&packed, length).as_deref() == Ok(&text[..]));
+        let bomb = zstd::bulk::compress(&vec![0; 100 << 20], 19).unwrap();
+        for (bytes, length) in [
+            (&packed[..], length - 1),
+            (&packed, length + 1),
+            (&packed, 0),
+            (&packed[1..], length),
+            (&bomb, TALK_MAX as u64),
+            (&bomb, 100 << 20),
+            (&bomb, u64::MAX),
+        ] {
+            assert!(unpack_talk(bytes, length).is_err(), "{length}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::drift::{Became, Since, unless_unreadable};
 use super::entry::{Entry, Kind, Meta};
 use super::exchange;
 use super::filter::{DIRECTORY_FILTER_NAME, Filter, FilterState, Verdict};
+use super::frames::{Batch, next_frame, peer_payload};
 use super::links::{Leaders, unseen};
 use super::look::Looker;
 use super::origins::origins;
@@ -25,8 +26,7 @@ use super::scope::{Closed, Way, directory_rules, with_rules};
 use super::suspects::{Suspect, Suspects, Within};
 use super::tree::{Names, Tree, Trust};
 use super::wire::{
-    Batch, Chunk, Digest, LISTING_MAX, Message, Messages, SCAN_WINDOW_BYTES, SCAN_WINDOW_CHUNKS,
-    ScanTree,
+    Chunk, Digest, LISTING_MAX, Message, Messages, SCAN_WINDOW_BYTES, SCAN_WINDOW_CHUNKS, ScanTree,
 };
 use crate::escape::escape_bytes;
 use crate::event::LogLevel;
@@ -537,10 +537,9 @@ impl<'a> SourceScan<'a> {
 
     /// Deals with what the target says; with `wait`, at least one frame of it.
     fn hear(&mut self, mut wait: bool) -> Result<(), ScanError> {
-        while let Some(frame) = super::next_frame(&mut self.batch, self.incoming, self.abort, wait)?
-        {
+        while let Some(frame) = next_frame(&mut self.batch, self.incoming, self.abort, wait)? {
             wait = false;
-            for message in Messages::new(super::peer_payload(&frame)?) {
+            for message in Messages::new(&peer_payload(&frame)?) {
                 match message? {
                     Message::Want(seq) => self.send_listing(seq)?,
                     Message::Ack(seq) => self.acknowledged(seq),

@@ -20,12 +20,13 @@ use super::content::for_each_run;
 use super::delta::list::{PART_WEIGHT, Part};
 use super::delta::survey::{Survey, send_parts, survey};
 use super::filter::Filter;
+use super::frames::{Batch, next_frame, peer_payload};
 use super::packing::Packer;
 use super::path::split;
 use super::scan::ScanError;
 use super::scope::{Closed, Way};
 use super::tree::Tree;
-use super::wire::{Batch, ContentHash, DATA_MAX, FETCH_PATHS, FETCH_WINDOW, Message, Messages};
+use super::wire::{ContentHash, DATA_MAX, FETCH_PATHS, FETCH_WINDOW, Message, Messages};
 use crate::interrupt::{AbortFlag, Interrupted};
 
 /// Files opened before their turn.
@@ -317,10 +318,9 @@ impl<'a> Server<'a> {
 
     /// Deals with what the target says; with `wait`, at least one frame of it.
     fn hear(&mut self, mut wait: bool) -> Result<(), ScanError> {
-        while let Some(frame) = super::next_frame(&mut self.batch, self.incoming, self.abort, wait)?
-        {
+        while let Some(frame) = next_frame(&mut self.batch, self.incoming, self.abort, wait)? {
             wait = false;
-            for message in Messages::new(super::peer_payload(&frame)?) {
+            for message in Messages::new(&peer_payload(&frame)?) {
                 match message? {
                     Message::Fetch { id, path } => self.want(id, path, What::Whole)?,
                     Message::FetchOrNames { id, path } => self.want(id, path, What::OrNames)?,

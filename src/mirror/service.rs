@@ -13,6 +13,7 @@ use super::compare::TargetScan;
 use super::diff::DiffError;
 use super::filter::Filter;
 use super::found;
+use super::frames::Batch;
 use super::look::Looker;
 use super::path::is_valid_path;
 use super::plan::FolderPlan;
@@ -22,8 +23,8 @@ use super::staging::StagingError;
 use super::suspects::{Mark, SUSPECTS_MAX, Suspect};
 use super::tree::Tree;
 use super::wire::{
-    Batch, DiffRequest, FOR_CLI, FOR_PEER, Message, MirrorReply, MirrorRequest, OtherFolder,
-    SERVICE, ScanTree,
+    DiffRequest, FOR_CLI, FOR_PEER, Message, MirrorReply, MirrorRequest, OtherFolder, SERVICE,
+    ScanTree,
 };
 use crate::agent::fault::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};
@@ -200,7 +201,7 @@ impl MirrorService {
         let filter = parse_filter(scan)?;
         let tree = open_tree(&scan.root, scan.without_mounts)?;
         let looker = Looker::new(&tree, Path::new(&scan.root));
-        let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
+        let batch = Batch::new(FOR_PEER, &context.outgoing, &context.abort).packing();
         let mut source = SourceScan::new(
             &tree,
             looker,
@@ -438,7 +439,7 @@ impl MirrorService {
     fn scan_target(&self, context: &ServiceContext, scan: &ScanTree) -> Result<MirrorReply, Fault> {
         let filter = parse_filter(scan)?;
         let tree = open_tree(&scan.root, scan.without_mounts)?;
-        let peer = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
+        let peer = Batch::new(FOR_PEER, &context.outgoing, &context.abort).packing();
         let cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
         let looker = Looker::new(&tree, Path::new(&scan.root));
         // What is compared once more was planned when it was compared first.
@@ -521,7 +522,7 @@ impl MirrorService {
         let plan = self.plan(root)?;
         let others = self.others(&plan, folders)?;
         let tree = open_tree(root, false)?;
-        let peer = Batch::new(FOR_PEER, &context.outgoing, &context.abort);
+        let peer = Batch::new(FOR_PEER, &context.outgoing, &context.abort).packing();
         let cli = Batch::new(FOR_CLI, &context.outgoing, &context.abort);
         let applied = apply(
             &tree,

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::codec::put_bytes;
 use super::entry::{Entry, Kind, Meta, Time};
+use super::frames::Batch;
 use super::packing::FIRST_WINDOW;
 use super::scan::ChunkEncoder;
 use super::service::MirrorService;
@@ -20,8 +21,7 @@ use super::tests::{lab, sh};
 use super::tests_property::number;
 use super::tests_random::{Random, grow, manifest};
 use super::wire::{
-    Batch, Chunk, DATA_MAX, FOR_CLI, FOR_PEER, Message, Messages, MirrorReply, MirrorRequest,
-    ScanTree,
+    Chunk, DATA_MAX, FOR_CLI, FOR_PEER, Message, Messages, MirrorReply, MirrorRequest, ScanTree,
 };
 use crate::agent::fault::{Fault, FaultKind};
 use crate::agent::service::{Service, ServiceContext};

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::codec::Malformed;
 use super::entry::Aspects;
+use super::frames::Batch;
 use super::plan::Op;
-use super::wire::{Batch, Message};
+use super::wire::Message;
 use crate::change::{Action, Change};
 use crate::interrupt::Interrupted;
 

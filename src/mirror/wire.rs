@@ -5,9 +5,7 @@
 //! Requests and replies that are not bulk go as JSON inside `Request::Service`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use crossbeam_channel::{SendTimeoutError, Sender};
 use serde::{Deserialize, Serialize};
 
 use super::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
@@ -18,8 +16,6 @@ use super::entry::{Meta, Time};
 use super::path::{NAME_MAX, PATH_LIMIT, is_valid_name, is_valid_path};
 use super::suspects::Suspect;
 use super::tree::Trust;
-use crate::buffers;
-use crate::interrupt::{AbortFlag, Interrupted};
 use crate::record::anchor::LeftPath;
 use crate::snapshot::SnapshotFacts;
 
@@ -254,7 +250,7 @@ impl Message<'_> {
         }
     }
 
-    fn tag(&self) -> u8 {
+    pub(super) fn tag(&self) -> u8 {
         match self {
             Self::Suspect(_) => 8,
             Self::SuspectsEnd => 9,
@@ -288,7 +284,7 @@ impl Message<'_> {
 
     /// What the message ends with, in the length that is left for it: content, which is not copied more often than it
     /// must be.
-    fn content(&self) -> &[u8] {
+    pub(super) fn content(&self) -> &[u8] {
         match self {
             Self::Data { bytes, .. } | Self::Packed { bytes, .. } => bytes,
             _ => &[],
@@ -296,7 +292,7 @@ impl Message<'_> {
     }
 
     /// Everything before the content.
-    fn encode_body(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode_body(&self, out: &mut Vec<u8>) {
         match self {
             Self::Suspect(suspect) => suspect.encode(out),
             Self::Root(meta) => meta.encode(out, false),
@@ -474,6 +470,12 @@ impl<'a> Messages<'a> {
         Self(Reader::new(payload))
     }
 
+    /// How many bytes of it have not been decoded.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.0.len()
+    }
+
     fn decode(&mut self) -> Result<Message<'a>, Malformed> {
         let tag = self.0.u8()?;
         let mut body = Reader::new(self.0.bytes(crate::agent::protocol::MAX_FRAME)?);
@@ -603,37 +605,6 @@ impl<'a> Messages<'a> {
     }
 }
 
-/// A frame being taken apart, message by message.
-#[derive(Debug, Default)]
-pub struct FrameCursor {
-    frame: Vec<u8>,
-    position: usize,
-}
-
-impl FrameCursor {
-    /// Starts on a frame from the other agent.
-    pub fn new(frame: Vec<u8>) -> Result<Self, Malformed> {
-        match frame.first() {
-            Some(&FOR_PEER) => Ok(Self { frame, position: 1 }),
-            _ => Err(Malformed("not from the other agent")),
-        }
-    }
-
-    /// The next message, or `None` at the end of the frame.
-    pub fn next_message(&mut self) -> Option<Result<Message<'_>, Malformed>> {
-        let mut messages = Messages::new(&self.frame[self.position..]);
-        let message = messages.next()?;
-        self.position = self.frame.len() - messages.0.len();
-        Some(message)
-    }
-}
-
-impl Drop for FrameCursor {
-    fn drop(&mut self) {
-        buffers::give(std::mem::take(&mut self.frame));
-    }
-}
-
 /// Whether a file can have so much content there, and a message so much of it.
 fn check_run(offset: u64, length: u64) -> Result<(), Malformed> {
     let end = offset.checked_add(length);
@@ -659,81 +630,6 @@ impl<'a> Iterator for Messages<'a> {
             self.0 = Reader::new(&[]);
         }
         Some(message)
-    }
-}
-
-/// Collects messages into frames and sends them, looking at the abort flag while the pipe is full.
-#[derive(Debug)]
-pub struct Batch<'a> {
-    class: u8,
-    frame: Vec<u8>,
-    body: Vec<u8>,
-    outgoing: &'a Sender<Vec<u8>>,
-    abort: &'a AbortFlag,
-}
-
-impl<'a> Batch<'a> {
-    /// An empty batch of frames for `class`.
-    #[must_use]
-    pub fn new(class: u8, outgoing: &'a Sender<Vec<u8>>, abort: &'a AbortFlag) -> Self {
-        Self {
-            class,
-            frame: Vec::new(),
-            body: Vec::new(),
-            outgoing,
-            abort,
-        }
-    }
-
-    /// An empty batch that goes the same way.
-    #[must_use]
-    pub fn another(&self) -> Self {
-        Self::new(self.class, self.outgoing, self.abort)
-    }
-
-    /// Adds a message; sends what has been collected when it is enough.
-    pub fn push(&mut self, message: &Message<'_>) -> Result<(), Interrupted> {
-        self.body.clear();
-        message.encode_body(&mut self.body);
-        let content = message.content();
-        let length = self.body.len() + content.len();
-        if self.frame.len() + length > BATCH {
-            self.flush()?;
-        }
-        if self.frame.is_empty() {
-            if !content.is_empty() {
-                // There will be more of it.
-                self.frame = buffers::take(buffers::SIZE);
-            }
-            self.frame.push(self.class);
-        }
-        self.frame.push(message.tag());
-        put_u64(&mut self.frame, length as u64);
-        self.frame.extend_from_slice(&self.body);
-        self.frame.extend_from_slice(content);
-        Ok(())
-    }
-
-    /// Sends what has been collected.
-    pub fn flush(&mut self) -> Result<(), Interrupted> {
-        if self.frame.is_empty() {
-            return Ok(());
-        }
-        let mut frame = std::mem::take(&mut self.frame);
-        loop {
-            self.abort.check()?;
-            match self.outgoing.send_timeout(frame, Duration::from_millis(50)) {
-                Ok(()) => return Ok(()),
-                Err(SendTimeoutError::Timeout(back)) => frame = back,
-                Err(SendTimeoutError::Disconnected(_)) => return Err(Interrupted),
-            }
-        }
-    }
-
-    /// Whether nothing waits to be sent.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.frame.is_empty()
     }
 }
 
@@ -1018,8 +914,10 @@ mod tests {
     use crossbeam_channel::unbounded;
 
     use super::super::entry::Kind;
+    use super::super::frames::Batch;
     use super::super::suspects::Mark;
     use super::*;
+    use crate::interrupt::AbortFlag;
     use crate::mirror::delta::cut::Cut;
 
     #[test]

@@ -21,7 +21,7 @@ pub const FLOORS: &[&[&str]] = &[
     &["prompt", "config", "signals", "jsonline"],
     &["event", "sys"],
     &["change"],
-    &["exit", "interrupt", "escape", "figures", "age"],
+    &["exit", "interrupt", "escape", "figures", "age", "buffers"],
 ];
 
 /// Who may use what only one part shall know: a name in paths, and where it may stand.

@@ -91,7 +91,7 @@ pub(super) enum Origin<'a> {
     /// A tree of this machine.
     Here(&'a Tree, DirCache),
     /// The other machine.
-    There(Line<'a>),
+    There(Box<Line<'a>>),
 }
 
 /// Makes files.

@@ -12,12 +12,13 @@ use crate::escape::escape_str;
 use crate::mirror::alike::{NAMES_MAX, Named};
 use crate::mirror::codec::Malformed;
 use crate::mirror::delta::rebuild::{Ended, Line as AskLine, Question};
+use crate::mirror::frames::{Batch, FrameCursor, receive};
 use crate::mirror::packing::Unpacker;
 use crate::mirror::place::PlaceError;
 use crate::mirror::plan::Op;
 use crate::mirror::staging;
 use crate::mirror::told::Told;
-use crate::mirror::wire::{Batch, ContentHash, FrameCursor, Message};
+use crate::mirror::wire::{ContentHash, Message};
 use crate::sys::writeback;
 
 /// Credit is given back in steps of this size.
@@ -150,7 +151,7 @@ impl Line<'_> {
         let mut cursor = std::mem::take(&mut self.cursor);
         let ended = loop {
             let Some(message) = cursor.next_message() else {
-                let frame = crate::mirror::receive(self.incoming, &outcome.stop)?;
+                let frame = receive(self.incoming, &outcome.stop)?;
                 cursor = FrameCursor::new(frame)?;
                 continue;
             };

@@ -12,7 +12,8 @@ use super::rebuild::{Ended, Line, Question};
 use super::survey::{Survey, send_parts, survey};
 use crate::interrupt::{AbortFlag, Interrupted};
 use crate::mirror::apply::ApplyError;
-use crate::mirror::wire::{Batch, FOR_PEER, Message, Messages};
+use crate::mirror::frames::Batch;
+use crate::mirror::wire::{FOR_PEER, Message, Messages};
 
 /// Bytes that do not compress, the same from the same seed.
 pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
